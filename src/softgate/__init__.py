@@ -1,0 +1,34 @@
+"""softgate: exact forward pass, surrogate gradients in the backward pass.
+
+>>> import torch, torchvision, softgate as sg
+>>> model = torchvision.models.resnet18().eval()
+>>> rule = sg.Surrogate(gate=sg.gates.Sigmoid(temperature=0.3), pool=sg.pools.LSE(temperature=0.3))
+>>> sg.pullback(model, torch.randn(2, 3, 64, 64), target=7, rule=rule).shape
+torch.Size([2, 3, 64, 64])
+
+Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no W&B.
+"""
+
+from softgate import functional, gates, pools
+from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
+from softgate.pullback import Ascent, ascend, pullback
+from softgate.sites import Site, Sites, attach, detach
+from softgate.surrogate import Surrogate
+
+__all__ = [
+    "Ascent",
+    "NoCallSites",
+    "Site",
+    "Sites",
+    "SoftgateError",
+    "SoftgateWarning",
+    "Surrogate",
+    "UnreachableSites",
+    "ascend",
+    "attach",
+    "detach",
+    "functional",
+    "gates",
+    "pools",
+    "pullback",
+]

@@ -1,0 +1,99 @@
+"""Which PyTorch functions are call sites, which are refused by name, and how a model is traced for them.
+
+Data for `softgate.sites`, which does the attaching.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
+INPLACE: frozenset[Any] = frozenset({F.relu_, torch.relu_, Tensor.relu_})
+MAX_POOL2D: frozenset[Any] = frozenset({F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d})
+
+UNSUPPORTED: dict[Any, str] = {
+    getattr(F, name): name.rstrip("_")
+    for name in (
+        "relu6 leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish "
+        "hardtanh hardtanh_ hardshrink softshrink threshold threshold_ glu "
+        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d "
+        "max_pool1d max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices "
+        "adaptive_max_pool3d_with_indices max_pool1d_with_indices max_pool3d_with_indices"
+    ).split()
+} | {
+    torch.max_pool1d: "max_pool1d",
+    torch.max_pool3d: "max_pool3d",
+    torch.prelu: "prelu",
+    torch.rrelu: "rrelu",
+    torch.selu: "selu",
+    torch.celu: "celu",
+    torch.threshold: "threshold",
+    torch.adaptive_max_pool1d: "adaptive_max_pool1d",
+    Tensor.prelu: "prelu",
+}
+"""Activations and poolings with gates of their own, for which there is no rule: met in a model, an error."""
+
+HARD_NODES: dict[str, str] = {
+    "DifferentiableGraph": "scripted code",
+    "ReluBackward": "relu",
+    "MaxPool2DWithIndices": "max_pool2d",
+    "Hardtanh": "hardtanh or relu6",
+    "LeakyRelu": "leaky_relu",
+    "Threshold": "threshold",
+}
+"""Substrings of autograd node names that betray an activation which Python never saw."""
+
+
+def max_pool2d_arguments(
+    func: Any,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, tuple[Any, ...], bool]:
+    """Sorts the arguments of any max-pool function: input, the five settings, whether indices are returned."""
+    indices = return_indices or func is F.max_pool2d_with_indices
+    return input, (kernel_size, stride, padding, dilation, ceil_mode), indices
+
+
+class CallSiteTracer(fx.Tracer):
+    """Traces into activations and poolings, so that a `TorchFunctionMode` around the trace sees their calls."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Convolutions, norms and the like are leaves; whatever may call an activation is not."""
+        inside = ("activation", "pooling", "transformer", "container")
+        return (
+            type(m).__module__.startswith("torch.nn.modules.")
+            and type(m).__module__.rsplit(".", 1)[1] not in inside
+        )
+
+
+def is_sole_reader(node: fx.Node, root: nn.Module) -> bool:
+    """Whether an activation's input is a fresh tensor that nothing else reads, so that in-place is not needed.
+
+    Errs on the side of no: whatever could alias another tensor (a view, a chunk, the model's own input) counts
+    as read by others.
+    """
+    source = node.args[0] if node.args else node.kwargs.get("input")
+    while isinstance(source, fx.Node) and len(source.users) == 1:
+        if source.op == "call_module":
+            if not isinstance(
+                root.get_submodule(str(source.target)), (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
+            ):
+                return True
+            source = source.args[0]
+        elif source.target in (operator.add, torch.add, torch.cat):
+            return True
+        elif source.target in (operator.iadd, F.dropout):
+            source = source.args[0]
+        else:
+            return False
+    return False

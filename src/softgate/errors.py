@@ -1,0 +1,40 @@
+"""What softgate raises and warns with: one class for a user's mistake, one for a warning worth reading.
+
+Every message names the option, the value it had and what is allowed. The command line turns a
+`SoftgateError` into one sentence and exit status 2; everything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SoftgateError(ValueError):
+    """A mistake in how softgate is used: the message says which option, which value, what is allowed."""
+
+
+class NoCallSites(SoftgateError):
+    """A rule was attached to a model in which nothing can be gated."""
+
+
+class UnreachableSites(SoftgateError):
+    """A model has activations or poolings that the rule does not cover; the message lists them."""
+
+
+class SoftgateWarning(UserWarning):
+    """Something was done differently from what was asked, and the run goes on."""
+
+
+def unknown(option: str, value: object, allowed: Iterable[str]) -> SoftgateError:
+    """Makes the error for a name that is not on the list, with the nearest known name as a hint."""
+    names = sorted(allowed)
+    near = get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return SoftgateError(f"{option}={value}: there is no such name; allowed: {', '.join(names)}.{hint}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `SoftgateError(message)` unless `condition` holds."""
+    if not condition:
+        raise SoftgateError(message)

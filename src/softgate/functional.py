@@ -1,0 +1,244 @@
+r"""ReLU and max pooling with their true forward pass and a surrogate backward pass.
+
+Both functions return bit for bit what `torch.nn.functional` returns. Backward, ReLU multiplies the upstream
+gradient by a gate :math:`\lambda(z)` in place of :math:`1[z>0]`, and max pooling spreads it over the window
+with the weights of a pooling rule in place of all to the maximum.
+
+Differentiated twice, the gate and the weights are constants: the second derivative flows through the
+upstream gradient only (paper 6.1: one should not differentiate through the excitation gates).
+
+Gate arithmetic is done in float32 at least, also for half-precision activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from softgate import pools
+from softgate.errors import SoftgateError
+
+Size = int | tuple[int, int] | list[int]
+GateFn = Callable[[Tensor], Tensor]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` detached, in float32 if it is a half-precision tensor."""
+    x = x.detach()
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _GatedReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, gate: GateFn) -> Tensor:
+        return F.relu(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, GateFn], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.gate = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it *Any
+        (z,) = ctx.saved_tensors
+        return (grad * ctx.gate(_wide(z))).to(grad.dtype), None
+
+
+def relu(z: Tensor, gate: GateFn, inplace: bool = False) -> Tensor:
+    r"""ReLU forward, :math:`\partial L/\partial z = \lambda(z)\,\partial L/\partial y` backward (Listing 1).
+
+    Args:
+        z: Pre-activations, any shape.
+        gate: A `softgate.gates.Gate` or any function from pre-activations to gate values of the same shape.
+        inplace: Overwrite `z` with the result, as `torch.relu_` does. This costs a copy: the pre-activation must
+            be kept for the backward pass, and its storage is about to change.
+
+    Returns:
+        `torch.relu(z)`, bit for bit, with the shape of `z`.
+    """
+    out: Tensor = _GatedReLU.apply(z.clone() if inplace else z, gate)
+    return z.copy_(out) if inplace else out
+
+
+def _pair(option: str, value: Size) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    sizes = tuple(int(v) for v in value)
+    if len(sizes) == 1:
+        return sizes[0], sizes[0]
+    if len(sizes) != 2:
+        raise SoftgateError(f"max_pool2d: {option}={value}: an int or two ints are needed.")
+    return sizes[0], sizes[1]
+
+
+@dataclass(frozen=True)
+class _SoftPooling:
+    """One LSE max pooling: its geometry, and the linear map its backward pass applies, both ways.
+
+    With the maximum y at hand, e_i = exp((x_i - y)/T) <= 1 needs no further shift and no index tensor:
+    the windows are walked as k*k strided slices, once to sum Z and once to use w_i = e_i/Z.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+    temperature: float
+    mix: float
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The true max pooling."""
+        return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def spread(self, grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Distributes `grad` [..., oH, oW] over the windows: sum over windows of w_i * grad, [..., H, W]."""
+        padded, top, share = self._prepare(x, y)
+        share = grad / share
+        out = torch.zeros_like(padded)
+        for piece, target in zip(self._slices(padded, y.shape), self._slices(out, y.shape), strict=True):
+            target += self._excitation(piece, top).mul_(share)
+        height, width = x.shape[-2:]
+        out = out[..., self.padding[0] : self.padding[0] + height, self.padding[1] : self.padding[1] + width]
+        if self.mix != 1:
+            index = self._argmax(x).flatten(-2)
+            hard = torch.zeros_like(x, dtype=out.dtype).flatten(-2)
+            hard = hard.scatter_add(-1, index, grad.to(out.dtype).flatten(-2)).view_as(out)
+            out = self.mix * out + (1 - self.mix) * hard
+        return out.to(grad.dtype)
+
+    def gather(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The transpose of `spread`: sum over each window of w_i * values_i, [..., oH, oW]."""
+        padded, top, total = self._prepare(x, y)
+        wide = F.pad(values.to(padded.dtype), self._pads(x.shape, y.shape))
+        out = torch.zeros_like(top)
+        for piece, source in zip(self._slices(padded, y.shape), self._slices(wide, y.shape), strict=True):
+            out += self._excitation(piece, top).mul_(source)
+        out = out / total
+        if self.mix != 1:
+            hard = values.to(out.dtype).flatten(-2).gather(-1, self._argmax(x).flatten(-2)).view_as(out)
+            out = self.mix * out + (1 - self.mix) * hard
+        return out.to(values.dtype)
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The padded input, the maxima and Z. Infinities are clamped to a quarter of the number range, so
+        that inf - inf cannot arise; the padding, at -inf, gets exactly no weight."""
+        wide = _wide(x)
+        bound = torch.finfo(wide.dtype).max / 4
+        wide, top = wide.clamp(-bound, bound), _wide(y).clamp(-bound, bound)
+        pads = self._pads(x.shape, y.shape)
+        padded = F.pad(wide, pads, value=float("-inf")) if any(pads) else wide
+        total = torch.zeros_like(top)
+        for piece in self._slices(padded, y.shape):
+            total += self._excitation(piece, top)
+        return padded, top, total
+
+    def _excitation(self, piece: Tensor, top: Tensor) -> Tensor:
+        return (piece - top).div_(self.temperature).exp_()
+
+    def _argmax(self, x: Tensor) -> Tensor:
+        shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
+        return F.max_pool2d(x, *shape, return_indices=True)[1]
+
+    def _pads(self, size: torch.Size, out: torch.Size) -> tuple[int, int, int, int]:
+        """Padding (left, right, top, bottom) that holds every window; the far side covers ceil_mode."""
+        far = []
+        for axis in (-2, -1):
+            reach = (out[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            far.append(max(0, reach - size[axis] - self.padding[axis]))
+        return self.padding[1], far[1], self.padding[0], far[0]
+
+    def _slices(self, padded: Tensor, out: torch.Size) -> Iterator[Tensor]:
+        """For each offset in the window, the [..., oH, oW] view of `padded` that it touches."""
+        (sh, sw), (dh, dw) = self.stride, self.dilation
+        for top in range(0, self.kernel[0] * dh, dh):
+            for left in range(0, self.kernel[1] * dw, dw):
+                rows = slice(top, top + (out[-2] - 1) * sh + 1, sh)
+                yield padded[..., rows, left : left + (out[-1] - 1) * sw + 1 : sw]
+
+
+class _SoftMaxPool2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pooling: _SoftPooling) -> Tensor:
+        y = pooling.pool(x)
+        ctx.save_for_backward(x, y)
+        ctx.pooling = pooling
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it *Any
+        return _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, False), None
+
+
+class _Weigh(torch.autograd.Function):
+    """`spread`, or its transpose `gather`: linear in the first argument, the weights held constant."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, x: Tensor, y: Tensor, pooling: _SoftPooling, transpose: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.pooling, ctx.transpose = pooling, transpose
+        return (pooling.gather if transpose else pooling.spread)(values, x, y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        back = _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, not ctx.transpose)
+        return back, None, None, None, None
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    pool: pools.Pool,
+    mix: float = 1.0,
+) -> Tensor:
+    r"""Max pooling forward, the weights of `pool` backward (paper 5.3).
+
+    With `pools.LSE`, :math:`\partial y/\partial x_i = softmax(x/T)_i` over the window; padding takes part in
+    no window's softmax, so the gradient's mass is conserved.
+
+    Args:
+        x: [B, C, H, W] or [C, H, W].
+        kernel_size: Window size, an int or two.
+        stride: Step between windows, an int or two; `kernel_size` if left out.
+        padding: Implicit border, an int or two.
+        dilation: Step within a window, an int or two.
+        ceil_mode: Round the output size up, as in `torch.nn.functional.max_pool2d`.
+        pool: The pooling rule.
+        mix: Share of the rule in the gradient; the rest, 1 - mix, is the true gradient.
+
+    Returns:
+        `torch.nn.functional.max_pool2d(x, ...)`, bit for bit.
+
+    Raises:
+        SoftgateError: For a rule that has no backward pass here.
+    """
+    step = kernel_size if stride is None or stride == [] else stride
+    if isinstance(pool, pools.Hard) or mix == 0:
+        return F.max_pool2d(x, kernel_size, step, padding, dilation, ceil_mode)
+    if not isinstance(pool, pools.LSE):
+        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard and LSE.")
+    pooling = _SoftPooling(
+        _pair("kernel_size", kernel_size),
+        _pair("stride", step),
+        _pair("padding", padding),
+        _pair("dilation", dilation),
+        bool(ceil_mode),
+        pool.temperature,
+        mix,
+    )
+    out: Tensor = _SoftMaxPool2d.apply(x, pooling)
+    return out

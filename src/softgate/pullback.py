@@ -1,0 +1,216 @@
+r"""Pullbacks of output units to the input, and projected gradient ascent along them.
+
+The pullback of logit c under a rule is its input gradient with soft gates in the backward pass (paper,
+equations 6 and 21). Without a rule it is the gradient. These functions leave no trace: train or eval mode, the
+rule in force, parameters' `.grad` and the random state are afterwards what they were before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softgate.errors import require
+from softgate.sites import Sites, attached_sites
+from softgate.surrogate import Surrogate
+
+Target = int | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What `ascend` returns. K is absent where one target per image was given.
+
+    Attributes:
+        image: [B, (K,) C, H, W] the perturbed images.
+        difference: [B, (K,) C, H, W] perturbed minus original.
+        logits: [B, (K,) steps + 1] the target logit before each step and at the end.
+    """
+
+    image: Tensor
+    difference: Tensor
+    logits: Tensor
+
+
+@contextmanager
+def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
+    """Runs the block with `rule` in force, in eval mode and with gradients on; then everything is as before.
+
+    BatchNorm must use its running statistics: in train mode the images of a batch would read each other, and a
+    look at the network would change it.
+    """
+    sites = attached_sites(model)
+    temporary = sites is None
+    if sites is None:
+        sites = Sites(model, rule, discover=False)
+    training = [module for module in model.modules() if module.training]
+    former = sites.rule
+    stance = torch.compiler.set_stance("force_eager")  # a compiled model need not be compiled anew for a look
+    try:
+        sites.rule = rule
+        for module in training:
+            module.training = False
+        with stance, torch.inference_mode(False), torch.enable_grad():
+            yield sites
+    finally:
+        for module in training:
+            module.training = True
+        sites.rule = former
+        if temporary:
+            sites.detach()
+
+
+def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None) -> Tensor:
+    """The pullback of the target logits to the input, v = dL f_target / dx under a rule (paper, equation 6).
+
+    All targets share one forward pass. The model runs in eval mode, whatever mode it is in.
+
+    Args:
+        model: A classifier, attached to a rule or not; returns logits [B, classes].
+        x: [B, C, H, W] images as the model takes them.
+        target: A class for all images (int); one per image ([B] tensor); or K per image ([B, K] tensor, or a list
+            of K classes for all images).
+        rule: The backward rule; None is the gradient. The rule the model is attached to plays no part.
+
+    Returns:
+        [B, C, H, W], or [B, K, C, H, W] for K targets; in the dtype of `x`, detached.
+
+    Raises:
+        SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
+    """
+    targets, many = _targets(x, target)
+    with reading_out(model, rule):
+        x = x.detach().clone().requires_grad_()
+        picked = _target_logits(model, x, targets)
+        columns = picked.unbind(1)
+        rows = []
+        for k, column in enumerate(columns):
+            rows.append(torch.autograd.grad(column.sum(), x, retain_graph=k + 1 < len(columns))[0])
+    return torch.stack(rows, 1) if many else rows[0]
+
+
+def ascend(
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    rule: Surrogate | None = None,
+    *,
+    steps: int = 10,
+    step_size: float = 20.0,
+    radius: float = 100.0,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+    normalize: Callable[[Tensor], Tensor] | None = None,
+) -> Ascent:
+    """Projected gradient ascent on the target logit along its pullback (paper 5.1).
+
+    Each step has L2 norm `step_size` per image; the image is then projected on the L2 ball around the original
+    and on the box of legal pixels. An image whose pullback is zero stays where it is.
+
+    Args:
+        model: A classifier as in `pullback`.
+        x: [B, C, H, W] images within `bounds`.
+        target: As in `pullback`.
+        rule: As in `pullback`.
+        steps: Number of steps.
+        step_size: L2 norm of a step. 20 belongs to d = 150528 numbers (3 x 224 x 224); scale by sqrt(d / 150528).
+        radius: Radius of the L2 ball; scales likewise.
+        bounds: Least and greatest pixel value.
+        normalize: Applied to the images before the model, where the model takes another scale than `bounds`.
+
+    Returns:
+        The perturbed images, the differences and the target logits along the way.
+
+    Raises:
+        SoftgateError: As `pullback`, and for settings out of range.
+    """
+    low, high = bounds
+    require(steps >= 1, f"ascend: steps={steps}: at least 1 is needed.")
+    require(
+        step_size > 0 and radius > 0, f"ascend: step_size={step_size}, radius={radius}: both must be > 0."
+    )
+    require(low < high, f"ascend: bounds={bounds}: (least, greatest) is needed.")
+    outside = bool(((x < low) | (x > high)).any())
+    require(
+        not outside,
+        f"ascend: x has pixels outside of bounds={bounds}; pass images in that range, or other bounds.",
+    )
+    targets, many = _targets(x, target)
+    count = targets.shape[1]
+    origin = x.detach().clone().repeat_interleave(count, 0)
+    flat = targets.reshape(-1, 1)
+    image, logits = origin, []
+    with reading_out(model, rule):
+        for step in range(steps + 1):
+            image = image.detach().clone().requires_grad_(step < steps)
+            logit = _target_logits(model, normalize(image) if normalize else image, flat)[:, 0]
+            logits.append(logit.detach())
+            if step < steps:
+                (direction,) = torch.autograd.grad(logit.sum(), image)
+                image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(
+                    low, high
+                )
+    shape = (x.shape[0], count) if many else (x.shape[0],)
+    final, path = image.detach(), torch.stack(logits, 1)
+    return Ascent(
+        final.view(*shape, *x.shape[1:]),
+        (final - origin).view(*shape, *x.shape[1:]),
+        path.view(*shape, steps + 1),
+    )
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = _norm(x)
+    return torch.where(norm > 0, x / norm, torch.zeros_like(x))
+
+
+def _project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
+    offset = image - origin
+    return origin + offset * (radius / _norm(offset).clamp_min(radius))
+
+
+def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
+    """The targets as [B, K], and whether several per image were asked for."""
+    require(x.dim() == 4, f"x of shape {tuple(x.shape)}: images [B, C, H, W] are needed.")
+    size = x.shape[0]
+    wanted = torch.as_tensor(target, device=x.device)
+    kind = "an int, a [B] tensor, a [B, K] tensor or a list of classes"
+    require(not wanted.is_floating_point(), f"target={target}: {kind} is needed.")
+    if wanted.dim() == 0:
+        return wanted.expand(size, 1), False
+    if isinstance(target, Tensor) and wanted.dim() == 1:
+        require(len(wanted) == size, f"target has {len(wanted)} classes for {size} images; {kind} is needed.")
+        return wanted[:, None], False
+    if wanted.dim() == 1:
+        require(len(wanted) > 0, f"target={target}: at least one class is needed.")
+        return wanted.expand(size, -1), True
+    fits = wanted.dim() == 2 and wanted.shape[0] == size and wanted.shape[1] > 0
+    require(fits, f"target of shape {tuple(wanted.shape)} for {size} images: {kind} is needed.")
+    return wanted, True
+
+
+def _target_logits(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """The logits [B, K] of the targets, in float32 at least."""
+    out: Any = model(x)
+    logits = getattr(out, "logits", out)
+    shape = tuple(getattr(logits, "shape", ()))
+    require(
+        len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed."
+    )
+    least, greatest = int(targets.min()), int(targets.max())
+    wrong = greatest if greatest >= shape[1] else least
+    require(
+        0 <= least and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}."
+    )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picked: Tensor = logits.gather(1, targets)
+    return picked

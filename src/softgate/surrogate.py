@@ -1,0 +1,151 @@
+"""The backward rule: which gate at the ReLUs, which weights at the max pools, how scaled and mixed.
+
+A `Surrogate` is frozen plain data. It can be hashed, compared, pickled and written into a config or a
+checkpoint as a dict; `Surrogate.from_dict` is the one place where a rule is built from plain data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgate import gates, pools
+from softgate.errors import SoftgateError, require, unknown
+
+SCALES = ("global",)
+GAINS = ("raw", "unit_rms")
+
+_Part = TypeVar("_Part", gates.Gate, pools.Pool)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A backward-only rule for a ReLU network; the forward pass is never touched.
+
+    Args:
+        gate: The gate of every ReLU call site (paper, equation 21).
+        pool: The rule of every max-pool call site (paper 5.3).
+        scale: "global": temperatures are in units of the activation, the same everywhere.
+        gain: "raw" takes the gate as it is. "unit_rms" divides it by sqrt(E[gate(z)^2] / 0.5), z ~ N(0, 1), so
+            that it passes on as much gradient energy as the hard gate does on average.
+        mix: In [0, 1]. The gradient used is mix * surrogate + (1 - mix) * true gradient, at each call site.
+
+    Raises:
+        SoftgateError: If an option is out of range; the message says what is allowed.
+    """
+
+    gate: gates.Gate = field(default_factory=gates.Sigmoid)
+    pool: pools.Pool = field(default_factory=pools.LSE)
+    scale: str = "global"
+    gain: str = "raw"
+    mix: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.gate, gates.Gate),
+            f"surrogate.gate={self.gate!r}: a softgate.gates.Gate is needed.",
+        )
+        require(
+            isinstance(self.pool, pools.Pool),
+            f"surrogate.pool={self.pool!r}: a softgate.pools.Pool is needed.",
+        )
+        if self.scale not in SCALES:
+            raise unknown("surrogate.scale", self.scale, SCALES)
+        if self.gain not in GAINS:
+            raise unknown("surrogate.gain", self.gain, GAINS)
+        number = isinstance(self.mix, (int, float)) and not isinstance(self.mix, bool)
+        require(number and 0 <= self.mix <= 1, f"surrogate.mix={self.mix}: a number from 0 to 1 is needed.")
+
+    @property
+    def softens_relu(self) -> bool:
+        """Whether ReLU call sites differ from the true gradient under this rule."""
+        return self.mix > 0 and not isinstance(self.gate, gates.Hard)
+
+    @property
+    def softens_pool(self) -> bool:
+        """Whether max-pool call sites differ from the true gradient under this rule."""
+        return self.mix > 0 and not isinstance(self.pool, pools.Hard)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The factor on the upstream gradient at a ReLU: gate, mix and gain together.
+
+        Args:
+            z: Pre-activations, any shape.
+
+        Returns:
+            Factors of the same shape.
+        """
+        factor = self._mixed(z)
+        return factor if self.gain == "raw" else factor / _rms_gain(self)
+
+    def _mixed(self, z: Tensor) -> Tensor:
+        soft = self.gate(z)
+        return soft if self.mix == 1 else torch.lerp((z > 0).to(soft.dtype), soft, self.mix)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
+        return {
+            "gate": {"name": _name_of(self.gate, gates.KNOWN), **asdict(self.gate)},
+            "pool": {"name": _name_of(self.pool, pools.KNOWN), **asdict(self.pool)},
+            "scale": self.scale,
+            "gain": self.gain,
+            "mix": self.mix,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Surrogate:
+        """Builds the rule that `to_dict` wrote or a config describes; left-out keys take their defaults.
+
+        Raises:
+            SoftgateError: For an unknown key, an unknown gate or pool, or a setting out of range.
+        """
+        settings = dict(plain)
+        known = {f.name for f in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise unknown("surrogate", key, known)
+        if "gate" in settings:
+            settings["gate"] = _build("surrogate.gate", settings["gate"], gates.KNOWN)
+        if "pool" in settings:
+            settings["pool"] = _build("surrogate.pool", settings["pool"], pools.KNOWN)
+        return cls(**settings)
+
+
+def _name_of(part: Any, known: Mapping[str, type]) -> str:
+    for name, kind in known.items():
+        if type(part) is kind:
+            return name
+    raise SoftgateError(f"{part!r} has no name in a config; the known ones are: {', '.join(sorted(known))}.")
+
+
+def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part]]) -> _Part:
+    settings = dict(plain)
+    name = settings.pop("name", None)
+    if name not in known:
+        raise unknown(f"{option}.name", name, known)
+    kind = known[name]
+    allowed = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every known gate and pool is a dataclass
+    for key in settings:
+        if key not in allowed:
+            takes = ", ".join(sorted(allowed)) or "no settings"
+            raise SoftgateError(
+                f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}."
+            )
+    return kind(**settings)
+
+
+@lru_cache(maxsize=256)
+def _rms_gain(rule: Surrogate) -> float:
+    """sqrt(E[factor(z)^2] / 0.5) for z ~ N(0, 1), by Gauss-Legendre quadrature on each side of zero."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    half = torch.tensor(6.0 * (nodes + 1))  # [-1, 1] -> [0, 12]; the normal density ends well before 12
+    density = torch.tensor(6.0 * weights) * torch.exp(-half.square() / 2) / math.sqrt(2 * math.pi)
+    energy = sum(float((density * rule._mixed(sign * half).square()).sum()) for sign in (1.0, -1.0))
+    return math.sqrt(energy / 0.5)
