@@ -6,6 +6,7 @@ Data for `softgate.sites`, which does the attaching.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,10 +71,7 @@ class CallSiteTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Convolutions, norms and the like are leaves; whatever may call an activation is not."""
         inside = ("activation", "pooling", "transformer", "container")
-        return (
-            type(m).__module__.startswith("torch.nn.modules.")
-            and type(m).__module__.rsplit(".", 1)[1] not in inside
-        )
+        return type(m).__module__.startswith("torch.nn.modules.") and type(m).__module__.rsplit(".", 1)[1] not in inside
 
 
 def is_sole_reader(node: fx.Node, root: nn.Module) -> bool:
@@ -97,3 +95,31 @@ def is_sole_reader(node: fx.Node, root: nn.Module) -> bool:
         else:
             return False
     return False
+
+
+def activation_nodes(inputs: Any, out: Any) -> list[str]:
+    """Names of the activation nodes in the autograd graph between `inputs` and `out`."""
+    seen = {tensor.grad_fn for tensor in _tensors(inputs)}
+    todo = [tensor.grad_fn for tensor in _tensors(out)]
+    found: dict[str, None] = {}
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        kind = next((kind for pattern, kind in HARD_NODES.items() if pattern in node.name()), None)
+        if kind:
+            found[kind] = None
+        todo += [upstream for upstream, _ in node.next_functions]
+    return list(found)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from _tensors(value)

@@ -46,7 +46,7 @@ class _GatedReLU(torch.autograd.Function):
         ctx.gate = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it *Any
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
         return (grad * ctx.gate(_wide(z))).to(grad.dtype), None
 
@@ -128,8 +128,11 @@ class _SoftPooling:
         return out.to(values.dtype)
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The padded input, the maxima and Z. Infinities are clamped to a quarter of the number range, so
-        that inf - inf cannot arise; the padding, at -inf, gets exactly no weight."""
+        """The padded input, the maxima and Z.
+
+        Infinities are clamped to a quarter of the number range, so that inf - inf cannot arise; the padding, at
+        -inf, gets exactly no weight.
+        """
         wide = _wide(x)
         bound = torch.finfo(wide.dtype).max / 4
         wide, top = wide.clamp(-bound, bound), _wide(y).clamp(-bound, bound)
@@ -173,7 +176,7 @@ class _SoftMaxPool2d(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it *Any
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, False), None
 
 
@@ -181,15 +184,13 @@ class _Weigh(torch.autograd.Function):
     """`spread`, or its transpose `gather`: linear in the first argument, the weights held constant."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, x: Tensor, y: Tensor, pooling: _SoftPooling, transpose: bool
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, x: Tensor, y: Tensor, pooling: _SoftPooling, transpose: bool) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.pooling, ctx.transpose = pooling, transpose
         return (pooling.gather if transpose else pooling.spread)(values, x, y)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         back = _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, not ctx.transpose)
         return back, None, None, None, None
 

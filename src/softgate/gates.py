@@ -85,7 +85,8 @@ class NormalCDF(Gate):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values in (0, 1), 1/2 at zero."""
-        return torch.special.ndtr(z / self.temperature)
+        cdf: Tensor = torch.special.ndtr(z / self.temperature)
+        return cdf
 
 
 KNOWN: dict[str, type[Gate]] = {"hard": Hard, "sigmoid": Sigmoid, "normal_cdf": NormalCDF}

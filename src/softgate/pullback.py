@@ -130,14 +130,12 @@ def ascend(
     """
     low, high = bounds
     require(steps >= 1, f"ascend: steps={steps}: at least 1 is needed.")
-    require(
-        step_size > 0 and radius > 0, f"ascend: step_size={step_size}, radius={radius}: both must be > 0."
-    )
+    require(step_size > 0 and radius > 0, f"ascend: step_size={step_size}, radius={radius}: both must be > 0.")
     require(low < high, f"ascend: bounds={bounds}: (least, greatest) is needed.")
     outside = bool(((x < low) | (x > high)).any())
     require(
         not outside,
-        f"ascend: x has pixels outside of bounds={bounds}; pass images in that range, or other bounds.",
+        f"ascend: x has pixels outside of bounds={bounds}; pass images in that range, or set bounds.",
     )
     targets, many = _targets(x, target)
     count = targets.shape[1]
@@ -151,9 +149,7 @@ def ascend(
             logits.append(logit.detach())
             if step < steps:
                 (direction,) = torch.autograd.grad(logit.sum(), image)
-                image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(
-                    low, high
-                )
+                image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(low, high)
     shape = (x.shape[0], count) if many else (x.shape[0],)
     final, path = image.detach(), torch.stack(logits, 1)
     return Ascent(
@@ -164,7 +160,8 @@ def ascend(
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms.view(-1, *[1] * (x.dim() - 1))
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -202,14 +199,10 @@ def _target_logits(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
     out: Any = model(x)
     logits = getattr(out, "logits", out)
     shape = tuple(getattr(logits, "shape", ()))
-    require(
-        len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed."
-    )
+    require(len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed.")
     least, greatest = int(targets.min()), int(targets.max())
     wrong = greatest if greatest >= shape[1] else least
-    require(
-        0 <= least and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}."
-    )
+    require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     picked: Tensor = logits.gather(1, targets)

@@ -26,12 +26,12 @@ from torch.overrides import TorchFunctionMode
 
 from softgate import functional
 from softgate.callsites import (
-    HARD_NODES,
     INPLACE,
     MAX_POOL2D,
     RELU,
     UNSUPPORTED,
     CallSiteTracer,
+    activation_nodes,
     is_sole_reader,
     max_pool2d_arguments,
 )
@@ -87,9 +87,7 @@ class _Frame:
         self.name = name
         self.module = module
         self.own = module.__dict__.get("forward")  # set where another tool has put a forward on this instance
-        self.activation = type(module).__module__.startswith("torch.nn.modules.") and not any(
-            module.children()
-        )
+        self.activation = type(module).__module__.startswith("torch.nn.modules.") and not any(module.children())
 
     def inner(self, *args: Any, **kwargs: Any) -> Any:
         """The forward this frame stands in for; looked up by class, so that copies and pickles find their own."""
@@ -209,9 +207,7 @@ class Sites:
             for site in sites
         ]
         covered = sum(site.covered for site in sites)
-        lines.append(
-            f"{covered} of {len(sites)} covered: {self.count()} relu, {self.count('max_pool2d')} max_pool2d"
-        )
+        lines.append(f"{covered} of {len(sites)} covered: {self.count()} relu, {self.count('max_pool2d')} max_pool2d")
         return "\n".join(lines)
 
     # -- running the model ----------------------------------------------------------------------------
@@ -294,11 +290,8 @@ class Sites:
             raise _no_sites(self.model)
         if not self._audited and torch.is_grad_enabled():
             self._audited = True
-            hidden = (
-                _hard_nodes(inputs, out)
-                if self.rule and self.rule.softens_relu and self.rule.softens_pool
-                else []
-            )
+            soft = self.rule is not None and self.rule.softens_relu and self.rule.softens_pool
+            hidden = activation_nodes(inputs, out) if soft else []
             if hidden:
                 raise UnreachableSites(
                     f"{type(self.model).__name__} has activations that run outside of Python, where no rule reaches "
@@ -402,18 +395,14 @@ def _check_attachable(model: nn.Module) -> None:
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise SoftgateError(
-            f"attach: {kind} is scripted, its activations run outside of Python; attach before scripting."
+            f"attach: {kind} is scripted, its activations run outside of Python; attach first, then script."
         )
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise SoftgateError(
-            f"attach: {kind} is compiled already; attach to the model first, then compile it."
-        )
+        raise SoftgateError(f"attach: {kind} is compiled already; attach to the model first, then compile it.")
     for name, module in model.named_modules():
         if attached_sites(module) is not None:
             where = f"its part '{name}'" if name else "it"
-            raise SoftgateError(
-                f"attach: {kind}: {where} is attached to a rule already; detach() first, or use(rule)."
-            )
+            raise SoftgateError(f"attach: {kind}: {where} is attached already; detach() first, or use(rule).")
 
 
 def _relu_arguments(input: Tensor, inplace: bool = False) -> tuple[Tensor, bool]:
@@ -431,33 +420,5 @@ def _unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
 
 def _no_sites(model: nn.Module) -> NoCallSites:
     return NoCallSites(
-        f"{type(model).__name__} has no call site to attach a rule to: no relu and no max_pool2d is called in its forward."
+        f"{type(model).__name__} has no call site to attach a rule to: no relu or max_pool2d in its forward."
     )
-
-
-def _hard_nodes(inputs: Any, out: Any) -> list[str]:
-    """Names of the activation nodes in the autograd graph between `inputs` and `out`."""
-    seen = {tensor.grad_fn for tensor in _tensors(inputs)}
-    todo = [tensor.grad_fn for tensor in _tensors(out)]
-    found: dict[str, None] = {}
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        kind = next((kind for pattern, kind in HARD_NODES.items() if pattern in node.name()), None)
-        if kind:
-            found[kind] = None
-        todo += [upstream for upstream, _ in node.next_functions]
-    return list(found)
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from _tensors(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from _tensors(value)

@@ -131,13 +131,11 @@ def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part
     if name not in known:
         raise unknown(f"{option}.name", name, known)
     kind = known[name]
-    allowed = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every known gate and pool is a dataclass
+    allowed = {f.name for f in fields(kind)}
     for key in settings:
         if key not in allowed:
             takes = ", ".join(sorted(allowed)) or "no settings"
-            raise SoftgateError(
-                f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}."
-            )
+            raise SoftgateError(f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}.")
     return kind(**settings)
 
 
