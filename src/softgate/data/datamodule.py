@@ -1,0 +1,180 @@
+"""The data module: from the options of `data=` to loaders, class names and fixed probe images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Transform, decode
+from softgate.data.sources import SOURCES, stratified
+from softgate.errors import SoftgateError, require, unknown
+
+CACHE_LIMIT = 2 * 2**30
+"""Bytes up to which `data.cache=auto` keeps decoded images in memory."""
+
+MARGIN = 1.25
+"""Cached training images are larger than the net's by this factor, so that random crops have something to crop."""
+
+
+class ImageData(pl.LightningDataModule):
+    """Training and validation images of one data set.
+
+    Args:
+        options: The keys of `conf/data/default.yaml`, plain data.
+
+    Attributes:
+        classes: Names of the classes, known after construction.
+
+    Raises:
+        SoftgateError: On construction, for options out of range and data that is missing or incomplete; in
+            `setup`, for an image that cannot be read.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.options = dict(options)
+        name, size = self.options.get("name"), self.options.get("size")
+        if name not in SOURCES:
+            raise unknown("data.name", name, SOURCES)
+        require(isinstance(size, int) and size >= 8, f"data.size={size}: a whole number of pixels >= 8 is needed.")
+        batch = self.options.get("batch_size", 64)
+        require(isinstance(batch, int) and batch >= 1, f"data.batch_size={batch}: a whole number >= 1 is needed.")
+        workers = self.options.get("num_workers")
+        fine = workers is None or (isinstance(workers, int) and workers >= 0)
+        require(fine, f"data.num_workers={workers}: null or a whole number >= 0 is needed.")
+        fraction = self.options.get("fraction", 1.0)
+        fine = isinstance(fraction, (int, float)) and 0 < fraction <= 1
+        require(fine, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
+        cache = self.options.get("cache", "auto")
+        require(cache in (True, False, "auto"), f"data.cache={cache}: true, false or auto is needed.")
+        low, high = self.options.get("augment", {}).get("crop_scale", (1.0, 1.0))
+        require(0 < low <= high <= 1, f"data.augment.crop_scale=[{low}, {high}]: 0 < smallest <= largest <= 1.")
+
+        self.size: int = size  # type: ignore[assignment]  # checked above
+        self.batch_size: int = batch
+        root = Path(str(self.options.get("root", "data"))).expanduser()
+        self.train_listing = SOURCES[name](root, "train", self.options)
+        self.val_listing = SOURCES[name](root, "val", self.options)
+        if self.train_listing.classes != self.val_listing.classes:
+            odd = sorted(set(self.train_listing.classes) ^ set(self.val_listing.classes))
+            raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
+        if fraction < 1:
+            self.train_listing = self.train_listing.subset(stratified(self.train_listing.labels, fraction, seed=0))
+        self.classes: list[str] = self.train_listing.classes
+        self._datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
+
+    @property
+    def mean(self) -> list[float]:
+        """What is subtracted from pixels in [0, 1], per channel."""
+        return list(self.options["mean"])
+
+    @property
+    def std(self) -> list[float]:
+        """What pixels are then divided by, per channel."""
+        return list(self.options["std"])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decodes what is kept in memory; once, however often it is called."""
+        wanted = ("train", "val") if stage in (None, "fit") else ("val",)
+        for split in wanted:
+            if split not in self._datasets:
+                self._datasets[split] = self._dataset(split)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """Shuffled training batches: images [B, 3, size, size], labels [B]."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """Validation batches in a fixed order."""
+        return self._loader("val", shuffle=False)
+
+    def probe(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The same validation images every time: one of each of `count` classes, as far apart as they go.
+
+        With ten classes and count 5 these are the classes 0, 2, 4, 6, 8 of the paper's grids.
+
+        Args:
+            count: How many classes, at most as many as there are.
+            seed: Picks the image of each class.
+
+        Returns:
+            Images [count, 3, size, size] as the network takes them, labels [count].
+
+        Raises:
+            SoftgateError: If there are fewer classes, or a class has no validation image.
+        """
+        total = len(self.classes)
+        require(1 <= count <= total, f"callbacks.grids.classes={count}: the data has {total} classes.")
+        self.setup("validate")
+        generator = torch.Generator().manual_seed(seed)
+        images, labels = [], [(i * total) // count for i in range(count)]
+        for label in labels:
+            members = (self.val_listing.labels == label).nonzero().flatten()
+            require(len(members) > 0, f"callbacks.grids: class '{self.classes[label]}' has no validation image.")
+            pick = int(members[torch.randint(len(members), (1,), generator=generator)])
+            images.append(self._datasets["val"][pick][0])
+        return torch.stack(images), torch.tensor(labels)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1] from images [B, 3, H, W] as the network takes them."""
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (x * std + mean).clamp(0, 1)
+
+    def _listing(self, split: str) -> Listing:
+        return self.train_listing if split == "train" else self.val_listing
+
+    def _stored_size(self, split: str) -> int:
+        crops = split == "train" and tuple(self.options.get("augment", {}).get("crop_scale", (1, 1))) != (1, 1)
+        return round(self.size * MARGIN) if crops else self.size
+
+    @property
+    def cached(self) -> bool:
+        """Whether decoded images are kept in memory."""
+        choice = self.options.get("cache", "auto")
+        if isinstance(self.val_listing.items, Tensor):
+            return True
+        total = sum(len(self._listing(split)) * 3 * self._stored_size(split) ** 2 for split in ("train", "val"))
+        return total <= CACHE_LIMIT if choice == "auto" else bool(choice)
+
+    def _dataset(self, split: str) -> Dataset[tuple[Tensor, int]]:
+        listing = self._listing(split)
+        if self.cached:
+            images = decode(listing, self._stored_size(split))
+            return ImagesInMemory(images, listing.labels, self._transform(split))
+        assert not isinstance(listing.items, Tensor)
+        return ImageFiles(listing.items, listing.labels, self._transform(split))
+
+    def _transform(self, split: str) -> Transform:
+        augment = self.options.get("augment", {})
+        steps: list[Any] = []
+        if split == "train" and tuple(augment.get("crop_scale", (1, 1))) != (1, 1):
+            steps.append(v2.RandomResizedCrop(self.size, scale=tuple(augment["crop_scale"]), antialias=True))
+        else:
+            steps += [v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)]
+        if split == "train" and augment.get("flip"):
+            steps.append(v2.RandomHorizontalFlip())
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        transform: Transform = v2.Compose(steps)
+        return transform
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[tuple[Tensor, int]]:
+        workers = self.options.get("num_workers")
+        if workers is None:
+            workers = 0 if self.cached else min(8, os.cpu_count() or 1)
+        return DataLoader(
+            self._datasets[split],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and len(self._listing(split)) > self.batch_size,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

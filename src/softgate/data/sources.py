@@ -1,0 +1,190 @@
+"""Where the images come from: one function for each data set, from options to listings.
+
+A source takes the root folder, the split and the options of `data=`, checks what it finds and returns a
+`Listing`. Checks come before anything is decoded; messages name `data.root` and what is expected there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.utils import download_url, extract_archive
+
+from softgate.data.images import Listing
+from softgate.errors import SoftgateError, require, unknown
+
+Source = Callable[[Path, str, Mapping[str, Any]], Listing]
+
+_MIRROR = "https://s3.amazonaws.com/fast-ai-imageclas"
+
+IMAGENETTE = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+IMAGEWOOF = {
+    "n02086240": "Shih-Tzu",
+    "n02087394": "Rhodesian ridgeback",
+    "n02088364": "beagle",
+    "n02089973": "English foxhound",
+    "n02093754": "Border terrier",
+    "n02096294": "Australian terrier",
+    "n02099601": "golden retriever",
+    "n02105641": "Old English sheepdog",
+    "n02111889": "Samoyed",
+    "n02115641": "dingo",
+}
+SHA256 = {
+    "imagenette2-160": "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
+    "imagenette2-320": "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    "imagenette2": "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+    "imagewoof2-160": "663c22f69c2802d85e2a67103c017e047096702ffddf9149a14011b7002539bf",
+    "imagewoof2-320": "4e4905ed7643120daaf9bf3b2ef7f3a7e8396d9bdaf254a38c6f01f618b4973d",
+}
+"""Checksums of the official archives; the full-size imagewoof2 has no published one and is not downloaded."""
+
+COUNTS = {"imagenette": {"train": 9469, "val": 3925}, "imagewoof": {"train": 9025, "val": 3929}}
+"""Images in each split, whatever the archive's size."""
+
+
+def digits(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """The 8 x 8 digits that come with scikit-learn; a fixed fifth of every class is for validation."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    labels = torch.from_numpy(data.target)
+    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
+    held_out = stratified(labels, 0.2, seed=0)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[held_out] = True
+    index = (chosen if split == "val" else ~chosen).nonzero().flatten()
+    return Listing(pixels[index].contiguous(), labels[index], [str(name) for name in data.target_names])
+
+
+def cifar10(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """CIFAR-10 by torchvision's own loader, which checks its files' checksums."""
+    try:
+        data = torchvision.datasets.CIFAR10(root, train=split == "train", download=bool(options.get("download")))
+    except (RuntimeError, OSError) as error:
+        raise SoftgateError(
+            f"data.root={root}: no complete cifar-10-batches-py/ there ({error}); "
+            f"set data.root to the folder that holds it, or data.download=true."
+        ) from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return Listing(images, torch.tensor(data.targets), list(data.classes))
+
+
+def imagenette(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """Imagenette in its official layout, its file count verified."""
+    return _fastai("imagenette", IMAGENETTE, root, split, options)
+
+
+def imagewoof(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """Imagewoof in its official layout, its file count verified."""
+    return _fastai("imagewoof", IMAGEWOOF, root, split, options)
+
+
+def imagenet(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """ImageNet-1k as class folders, in `root` itself or in `root/imagenet`."""
+    base = root / "imagenet" if (root / "imagenet").is_dir() else root
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG")
+    if len(listing.classes) != 1000:
+        return listing
+    # With all 1000 folders, sorted WNIDs are in the order of the published class names.
+    names: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    return Listing(listing.items, listing.labels, names)
+
+
+def folder(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    """Any images sorted into `root/{train,val}/CLASS/`."""
+    return _folders(root, split, f"{root}/{{train,val}}/CLASS/*.jpg")
+
+
+SOURCES: dict[str, Source] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenette": imagenette,
+    "imagewoof": imagewoof,
+    "imagenet": imagenet,
+    "folder": folder,
+}
+"""The data sets by the names used in configs."""
+
+
+def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Indices, ascending, of a random share of every class, at least one image each; the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    picked = []
+    for label in range(int(labels.max()) + 1):
+        members = (labels == label).nonzero().flatten()
+        count = min(len(members), max(1, round(share * len(members))))
+        picked.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(picked).sort().values
+
+
+def _folders(base: Path, split: str, expected: str) -> Listing:
+    require(base.is_dir(), f"data.root={base}: there is no such folder; expected {expected}.")
+    where = base / split
+    require(where.is_dir(), f"data.root={base}: it has no folder '{split}'; expected {expected}.")
+    try:
+        classes, index = find_classes(str(where))
+        samples = make_dataset(str(where), index, extensions=IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        reason = str(error).split(" Supported")[0]
+        raise SoftgateError(f"data.root={base}: {where}: {reason} Expected {expected}.") from None
+    return Listing([Path(path) for path, _ in samples], torch.tensor([label for _, label in samples]), classes)
+
+
+def _fastai(name: str, classes: Mapping[str, str], root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+    archives = {"160px": f"{name}2-160", "320px": f"{name}2-320", "full": f"{name}2"}
+    archive = str(options.get("archive", "160px"))
+    if archive not in archives:
+        raise unknown("data.archive", archive, archives)
+    base = root / archives[archive]
+    if not base.is_dir() and options.get("download"):
+        _download(root, archives[archive])
+    hint = "set data.root to the folder that holds it, or data.download=true"
+    require(root.is_dir(), f"data.root={root}: there is no such folder; {hint}.")
+    require(base.is_dir(), f"data.root={root}: there is no {base.name}/ in it; {hint}.")
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG")
+    expected, found = COUNTS[name][split], len(listing)
+    require(
+        found == expected and set(listing.classes) == set(classes),
+        f"data.root={root}: {base.name}/{split} has {found} images in {len(listing.classes)} classes where {name} has "
+        f"{expected} in {len(classes)}; the archive was extracted in part, delete {base} and extract it again.",
+    )
+    return Listing(listing.items, listing.labels, [classes[wnid] for wnid in listing.classes])
+
+
+def _download(root: Path, stem: str) -> None:
+    """Fetches an official archive, verifies it and extracts it; a broken download leaves no data folder behind."""
+    require(stem in SHA256, f"data.download=true: {stem} has no published checksum; choose data.archive=320px.")
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / f"{stem}.tgz"
+    if not (archive.is_file() and _sha256(archive) == SHA256[stem]):
+        try:
+            download_url(f"{_MIRROR}/{stem}.tgz", str(root), archive.name)
+        except OSError as error:
+            raise SoftgateError(f"data.download=true: {_MIRROR}/{stem}.tgz could not be fetched ({error}).") from None
+        require(_sha256(archive) == SHA256[stem], f"data.download=true: {archive} is damaged; delete it and try again.")
+    extract_archive(str(archive), str(root))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Runs: what the commands do, from a composed config to files on disk."""

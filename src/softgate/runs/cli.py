@@ -1,0 +1,97 @@
+"""The command line: turns a user's mistake into one sentence and exit status 2.
+
+Hydra reports some mistakes with a stack trace and others with advice that is wrong here; this module runs its
+main function with full errors on and phrases them itself. Anything that is not a user's mistake keeps its trace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from softgate.errors import SoftgateError
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
+    """Runs a `@hydra.main` function as a command and exits with its status.
+
+    0 is success, 2 a mistake in what was asked for, 130 Ctrl-C; other errors raise.
+    """
+    traced = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (SoftgateError, HydraException, OmegaConfBaseException) as error:
+        if traced == "1":
+            raise
+        sentence = str(error) if isinstance(error, SoftgateError) else _explain(error, config_dir, config_name)
+        print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+        sys.exit(MISTAKE)
+
+
+def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
+    """One sentence for what Hydra or OmegaConf found wrong."""
+    text = _whole(error)
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if unknown:
+        return _unknown_key(unknown[1], config_dir, config_name)
+    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if group:
+        options = re.findall(r"\t(\S+)", text.split("Available options", 1)[-1].split("Config search path")[0])
+        near = get_close_matches(group[2], options, n=1)
+        hint = f" Did you mean {group[1]}={near[0]}?" if near else ""
+        return f"{group[1]}={group[2]}: there is no such choice; allowed: {', '.join(options)}.{hint}"
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is not set; give it on the command line as {missing[1]}=..."
+    group = re.search(r"Could not override '?([^'\s]+)'?\.\s*No match in the defaults list", text)
+    if group:
+        return f"{group[1]}: there is no such group."
+    return text
+
+
+def _whole(error: BaseException) -> str:
+    parts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        parts.append(str(error))
+    return "\n".join(parts)
+
+
+def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir, version_base="1.3"):
+        config = compose(config_name, return_hydra_config=False)
+    known = list(_paths(config))
+    parent = key.rpartition(".")[0]
+    siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    where = f"allowed under {parent}: " if parent and siblings else "allowed: "
+    listed = siblings or sorted(path for path in known if "." not in path)
+    return f"{key}: there is no such option; {where}{', '.join(s.rpartition('.')[2] for s in listed)}.{hint}"
+
+
+def _paths(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        path = f"{prefix}{key!s}"
+        yield path
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not OmegaConf.is_missing(config, key) and not node._is_none():
+            yield from _paths(node, f"{path}.")

@@ -1,0 +1,80 @@
+"""What a run tells its user: the config as a tree, the summary, the curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from softgate import figures
+
+PANELS = {
+    "loss": {"train": "train/loss", "val": "val/loss"},
+    "accuracy": {"train": "train/acc", "val": "val/acc"},
+}
+
+
+def print_tree(config: Mapping[str, Any], console: Console) -> None:
+    """Prints a config as a tree."""
+
+    def grow(tree: Tree, node: Mapping[str, Any]) -> None:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                grow(tree.add(f"[bold]{key}"), value)
+            else:
+                tree.add(f"{key}: [cyan]{value}[/]")
+
+    tree = Tree("[bold]config")
+    grow(tree, config)
+    console.print(tree)
+
+
+def history(metrics: Path) -> dict[str, list[tuple[float, float]]]:
+    """Reads `metrics.csv`: metric name to (epoch, value), one for each epoch."""
+    found: dict[str, dict[float, float]] = {}
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            epoch = row.get("epoch")
+            for key, value in row.items():
+                if key not in ("epoch", "step") and value and epoch:
+                    found.setdefault(key, {})[float(epoch)] = float(value)
+    return {key: sorted(points.items()) for key, points in found.items()}
+
+
+def save_curves(points: Mapping[str, list[tuple[float, float]]], path: Path, title: str) -> bool:
+    """Draws loss and accuracy over epochs; false where there is nothing to draw yet."""
+    panels = {name: {line: points.get(key, []) for line, key in lines.items()} for name, lines in PANELS.items()}
+    if not any(any(lines.values()) for lines in panels.values()):
+        return False
+    figures.curves(panels, title).save(path)
+    return True
+
+
+def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Final values under their plain keys, and the best epoch under `best/`."""
+    summary: dict[str, Any] = {key: values[-1][1] for key, values in points.items() if not key.endswith("_step")}
+    if points.get("val/acc"):
+        epoch, best = max(points["val/acc"], key=lambda point: (point[1], -point[0]))
+        summary |= {"best/epoch": int(epoch), "best/val/acc": best}
+    return summary
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Writes a JSON file; whoever reads it sees the old one or the new one, never half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(path)
+
+
+def table(title: str, rows: Mapping[str, Any]) -> Table:
+    """A two-column table of names and values."""
+    made = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    for key, value in rows.items():
+        made.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+    return made

@@ -1,0 +1,129 @@
+"""`train(cfg)`: one run, from a config to a directory with everything a comparison needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from softgate.errors import SoftgateError
+from softgate.runs import build, report
+from softgate.runs.cli import INTERRUPTED
+from softgate.training.callbacks import PullbackGrids
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Trains as a config says and leaves the run's directory behind.
+
+    Args:
+        cfg: The config of `conf/train.yaml`, composed.
+
+    Returns:
+        The summary that `summary.json` holds.
+
+    Raises:
+        SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
+        SystemExit: With status 130 after Ctrl-C; `last.ckpt` and the loggers are finished by then.
+    """
+    _calm()
+    console = Console()
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    build.check(config)
+    data = build.data(config)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    module = build.module(config, data)
+    first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    if first:
+        (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        if config["print_config"]:
+            report.print_tree(config, console)
+        console.print(_introduction(config, data, module))
+    data.setup("fit")
+    with _finishing_wandb():
+        trainer = build.trainer(config, directory)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
+            if isinstance(callback, PullbackGrids):
+                callback.prepare(data)
+        started = time.perf_counter()
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit:
+            # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
+            if first:
+                _conclude(directory, config, console, time.perf_counter() - started, interrupted=True)
+            raise SystemExit(INTERRUPTED) from None
+    summary: dict[str, Any] = {}
+    if first:
+        summary = _conclude(directory, config, console, time.perf_counter() - started)
+    return summary
+
+
+def _introduction(config: dict[str, Any], data: Any, module: Any) -> str:
+    sites, parameters = module.sites, sum(p.numel() for p in module.net.parameters())
+    return (
+        f"[bold]{config['model']['name']}[/] ({module.hparams['model']['stem']} stem, "
+        f"{parameters / 1e6:.1f} M parameters, {sites.count('relu')} relu and {sites.count('max_pool2d')} max-pool call sites) on "
+        f"[bold]{config['data']['name']}[/] ({len(data.train_listing):,} + {len(data.val_listing):,} images, "
+        f"{len(data.classes)} classes, {data.size} px), backward rule: {module.rule.gate}, {module.rule.pool}"
+    )
+
+
+def _conclude(
+    directory: Path, config: dict[str, Any], console: Console, seconds: float, interrupted: bool = False
+) -> dict[str, Any]:
+    metrics = directory / "metrics.csv"
+    points = report.history(metrics) if metrics.is_file() else {}
+    summary = report.summarize(points)
+    summary |= {"seconds": round(seconds, 2), "status": "interrupted" if interrupted else "finished"}
+    if not config["trainer"]["fast_dev_run"]:
+        report.write_json(summary, directory / "summary.json")
+        report.save_curves(points, directory / "curves.png", config["name"])
+    console.print(report.table("interrupted" if interrupted else "finished", summary))
+    console.print(f"run directory: {directory}", soft_wrap=True)
+    return summary
+
+
+@contextmanager
+def _finishing_wandb() -> Iterator[None]:
+    """Ends a W&B run as it really ended: a sweep's next job must not write into this one's run."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=code)
+
+
+def _calm() -> None:
+    """Silences Lightning's advertisements and the warnings that say nothing about this run."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Experiment logs directory .* exists and is not empty.*",
+        r".*The number of training batches .* is smaller than the logging interval.*",
+        r".*is supported for historical reasons but its usage is discouraged.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*You are using `torch.load` with `weights_only=False`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    torch.set_float32_matmul_precision("high")
+
+
+__all__ = ["SoftgateError", "train"]

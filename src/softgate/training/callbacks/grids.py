@@ -1,0 +1,150 @@
+"""Pullback grids while training: the same probe images, read out hard and soft, after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from softgate.data import ImageData
+from softgate.errors import require
+from softgate.figures import pullback_grid
+from softgate.pullback import pullback
+from softgate.surrogate import Surrogate
+from softgate.training.module import SoftgateModule
+
+
+def read_out(
+    module: SoftgateModule,
+    data: ImageData,
+    images: Tensor,
+    labels: Tensor,
+    targets: list[int],
+    soft: Surrogate,
+    title: str,
+) -> tuple[Image.Image, dict[str, Any]]:
+    """Reads a network out on probe images, hard and soft.
+
+    Args:
+        module: The trained classifier.
+        data: Where the images come from; gives class names and pixel values.
+        images: [B, 3, H, W] as the network takes them.
+        labels: [B] their classes.
+        targets: The K classes to read out.
+        soft: The rule of the soft read-out; the hard one is the gradient.
+        title: A line above the picture.
+
+    Returns:
+        The grid, and its raw tensors as plain data: images, labels, targets, and the pullbacks [B, K, 3, H, W].
+    """
+    x = images.to(module.device)
+    hard = pullback(module.net, x, targets, None).cpu()
+    softened = pullback(module.net, x, targets, soft).cpu()
+    names = data.classes
+    picture = pullback_grid(
+        data.denormalize(images),
+        {"hard: gradient": hard, "soft: excitation pullback": softened},
+        rows=[names[i] for i in labels.tolist()],
+        columns=[names[i] for i in targets],
+        labels=labels.tolist(),
+        targets=targets,
+        title=title,
+    )
+    raw = {"images": images, "labels": labels, "targets": targets, "hard": hard, "soft": softened}
+    return picture, raw | {"rule": soft.to_dict()}
+
+
+def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[int]:
+    """The classes of the images and `extra` more, drawn once by `seed` from the rest (paper 5.1)."""
+    own = labels.tolist()
+    others = [c for c in range(classes) if c not in own]
+    require(
+        0 <= extra <= len(others),
+        f"callbacks.grids.extra_targets={extra}: there are {len(others)} classes beside those of the images.",
+    )
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed)).tolist()
+    return own + sorted(others[i] for i in order[:extra])
+
+
+class PullbackGrids(Callback):
+    """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors) after every n-th epoch.
+
+    The pictures also go to every logger that takes images. Training is bit-identical with and without it: the
+    network runs in eval mode on fixed validation images, no random number is drawn, no `.grad` is touched.
+
+    Args:
+        directory: Where pictures go.
+        soft: The rule of the soft read-out, as plain data.
+        every_n_epochs: Epochs between two grids; the last epoch always has one.
+        classes: Rows: one image of each of so many classes.
+        extra_targets: Columns beside the classes of the rows.
+        seed: Picks the probe images.
+        raw: Save the raw tensors too.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        soft: Mapping[str, Any],
+        every_n_epochs: int = 1,
+        classes: int = 5,
+        extra_targets: int = 1,
+        seed: int = 314,
+        raw: bool = True,
+    ) -> None:
+        require(every_n_epochs >= 1, f"callbacks.grids.every_n_epochs={every_n_epochs}: a whole number >= 0 is needed.")
+        self.directory = Path(directory)
+        self.soft = Surrogate.from_dict(soft)
+        self.every_n_epochs = every_n_epochs
+        self.classes, self.extra_targets, self.seed, self.raw = classes, extra_targets, seed, raw
+        self._probe: tuple[Tensor, Tensor, list[int]] | None = None
+
+    def prepare(self, data: ImageData) -> None:
+        """Picks the probe images and targets; called before training so that what is wrong shows at once."""
+        classes = min(self.classes, len(data.classes))
+        images, labels = data.probe(classes, self.seed)
+        extra = min(self.extra_targets, len(data.classes) - classes)
+        self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.seed)
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renders after the epoch's validation, with the weights that were validated."""
+        epoch, last = trainer.current_epoch, (trainer.max_epochs or 0) - 1
+        due = epoch % self.every_n_epochs == 0 or epoch == last
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not due:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
+        assert isinstance(pl_module, SoftgateModule)
+        if self._probe is None:
+            self.prepare(data)
+        assert self._probe is not None
+        title = f"epoch {epoch}: trained with {_describe(pl_module.rule)}; soft read-out {_describe(self.soft)}"
+        picture, raw = read_out(pl_module, data, *self._probe, soft=self.soft, title=title)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"epoch={epoch:03d}.png"
+        picture.save(path)
+        if self.raw:
+            torch.save(raw, path.with_suffix(".pt"))
+        _log_picture(trainer, picture, f"epoch {epoch}")
+
+
+def _describe(rule: Surrogate) -> str:
+    return repr(rule.gate).replace("temperature=", "T=")
+
+
+def _log_picture(trainer: pl.Trainer, picture: Image.Image, caption: str) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("grids/pullbacks", [picture], step=trainer.global_step, caption=[caption])
+        elif isinstance(logger, TensorBoardLogger):
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            pixels = pixels.view(picture.height, picture.width, 3)
+            logger.experiment.add_image("grids/pullbacks", pixels, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,133 @@
+import copy
+import math
+import pickle
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+import reference
+from softgate import SoftgateError, gates, pools
+
+SOFT = [(gates.Sigmoid, reference.sigmoid), (gates.NormalCDF, reference.normal_cdf)]
+EVERY = [gates.Hard(), gates.Sigmoid(0.17), gates.NormalCDF(0.9)]
+TEMPERED = [gates.Sigmoid, gates.NormalCDF, pools.LSE]
+
+
+def pre_activations(dtype=torch.float64):
+    return torch.cat([torch.linspace(-4, 4, 801), torch.tensor([0.0, -0.0, 1e-12, -1e-12, 300, -300])]).to(dtype)
+
+
+def test_hard_gate_is_one_above_zero_and_zero_at_and_below_it():
+    z = torch.tensor([-math.inf, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, math.inf])
+    assert gates.Hard()(z).tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("kind", "formula"), SOFT)
+@pytest.mark.parametrize("temperature", [0.05, 0.15, 0.3, 0.6, 2.5])
+def test_soft_gates_match_their_formulas(kind, formula, temperature):
+    z = pre_activations()
+    torch.testing.assert_close(kind(temperature)(z), formula(z, temperature), rtol=1e-12, atol=1e-15)
+
+
+def test_default_temperatures_are_the_papers():
+    assert gates.Sigmoid().temperature == 0.3
+    assert gates.NormalCDF().temperature == 0.6
+    assert pools.LSE().temperature == 0.3
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (gates.Sigmoid(), [0.0344451956762, 0.5, 0.8411308951191]),  # 1/(1+exp(10/3)), 1/2, 1/(1+exp(-5/3))
+        (gates.NormalCDF(), [0.0477903522728, 0.5, 0.7976716190364]),  # Phi(-5/3), 1/2, Phi(5/6)
+        (gates.Hard(), [0.0, 0.0, 1.0]),
+    ],
+)
+def test_gates_keep_their_golden_values_at_minus_one_zero_and_one_half(gate, expected):
+    z = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(gate(z), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_normal_cdf_at_051_is_close_to_sigmoid_at_03():
+    z = pre_activations()
+    assert (gates.NormalCDF(0.51)(z) - gates.Sigmoid(0.3)(z)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", [gates.Sigmoid, gates.NormalCDF])
+def test_soft_gates_rise_from_zero_to_one_and_mirror_at_one_half(kind):
+    z = torch.linspace(-6, 6, 2001, dtype=torch.float64)
+    value = kind(0.4)(z)
+    assert (value.diff() >= 0).all()
+    assert value[0] < 1e-4
+    assert value[-1] > 1 - 1e-4
+    torch.testing.assert_close(value + kind(0.4)(-z), torch.ones_like(z))
+
+
+@pytest.mark.parametrize("kind", [gates.Sigmoid, gates.NormalCDF])
+def test_soft_gates_become_the_hard_gate_as_the_temperature_goes_to_zero(kind):
+    z = torch.tensor([-math.inf, -5.0, -1e-3, 1e-3, 5.0, math.inf])
+    for temperature in (1e-5, 1e-12, 1e-30):
+        assert torch.equal(kind(temperature)(z), gates.Hard()(z))
+
+
+@pytest.mark.parametrize("kind", [gates.Sigmoid, gates.NormalCDF])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 1e-30, 1e30, 1e50, 1e300])
+def test_every_temperature_that_is_accepted_gives_gates_in_the_unit_interval(kind, temperature):
+    value = kind(temperature)(torch.tensor([-1.0, 0.0, 1.0]))
+    assert ((value >= 0) & (value <= 1)).all(), value
+
+
+@pytest.mark.parametrize("gate", EVERY, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gates_return_a_new_tensor_of_the_same_shape_and_dtype(gate, dtype):
+    z = pre_activations(dtype).reshape(3, -1)
+    before = z.clone()
+    value = gate(z)
+    assert value.shape == z.shape
+    assert value.dtype == dtype
+    assert value.data_ptr() != z.data_ptr()
+    assert torch.equal(z, before)
+
+
+@pytest.mark.parametrize("gate", EVERY, ids=repr)
+def test_gates_take_empty_and_scalar_tensors(gate):
+    assert gate(torch.zeros(0, 3)).shape == (0, 3)
+    assert gate(torch.tensor(1.0)).shape == ()
+
+
+@pytest.mark.parametrize("kind", TEMPERED)
+@pytest.mark.parametrize("wrong", [0, 0.0, -0.3, math.inf, -math.inf, math.nan, "0.3", None, True, [0.3]])
+def test_a_temperature_that_is_no_positive_number_is_refused_with_option_and_value(kind, wrong):
+    option = "pool" if kind is pools.LSE else "gate"
+    with pytest.raises(SoftgateError, match="> 0") as error:
+        kind(temperature=wrong)
+    assert f"{option}.temperature={wrong}" in str(error.value)
+
+
+@pytest.mark.parametrize("part", [*EVERY, pools.Hard(), pools.LSE(0.2)], ids=repr)
+def test_gates_and_pools_are_plain_values(part):
+    for same in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):
+        assert same == part
+        assert hash(same) == hash(part)
+        assert repr(same) == repr(part)
+
+
+def test_gates_of_different_settings_or_kinds_differ():
+    assert gates.Sigmoid(0.3) != gates.Sigmoid(0.4)
+    assert gates.Sigmoid(0.6) != gates.NormalCDF(0.6)
+    assert len({gates.Sigmoid(), gates.Sigmoid(0.3), gates.NormalCDF(), gates.Hard(), pools.Hard(), pools.LSE()}) == 5
+
+
+@pytest.mark.parametrize("kind", TEMPERED)
+def test_settings_cannot_be_changed_after_the_fact(kind):
+    with pytest.raises(FrozenInstanceError):
+        kind().temperature = 1.0
+
+
+def test_known_gates_and_pools_are_found_by_their_config_names():
+    assert gates.KNOWN["hard"] is gates.Hard
+    assert gates.KNOWN["sigmoid"] is gates.Sigmoid
+    assert gates.KNOWN["normal_cdf"] is gates.NormalCDF
+    assert pools.KNOWN["hard"] is pools.Hard
+    assert pools.KNOWN["lse"] is pools.LSE
