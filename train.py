@@ -15,7 +15,8 @@ def main(cfg: DictConfig) -> float | None:
     """One run; returns the best validation accuracy, for sweepers that search."""
     from softgate.runs.train import train
 
-    return train(cfg).get("best/val/acc")
+    summary: dict = cli.job(train, cfg)
+    return summary.get("best/val/acc")
 
 
 if __name__ == "__main__":

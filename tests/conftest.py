@@ -1,6 +1,13 @@
-"""One hypothesis profile for all tests: no time limits, the same drawn cases on every machine."""
+"""What all tests run under: one thread, and one hypothesis profile.
 
+Models here are so small that a second thread mostly waits; where other work shares the machine it costs
+a factor of ten. Drawn cases have no time limit and are the same on every machine.
+"""
+
+import torch
 from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
 
 settings.register_profile(
     "softgate", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -20,7 +20,7 @@ def bits(x):
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 # -- relu ---------------------------------------------------------------------------------------------
@@ -256,10 +256,15 @@ def test_pool_gradient_of_infinite_and_huge_inputs_is_finite_and_sums_up(geometr
     assert float(found.double().sum()) == pytest.approx(out.numel(), rel=rounding)
 
 
-@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 1e-30, 1e30, 1e50, 1e300])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 1e-30, 1e-6, 1e6, 1e30, 1e50, 1e300])
 def test_pool_gradient_is_finite_for_every_temperature_that_is_accepted(temperature):
     x = draw(1, 2, 6, 6, dtype=torch.float32).requires_grad_()
-    out = functional.max_pool2d(x, 3, 2, 1, pool=pools.LSE(temperature))
+    try:
+        pool = pools.LSE(temperature)
+    except SoftgateError:
+        assert not 1e-10 < temperature < 1e10
+        return
+    out = functional.max_pool2d(x, 3, 2, 1, pool=pool)
     (found,) = grad(out.sum(), x)
     assert float(found.sum()) == pytest.approx(out.numel(), rel=1e-5)
 

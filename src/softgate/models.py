@@ -6,7 +6,6 @@ Everything here speaks in the options a user sets (`model.name`, `model.weights`
 from __future__ import annotations
 
 import inspect
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +129,14 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     if not path.is_file():
         enum = torchvision.models.get_model_weights(name)
-        known = [*enum.__members__, "DEFAULT"]
+        known = list(enum.__members__)
         if weights not in known:
             raise SoftgateError(f"model.weights={weights}: no such file, and {name} has only {', '.join(known)}.")
         published: dict[str, Tensor] = enum[weights].get_state_dict(progress=True, check_hash=True)
         return published
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SoftgateError(f"model.weights={weights}: not a file of plain tensors ({reason}).") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

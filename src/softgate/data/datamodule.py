@@ -41,6 +41,7 @@ class ImageData(pl.LightningDataModule):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.options = dict(options)
+        self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
         name, size = self.options.get("name"), self.options.get("size")
         if name not in SOURCES:
             raise unknown("data.name", name, SOURCES)

@@ -27,11 +27,18 @@ from softgate.training.callbacks import ProgressBar, PullbackGrids, SaveOnExcept
 
 Config = Mapping[str, Any]
 
+KEYS = (
+    *("callbacks", "channels_last", "compile", "data", "ema", "logger", "model", "name"),
+    *("optim", "print_config", "readout", "seed", "surrogate", "trainer"),
+)
 LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 def check(cfg: Config) -> None:
     """Raises `SoftgateError` for what is wrong in a config, before any data is loaded."""
+    for key in cfg:
+        if key not in KEYS:
+            raise unknown("option", key, KEYS)
     Surrogate.from_dict(cfg["surrogate"])
     Surrogate.from_dict(cfg["readout"])
     for name in cfg["logger"]:

@@ -11,9 +11,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,17 +35,30 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except (SoftgateError, HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         if traced == "1":
             raise
-        sentence = str(error) if isinstance(error, SoftgateError) else _explain(error, config_dir, config_name)
-        print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        _refuse(_explain(error, config_dir, config_name))
+
+
+def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Runs one job; a `SoftgateError` ends the process, before Hydra adds lines of its own to the message."""
+    try:
+        return function(cfg)
+    except SoftgateError as error:
+        _refuse(str(error))
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(MISTAKE)
 
 
 def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
     """One sentence for what Hydra or OmegaConf found wrong."""
     text = _whole(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as KEY=VALUE ({text.splitlines()[0]})."
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(unknown[1], config_dir, config_name)
@@ -75,9 +89,11 @@ def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    # What is allowed depends on the groups that were chosen: none has no temperature, excitation has.
+    chosen = [word for word in sys.argv[1:] if (Path(config_dir) / word.partition("=")[0]).is_dir() and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir, version_base="1.3"):
-        config = compose(config_name, return_hydra_config=False)
+        config = compose(config_name, overrides=chosen)
     known = list(_paths(config))
     parent = key.rpartition(".")[0]
     siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)

@@ -17,9 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from softgate.errors import SoftgateError
+from softgate.data import ImageData
 from softgate.runs import build, report
 from softgate.runs.cli import INTERRUPTED
+from softgate.training import SoftgateModule
 from softgate.training.callbacks import PullbackGrids
 
 
@@ -50,9 +51,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if config["print_config"]:
             report.print_tree(config, console)
         console.print(_introduction(config, data, module))
-    data.setup("fit")
     with _finishing_wandb():
         trainer = build.trainer(config, directory)
+        data.setup("fit")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, PullbackGrids):
                 callback.prepare(data)
@@ -70,13 +71,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
-def _introduction(config: dict[str, Any], data: Any, module: Any) -> str:
-    sites, parameters = module.sites, sum(p.numel() for p in module.net.parameters())
+def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModule) -> str:
+    relus, pools = module.sites.count("relu"), module.sites.count("max_pool2d")
+    parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
+    name, stem = module.hparams["model"]["name"], module.hparams["model"]["stem"]
+    images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
     return (
-        f"[bold]{config['model']['name']}[/] ({module.hparams['model']['stem']} stem, "
-        f"{parameters / 1e6:.1f} M parameters, {sites.count('relu')} relu and {sites.count('max_pool2d')} max-pool call sites) on "
-        f"[bold]{config['data']['name']}[/] ({len(data.train_listing):,} + {len(data.val_listing):,} images, "
-        f"{len(data.classes)} classes, {data.size} px), backward rule: {module.rule.gate}, {module.rule.pool}"
+        f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
+        f"on [bold]{config['data']['name']}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
+        f"backward rule: {module.rule.gate}, {module.rule.pool}"
     )
 
 
@@ -124,6 +127,3 @@ def _calm() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     torch.set_float32_matmul_precision("high")
-
-
-__all__ = ["SoftgateError", "train"]

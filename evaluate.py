@@ -1,0 +1,22 @@
+"""Evaluate a trained network: `uv run evaluate.py runs=<run directory>`, `uv run evaluate.py --help`."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from softgate.runs import cli
+
+CONFIGS = str(Path(__file__).parent / "conf")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """One evaluation."""
+    from softgate.runs.evaluate import evaluate
+
+    cli.job(evaluate, cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main, CONFIGS, "evaluate")

@@ -1,0 +1,162 @@
+"""`evaluate(cfg)`: restores trained networks, measures them on the validation images, reads them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassCalibrationError
+
+from softgate.data import ImageData
+from softgate.errors import SoftgateError, require, unknown
+from softgate.runs import report
+from softgate.surrogate import Surrogate
+from softgate.training import SoftgateModule
+from softgate.training.callbacks.grids import grid_targets, read_out
+from softgate.training.module import accuracies
+
+SCHEMA = 1
+"""Version of what `results.json` holds."""
+
+CHECKPOINTS = ("best", "last")
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Evaluates one run as a config says; prints a table, writes `results.json` and `grid.png`.
+
+    Args:
+        cfg: The config of `conf/evaluate.yaml`, composed.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        SoftgateError: For a mistake in the config, a missing or damaged checkpoint, or data that does not fit it.
+    """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    soft = Surrogate.from_dict(config["readout"])
+    device = _device(config["accelerator"])
+    path = find_checkpoint(config["runs"], config["checkpoint"])
+    module, options = restore(path)
+    options |= {key: value for key, value in config["data"].items() if value is not None}
+    data = ImageData(options)
+    expected, found = module.classes, data.classes
+    require(
+        expected == found,
+        f"data.root={options.get('root')}: its {len(found)} classes are not the {len(expected)} of {path}.",
+    )
+    data.setup("validate")
+    module.to(device).eval()
+    scores = measure(module, data)
+
+    images, labels = data.probe(min(5, len(found)), seed=314)
+    targets = config["grid_targets"]
+    fits = isinstance(targets, int) and len(labels) <= targets <= len(found)
+    require(fits, f"grid_targets={targets}: a whole number from {len(labels)} to {len(found)} is needed.")
+    columns = grid_targets(labels, len(found), targets - len(labels), seed=314)
+    picture, _ = read_out(module, data, images, labels, columns, soft, title=str(path))
+    picture.save(directory / "grid.png")
+
+    results = {
+        "schema": SCHEMA,
+        "runs": [
+            {
+                "checkpoint": str(path),
+                "data": options["name"],
+                "images": len(data.val_listing),
+                "model": dict(module.hparams["model"]),
+                "surrogate": module.rule.to_dict(),
+                **scores,
+            }
+        ],
+    }
+    report.write_json(results, directory / "results.json")
+    _print(results, directory)
+    return results
+
+
+def find_checkpoint(runs: str | None, which: str) -> Path:
+    """The checkpoint file that `runs` and `checkpoint` name.
+
+    Raises:
+        SoftgateError: If there is none.
+    """
+    if which not in CHECKPOINTS:
+        raise unknown("checkpoint", which, CHECKPOINTS)
+    require(runs is not None, "runs is not set; give runs=<a run's directory or a checkpoint file>.")
+    path = Path(str(runs)).expanduser()
+    require(path.exists(), f"runs={runs}: there is no such file or directory.")
+    if path.is_file():
+        return path
+    file = path / "checkpoints" / f"{which}.ckpt"
+    require(file.is_file(), f"runs={runs}: it has no checkpoints/{which}.ckpt; is it a run's directory?")
+    return file
+
+
+def restore(path: Path) -> tuple[SoftgateModule, dict[str, Any]]:
+    """Rebuilds a trained module from a checkpoint, read with `weights_only`, and the data options it was trained on.
+
+    Raises:
+        SoftgateError: If the file is damaged, names code to run, or was not written by softgate.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SoftgateError(f"runs={path}: not a checkpoint of plain data, or cut short ({reason}).") from None
+    try:
+        settings = dict(checkpoint["hyper_parameters"])
+        options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
+        module = SoftgateModule(**settings)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SoftgateError(f"runs={path}: not a checkpoint that softgate wrote ({reason}).") from None
+    return module, dict(options)
+
+
+@torch.inference_mode()
+def measure(module: SoftgateModule, data: ImageData) -> dict[str, float]:
+    """Top-1, top-5, cross entropy in nats and expected calibration error (15 bins) on the validation images."""
+    classes = len(data.classes)
+    scores: MetricCollection = accuracies(classes).to(module.device)
+    calibration = MulticlassCalibrationError(classes, n_bins=15).to(module.device)
+    loss = MeanMetric().to(module.device)
+    for x, labels in data.val_dataloader():
+        images, targets = x.to(module.device), labels.to(module.device)
+        logits = module(images).float()
+        scores.update(logits, targets)
+        calibration.update(logits.softmax(1), targets)
+        loss.update(torch.nn.functional.cross_entropy(logits, targets), len(images))
+    found = {key: float(value) for key, value in scores.compute().items()}
+    return found | {"loss": float(loss.compute()), "ece": float(calibration.compute())}
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator not in ACCELERATORS:
+        raise unknown("accelerator", accelerator, ACCELERATORS)
+    usable = torch.cuda.is_available()
+    require(accelerator != "gpu" or usable, "accelerator=gpu: this machine has no usable GPU; use accelerator=cpu.")
+    return torch.device("cuda" if usable and accelerator != "cpu" else "cpu")
+
+
+def _print(results: Mapping[str, Any], directory: Path) -> None:
+    console = Console()
+    made = Table(title="evaluation", title_justify="left", title_style="bold")
+    for column in ("checkpoint", "model", "trained with", "images", "top-1", "top-5", "loss", "ECE"):
+        made.add_column(column, overflow="fold")
+    for run in results["runs"]:
+        cells = [f"{run[key]:.4f}" if key in run else "" for key in ("acc", "acc5", "loss", "ece")]
+        gate = run["surrogate"]["gate"]["name"]
+        made.add_row(run["checkpoint"], run["model"]["name"], gate, f"{run['images']:,}", *cells)
+    console.print(made)
+    console.print(f"results: {directory}/results.json, {directory}/grid.png", soft_wrap=True)
