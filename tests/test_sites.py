@@ -292,7 +292,9 @@ def test_a_forward_that_differs_between_training_and_evaluation_keeps_both_forwa
 
 
 def test_dropout_called_with_a_keyword_before_an_inplace_relu_can_be_attached():
-    model = Spelled(lambda model, z: F.relu(F.dropout(input=z, p=0.5, training=False), inplace=True))
+    model = Spelled(lambda model, z: model.relu_inplace(model.dropout(input=z)))
+    model.dropout = nn.Dropout()
+    model.eval()
     bare = gradients(model, vectors())
     with sg.attach(model, RULE) as sites:
         assert sites.count() == 1

@@ -1,0 +1,105 @@
+"""Backbones by name, stems, weights from files."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from softgate import SoftgateError, models
+
+
+def test_small_stem_keeps_resolution_and_the_max_pool():
+    net = models.build("resnet18", 10, "small")
+    assert net.conv1.stride == (1, 1)
+    assert net.conv1.kernel_size == (3, 3)
+    assert isinstance(net.maxpool, nn.MaxPool2d)
+    assert isinstance(models.build("resnet18", 10, "cifar").maxpool, nn.Identity)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "densenet121", "squeezenet1_1", "googlenet"])
+def test_small_stem_of_every_model_group_takes_32_pixels(name):
+    net = models.build(name, 7, "small")
+    models.check_size(net, name, 32)
+    assert net.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_auxiliary_heads_are_off():
+    assert models.build("googlenet", 10).train()(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "weights", "expected"),
+    [
+        ("auto", 95, None, "small"),
+        ("auto", 96, None, "imagenet"),
+        ("auto", 64, "IMAGENET1K_V1", "imagenet"),
+        ("cifar", 224, None, "cifar"),
+    ],
+)
+def test_auto_stem_is_small_only_for_small_images_without_published_weights(stem, size, weights, expected):
+    assert models.resolve_stem(stem, size, weights) == expected
+
+
+def test_weights_from_a_file_arrive_unchanged(tmp_path):
+    source = torchvision.models.squeezenet1_1(num_classes=4)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    net = models.build("squeezenet1_1", 4)
+    models.load_weights(net, "squeezenet1_1", str(tmp_path / "w.pth"), 4)
+    for key, value in source.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value)
+
+
+def test_old_files_without_the_batch_counter_load(tmp_path):
+    state = torchvision.models.resnet18(num_classes=3).state_dict()
+    torch.save({k: v for k, v in state.items() if "num_batches_tracked" not in k}, tmp_path / "w.pth")
+    models.load_weights(models.build("resnet18", 3), "resnet18", str(tmp_path / "w.pth"), 3)
+
+
+def test_another_number_of_classes_needs_new_head_and_keeps_the_rest(tmp_path):
+    source = torchvision.models.resnet18(num_classes=4)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    net = models.build("resnet18", 10)
+    with pytest.raises(SoftgateError, match=r"4 classes and the data has 10; set model\.new_head=true"):
+        models.load_weights(net, "resnet18", str(tmp_path / "w.pth"), 10)
+    head = net.fc.weight.clone()
+    models.load_weights(net, "resnet18", str(tmp_path / "w.pth"), 10, new_head=True)
+    assert torch.equal(net.fc.weight, head)
+    assert torch.equal(net.conv1.weight, source.conv1.weight)
+
+
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(SoftgateError, match="not the weights of squeezenet1_1"):
+        models.load_weights(models.build("squeezenet1_1", 4), "squeezenet1_1", str(tmp_path / "w.pth"), 4)
+
+
+def test_weights_for_another_stem_say_which_stem_they_need(tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(SoftgateError, match=r"conv1\.weight.*model\.stem=imagenet"):
+        models.load_weights(models.build("resnet18", 4, "small"), "resnet18", str(tmp_path / "w.pth"), 4)
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"# softgate\n\nnot a checkpoint")
+    torch.save({"a": 1}, tmp_path / "b.pth")
+    good = tmp_path / "c.pth"
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), good)
+    good.write_bytes(good.read_bytes()[:1000])
+    for file in ("a.pth", "b.pth", "c.pth"):
+        with pytest.raises(SoftgateError, match=r"model\.weights=.*" + file):
+            models.load_weights(models.build("resnet18", 4), "resnet18", str(tmp_path / file), 4)
+
+
+def test_unknown_weights_name_lists_the_known_ones():
+    with pytest.raises(SoftgateError, match="no such file, and resnet50 has only IMAGENET1K_V1, IMAGENET1K_V2"):
+        models.load_weights(models.build("resnet50", 4), "resnet50", "IMAGENET", 4)
+
+
+def test_unknown_model_gives_the_nearest_name():
+    with pytest.raises(SoftgateError, match="Did you mean 'resnet18'"):
+        models.build("resnet81", 10)
+
+
+def test_an_image_too_small_for_the_network_is_named_before_training():
+    with pytest.raises(SoftgateError, match=r"data\.size=32: model=inception_v3 does not take"):
+        models.check_size(models.build("inception_v3", 10), "inception_v3", 32)

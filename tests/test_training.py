@@ -1,0 +1,276 @@
+"""The LightningModule, its optimiser and the callbacks, on real digits at 16 px."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchvision
+from configs import TINY, composed, container
+from torch import Tensor, nn
+
+from softgate import SoftgateError
+from softgate.runs import build
+from softgate.runs.train import train
+from softgate.surrogate import Surrogate
+from softgate.training import SoftgateModule, optim
+from softgate.training.callbacks.grids import PullbackGrids, grid_targets
+
+SETTINGS = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "warmup": 0.1, "label_smoothing": 0.0}
+
+
+def fitted(directory: Path, *overrides: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trains as train.py does; gives the weights of last.ckpt and the summary."""
+    summary = train(composed(*TINY, *overrides, directory=directory))
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state, summary
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    fitted(directory)
+    return directory
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_everything_a_comparison_needs(run):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "curves.png",
+        "summary.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    ):
+        assert (run / name).is_file(), name
+    for epoch in (0, 1):
+        assert (run / "grids" / f"epoch=00{epoch}.png").is_file()
+    raw = torch.load(run / "grids" / "epoch=001.pt", weights_only=True)
+    assert raw["soft"].shape == raw["hard"].shape == (2, 3, 3, 16, 16)
+    assert not torch.equal(raw["soft"], raw["hard"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert {
+        "val/acc",
+        "val/acc5",
+        "val/loss",
+        "train/loss",
+        "train/acc",
+        "best/epoch",
+        "best/val/acc",
+    } <= summary.keys()
+
+
+def test_same_seed_same_weights_bit_for_bit_and_another_seed_others(run, tmp_path):
+    first = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert equal(first, fitted(tmp_path / "again")[0])
+    assert not equal(first, fitted(tmp_path / "other", "seed=1")[0])
+
+
+def test_training_is_bit_identical_with_grids_on_and_off(run, tmp_path):
+    with_grids = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    without, _ = fitted(tmp_path, "callbacks=none")
+    assert not (tmp_path / "grids").exists()
+    assert equal(with_grids, without)
+
+
+def test_the_rule_changes_what_is_learnt(run, tmp_path):
+    soft = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not equal(soft, fitted(tmp_path, "surrogate=none")[0])
+
+
+def test_surrogate_none_is_plain_training_of_the_bare_network(tmp_path):
+    cfg = container(*TINY, "surrogate=none", directory=tmp_path)
+    data = build.data(cfg)
+    pl.seed_everything(0, verbose=False)
+    module = build.module(cfg, data)
+    bare = copy.deepcopy(module.net)
+    bare_sites = bare.__dict__["forward"].__self__.sites
+    bare_sites.detach()
+    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    module.net.train()
+    bare.train()
+    nn.functional.cross_entropy(module.net(x), y).backward()
+    nn.functional.cross_entropy(bare(x), y).backward()
+    for p, q in zip(module.net.parameters(), bare.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_checkpoints_hold_plain_data_and_load_through_lightning(run):
+    path = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    json.dumps(checkpoint["hyper_parameters"])
+    json.dumps(checkpoint["datamodule_hyper_parameters"])
+    module = SoftgateModule.load_from_checkpoint(path)
+    assert module.rule == Surrogate()
+    assert equal(module.state_dict(), checkpoint["state_dict"])
+
+
+def test_a_trained_checkpoint_loads_into_a_bare_torchvision_model(tmp_path):
+    state, _ = fitted(tmp_path, "model.stem=imagenet", "data.size=32")
+    bare = torchvision.models.resnet18(num_classes=10)
+    bare.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
+
+
+def test_ema_weights_are_validated_and_saved(tmp_path, run):
+    state, summary = fitted(tmp_path, "ema=0.5")
+    plain = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not equal(state, plain)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    # The weights that are trained are the ones of the run without EMA.
+    assert equal(checkpoint["current_model_state"], plain)
+    assert "val/acc" in summary
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optim=adamw", "optim.label_smoothing=0.1"),
+        ("optim.mixup=0.2", "optim.cutmix=1.0"),
+        ("trainer.precision=bf16-mixed",),
+        ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5", "channels_last=false"),
+    ],
+    ids=["adamw", "mixup", "bf16", "accumulate"],
+)
+def test_training_options_run_and_give_finite_metrics(tmp_path, overrides):
+    state, summary = fitted(tmp_path, "trainer.max_epochs=1", *overrides)
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert 0 <= summary["val/acc"] <= 1
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_like_an_eager_one(tmp_path):
+    overrides = ("trainer.max_epochs=1", "optim.lr=0.001")
+    eager, _ = fitted(tmp_path / "eager", *overrides)
+    compiled, _ = fitted(tmp_path / "compiled", *overrides, "compile=true")
+    assert eager.keys() == compiled.keys()
+    for key in eager:
+        assert torch.allclose(eager[key], compiled[key], rtol=1e-2, atol=1e-3), key
+
+
+def test_norms_and_biases_have_no_weight_decay():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    built = optim.build_optimizer(net, SETTINGS)
+    decays = {id(p): group["weight_decay"] for group in built.param_groups for p in group["params"]}
+    assert len(decays) == len(list(net.parameters()))
+    for name, p in net.named_parameters():
+        assert decays[id(p)] == (0.01 if name in ("0.weight", "2.weight") else 0.0), name
+
+
+def test_warmup_climbs_linearly_and_cosine_ends_at_zero():
+    net = nn.Linear(2, 2)
+    built = optim.build_optimizer(net, SETTINGS)
+    schedule = optim.warmup_cosine(built, steps=100, warmup=0.1)
+    rates = []
+    for _ in range(101):
+        rates.append(built.param_groups[0]["lr"])
+        built.step()
+        schedule.step()
+    rises = [b - a for a, b in zip(rates[:10], rates[1:11], strict=True)]
+    assert max(rises) - min(rises) < 1e-12
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.05, abs=1e-6)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.5),
+        ("weight_decay", -1),
+        ("warmup", 2),
+        ("label_smoothing", "a"),
+    ],
+)
+def test_optimiser_options_out_of_range_are_named(key, value):
+    with pytest.raises(SoftgateError, match=rf"optim\.{key}={value}"):
+        optim.check({**SETTINGS, key: value})
+
+
+def test_training_loss_is_the_mean_over_images_of_the_epoch(run):
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert rows[0].startswith("epoch") or "epoch" in rows[0]
+    assert sum("val" not in row for row in rows) >= 1
+
+
+def test_extra_targets_are_drawn_once_from_the_other_classes():
+    labels = torch.tensor([0, 2, 4, 6, 8])
+    targets = grid_targets(labels, 10, 2, seed=314)
+    assert targets[:5] == [0, 2, 4, 6, 8]
+    assert len(set(targets)) == 7
+    assert targets == grid_targets(labels, 10, 2, seed=314)
+    with pytest.raises(SoftgateError, match=r"extra_targets=6: there are 5"):
+        grid_targets(labels, 10, 6, seed=0)
+
+
+def test_grids_come_every_n_epochs_and_after_the_last(tmp_path):
+    overrides = ("trainer.max_epochs=6", "trainer.limit_train_batches=1", "callbacks.grids.every_n_epochs=4")
+    fitted(tmp_path, *overrides, "callbacks.grids.raw=false")
+    names = sorted(path.name for path in (tmp_path / "grids").iterdir())
+    assert names == ["epoch=000.png", "epoch=004.png", "epoch=005.png"]
+
+
+def test_grids_go_to_tensorboard_and_to_the_offline_wandb_run(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fitted(tmp_path, "logger=[tensorboard,wandb]", "trainer.max_epochs=1", "logger.wandb.tags=[a,b]")
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert "grids/pullbacks" in events.Tags()["images"]
+    assert "val/acc" in events.Tags()["scalars"]
+    files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 1
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/grids/pullbacks*.png"))
+    keys = wandb_history_keys(files[0])
+    assert {"grids/pullbacks", "val/acc", "train/loss"} <= keys
+    import wandb
+
+    assert wandb.run is None  # finished: the next job of a sweep starts a run of its own
+
+
+def wandb_history_keys(path: Path) -> set[str]:
+    """The keys logged to an offline run, read from its record file."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal import datastore
+
+    store = datastore.DataStore()
+    store.open_for_scan(str(path))
+    keys: set[str] = set()
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            for item in record.history.item:
+                keys.add(item.key or "/".join(item.nested_key))
+    return keys
+
+
+def test_an_exception_leaves_a_loadable_last_checkpoint(tmp_path, monkeypatch):
+    def broken(self: SoftgateModule, batch: Any, index: int) -> Tensor:
+        if self.global_step == 2:
+            raise RuntimeError("out of luck")
+        return original(self, batch, index)
+
+    original = SoftgateModule.training_step
+    monkeypatch.setattr(SoftgateModule, "training_step", broken)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fitted(tmp_path)
+    state = SoftgateModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt").state_dict()
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_grid_option_that_cannot_be_is_refused():
+    with pytest.raises(SoftgateError, match=r"every_n_epochs=-1"):
+        PullbackGrids("x", Surrogate().to_dict(), every_n_epochs=-1)
