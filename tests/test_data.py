@@ -187,10 +187,14 @@ def test_a_truncated_image_is_named(root, cache):
     Image.fromarray(noise).save(path.with_suffix(".jpg"))
     whole = path.with_suffix(".jpg").read_bytes()
     path.with_suffix(".jpg").write_bytes(whole[: len(whole) // 2])
-    data = folder(root, cache=cache)
-    with pytest.raises(SoftgateError, match=r"data\.root: the image .*1\.jpg cannot be read"):
+
+    def read_all() -> None:
+        data = folder(root, cache=cache)
         data.setup("fit")
         list(data.val_dataloader())
+
+    with pytest.raises(SoftgateError, match=r"data\.root: the image .*1\.jpg cannot be read"):
+        read_all()
 
 
 def test_a_file_that_is_no_image_is_named(root):

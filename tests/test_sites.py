@@ -790,12 +790,17 @@ def test_an_activation_without_a_rule_is_tolerated_without_one_and_refused_once_
             model(vectors())
 
 
-@pytest.mark.parametrize("rule", [RULE, None])
 @pytest.mark.parametrize("model", [nn.Linear(6, 2), nn.Sequential(nn.Linear(6, 2), nn.Tanh()), nn.Identity()])
-def test_a_model_without_call_sites_is_refused(model, rule):
+def test_a_model_without_call_sites_takes_no_rule_but_can_be_attached_to_none(model):
     before = footprint(model)
     with pytest.raises(sg.NoCallSites, match=type(model).__name__):
-        sg.attach(model, rule)
+        sg.attach(model, RULE)
+    assert footprint(model) == before
+    with sg.attach(model, None) as sites:
+        model(torch.ones(2, 6))
+        sites.use(RULE)
+        with pytest.raises(sg.NoCallSites):
+            model(torch.ones(2, 6))
     assert footprint(model) == before
 
 
@@ -889,7 +894,7 @@ def test_a_relu_hidden_in_a_scripted_function_is_refused_at_the_first_forward_wi
             model(vectors())
 
 
-@pytest.mark.parametrize("first", [sg.Surrogate(mix=0.0), sg.Surrogate(gate=sg.gates.Hard())], ids=repr)
+@pytest.mark.parametrize("first", [sg.Surrogate(mix=0.0), sg.Surrogate(sg.gates.Hard(), sg.pools.Hard())], ids=repr)
 def test_a_hidden_relu_is_refused_also_when_a_harder_rule_ran_first(first):
     model = Hidden()
     with sg.attach(model, first) as sites:

@@ -1,20 +1,22 @@
-"""Which PyTorch functions are call sites, which are refused by name, and how a model is traced for them.
+"""Which PyTorch functions are call sites, which are refused by name, and what an autograd graph betrays.
 
-Data for `softgate.sites`, which does the attaching.
+Tables for `softgate.sites`, which does the attaching.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 INPLACE: frozenset[Any] = frozenset({F.relu_, torch.relu_, Tensor.relu_})
+METHODS: dict[str, bool] = {"relu": False, "relu_": True}
+"""Tensor methods that are call sites, and whether they work in place; a symbolic trace sees them by name only."""
+
 MAX_POOL2D: frozenset[Any] = frozenset({F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d})
 
 UNSUPPORTED: dict[Any, str] = {
@@ -39,15 +41,22 @@ UNSUPPORTED: dict[Any, str] = {
 }
 """Activations and poolings with gates of their own, for which there is no rule: met in a model, an error."""
 
-HARD_NODES: dict[str, str] = {
+RELU_NODES: dict[str, str] = {
     "DifferentiableGraph": "scripted code",
     "ReluBackward": "relu",
-    "MaxPool2DWithIndices": "max_pool2d",
     "Hardtanh": "hardtanh or relu6",
     "LeakyRelu": "leaky_relu",
     "Threshold": "threshold",
 }
 """Substrings of autograd node names that betray an activation which Python never saw."""
+
+POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2DWithIndices": "max_pool2d"}
+"""The same for max pooling."""
+
+
+def relu_arguments(input: Tensor, inplace: bool = False) -> tuple[Tensor, bool]:
+    """Sorts the arguments of any relu function: input, whether in place."""
+    return input, inplace
 
 
 def max_pool2d_arguments(
@@ -65,40 +74,8 @@ def max_pool2d_arguments(
     return input, (kernel_size, stride, padding, dilation, ceil_mode), indices
 
 
-class CallSiteTracer(fx.Tracer):
-    """Traces into activations and poolings, so that a `TorchFunctionMode` around the trace sees their calls."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Convolutions, norms and the like are leaves; whatever may call an activation is not."""
-        inside = ("activation", "pooling", "transformer", "container")
-        return type(m).__module__.startswith("torch.nn.modules.") and type(m).__module__.rsplit(".", 1)[1] not in inside
-
-
-def is_sole_reader(node: fx.Node, root: nn.Module) -> bool:
-    """Whether an activation's input is a fresh tensor that nothing else reads, so that in-place is not needed.
-
-    Errs on the side of no: whatever could alias another tensor (a view, a chunk, the model's own input) counts
-    as read by others.
-    """
-    source = node.args[0] if node.args else node.kwargs.get("input")
-    while isinstance(source, fx.Node) and len(source.users) == 1:
-        if source.op == "call_module":
-            if not isinstance(
-                root.get_submodule(str(source.target)), (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
-            ):
-                return True
-            source = source.args[0]
-        elif source.target in (operator.add, torch.add, torch.cat):
-            return True
-        elif source.target in (operator.iadd, F.dropout):
-            source = source.args[0]
-        else:
-            return False
-    return False
-
-
-def activation_nodes(inputs: Any, out: Any) -> list[str]:
-    """Names of the activation nodes in the autograd graph between `inputs` and `out`."""
+def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> list[str]:
+    """What `patterns` call the nodes they match in the autograd graph between `inputs` and `out`."""
     seen = {tensor.grad_fn for tensor in _tensors(inputs)}
     todo = [tensor.grad_fn for tensor in _tensors(out)]
     found: dict[str, None] = {}
@@ -107,7 +84,7 @@ def activation_nodes(inputs: Any, out: Any) -> list[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        kind = next((kind for pattern, kind in HARD_NODES.items() if pattern in node.name()), None)
+        kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
         if kind:
             found[kind] = None
         todo += [upstream for upstream, _ in node.next_functions]

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from softgate import pools
 from softgate.errors import SoftgateError
 
-Size = int | tuple[int, int] | list[int]
+Size = int | tuple[int, ...] | list[int]
 GateFn = Callable[[Tensor], Tensor]
 
 
@@ -170,14 +170,15 @@ class _SoftPooling:
 class _SoftMaxPool2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, pooling: _SoftPooling) -> Tensor:
-        y = pooling.pool(x)
-        ctx.save_for_backward(x, y)
+        # The maxima are not kept: the caller may overwrite them, and finding them again is cheap.
+        ctx.save_for_backward(x)
         ctx.pooling = pooling
-        return y
+        return pooling.pool(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, False), None
+        (x,) = ctx.saved_tensors
+        return _Weigh.apply(grad, x, ctx.pooling.pool(x.detach()), ctx.pooling, False), None
 
 
 class _Weigh(torch.autograd.Function):
@@ -227,7 +228,7 @@ def max_pool2d(
     Raises:
         SoftgateError: For a rule that has no backward pass here.
     """
-    step = kernel_size if stride is None or stride == [] else stride
+    step = stride if isinstance(stride, int) or stride else kernel_size
     if isinstance(pool, pools.Hard) or mix == 0:
         return F.max_pool2d(x, kernel_size, step, padding, dilation, ceil_mode)
     if not isinstance(pool, pools.LSE):

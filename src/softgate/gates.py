@@ -10,7 +10,6 @@ Sources: M. Satkiewicz, "Tapping into the black box" (arXiv 2507.22832), equatio
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -21,10 +20,10 @@ from softgate.errors import SoftgateError
 
 
 def positive(option: str, value: float) -> None:
-    """Raises `SoftgateError` unless `value` is a finite number above zero."""
+    """Raises `SoftgateError` unless `value` is a number above zero that float32 arithmetic can divide by."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise SoftgateError(f"{option}={value}: a finite number > 0 is needed.")
+    if not number or not 1e-30 <= value <= 1e30:
+        raise SoftgateError(f"{option}={value}: a finite number > 0 (from 1e-30 to 1e30) is needed.")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
     look at the network would change it.
     """
     sites = attached_sites(model)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     temporary = sites is None
     if sites is None:
         sites = Sites(model, rule, discover=False)
@@ -55,7 +56,7 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
         sites.rule = rule
         for module in training:
             module.training = False
-        with stance, torch.inference_mode(False), torch.enable_grad():
+        with stance, torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
             yield sites
     finally:
         for module in training:
@@ -83,8 +84,9 @@ def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None
     Raises:
         SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
     """
-    targets, many = _targets(x, target)
+    model = inner(model)
     with reading_out(model, rule):
+        targets, many = _targets(x, target)
         x = x.detach().clone().requires_grad_()
         picked = _target_logits(model, x, targets)
         columns = picked.unbind(1)
@@ -137,12 +139,13 @@ def ascend(
         not outside,
         f"ascend: x has pixels outside of bounds={bounds}; pass images in that range, or set bounds.",
     )
-    targets, many = _targets(x, target)
-    count = targets.shape[1]
-    origin = x.detach().clone().repeat_interleave(count, 0)
-    flat = targets.reshape(-1, 1)
-    image, logits = origin, []
+    model = inner(model)
     with reading_out(model, rule):
+        targets, many = _targets(x, target)
+        count = targets.shape[1]
+        origin = x.detach().clone().repeat_interleave(count, 0)
+        flat = targets.reshape(-1, 1)
+        image, logits = origin, []
         for step in range(steps + 1):
             image = image.detach().clone().requires_grad_(step < steps)
             logit = _target_logits(model, normalize(image) if normalize else image, flat)[:, 0]
@@ -157,6 +160,17 @@ def ascend(
         (final - origin).view(*shape, *x.shape[1:]),
         path.view(*shape, steps + 1),
     )
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """The network within torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        else:
+            return model
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -178,9 +192,15 @@ def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     """The targets as [B, K], and whether several per image were asked for."""
     require(x.dim() == 4, f"x of shape {tuple(x.shape)}: images [B, C, H, W] are needed.")
     size = x.shape[0]
-    wanted = torch.as_tensor(target, device=x.device)
     kind = "an int, a [B] tensor, a [B, K] tensor or a list of classes"
-    require(not wanted.is_floating_point(), f"target={target}: {kind} is needed.")
+    require(size > 0, "x has no image: images [B, C, H, W] with B >= 1 are needed.")
+    try:
+        given = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(())
+    whole = given.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    require(whole, f"target={target}: {kind} is needed.")
+    wanted = given.to(x.device, torch.int64, copy=True)
     if wanted.dim() == 0:
         return wanted.expand(size, 1), False
     if isinstance(target, Tensor) and wanted.dim() == 1:

@@ -14,29 +14,28 @@ Only `forward` is covered. A method of your own that calls `F.relu` outside of a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
+from torch import fx, nn
 
 from softgate import functional
 from softgate.callsites import (
     INPLACE,
-    MAX_POOL2D,
-    RELU,
-    UNSUPPORTED,
-    CallSiteTracer,
-    activation_nodes,
-    is_sole_reader,
+    METHODS,
+    POOL_NODES,
+    RELU_NODES,
     max_pool2d_arguments,
+    nodes_between,
+    relu_arguments,
 )
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
+from softgate.frames import Frame, Mode, State, in_checkpoint, running
 from softgate.surrogate import Surrogate
+from softgate.tracing import Call, CallSiteTracer, is_overwritten, reads_alone, undisturbed
 
 
 @dataclass
@@ -56,74 +55,6 @@ class Site:
     calls: int = 0
 
 
-class _State:
-    """What is known while a forward pass runs: the module it is in, and how often each name was called."""
-
-    def __init__(self) -> None:
-        self.frame: _Frame | None = None
-        self.counts: dict[str, int] = {}
-        self.missed: list[str] = []
-        self.gated = 0
-        self.inplace: dict[str, Any] = {}  # while tracing: in-place calls, by the name of their site
-
-
-_RUNNING = threading.local()
-
-
-def _states() -> dict[int, _State]:
-    """The forward passes running in this thread, by the id of their `Sites`."""
-    try:
-        return _RUNNING.states  # type: ignore[no-any-return]
-    except AttributeError:
-        _RUNNING.states = {}
-        return _RUNNING.states  # type: ignore[no-any-return]
-
-
-class _Frame:
-    """Stands in for one module's forward: says which module is running, and enters the mode if none is."""
-
-    def __init__(self, sites: Sites, name: str, module: nn.Module) -> None:
-        self.sites = sites
-        self.name = name
-        self.module = module
-        self.own = module.__dict__.get("forward")  # set where another tool has put a forward on this instance
-        self.activation = type(module).__module__.startswith("torch.nn.modules.") and not any(module.children())
-
-    def inner(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward this frame stands in for; looked up by class, so that copies and pickles find their own."""
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module runs as its forward while attached."""
-        state = self.sites._running()
-        if state is None:
-            return self.sites._run(self, args, kwargs)
-        outer, state.frame = state.frame, self
-        try:
-            return self.inner(*args, **kwargs)
-        finally:
-            state.frame = outer
-
-
-class _Mode(TorchFunctionMode):
-    def __init__(self, sites: Sites, state: _State) -> None:
-        super().__init__()
-        self.sites = sites
-        self.state = state
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in RELU:
-            return self.sites._relu(self.state, func, args, kwargs)
-        if func in MAX_POOL2D:
-            return self.sites._max_pool2d(self.state, func, args, kwargs)
-        if func in UNSUPPORTED:
-            self.sites._count(self.state, UNSUPPORTED[func], covered=False)
-        return func(*args, **kwargs)
-
-
 class Sites:
     """The call sites of one model, from `attach` until `detach`.
 
@@ -134,14 +65,16 @@ class Sites:
 
     def __init__(self, model: nn.Module, rule: Surrogate | None, *, discover: bool = True) -> None:
         _check_attachable(model)
+        _check_rule(rule)
         self.model = model
         self.rule = rule
         self._table: dict[str, Site] = {}
-        self._compiling: _State | None = None
+        self._compiling: State | None = None
         self._audited = False
         self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
-        self._fresh: set[str] = set()  # functional sites whose in-place call may be an ordinary one
-        self._frames = [_Frame(self, name, module) for name, module in model.named_modules()]
+        self._fresh: set[str] = set()  # sites whose in-place call may be an ordinary one
+        self._overwritten: set[str] = set()  # sites whose input is written to later
+        self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
         for frame in self._frames:
             frame.module.__dict__["forward"] = frame.forward
         if discover:
@@ -162,6 +95,7 @@ class Sites:
         Returns:
             A context manager; used in a `with`, it puts the former rule back at the end of the block.
         """
+        _check_rule(rule)
         former, self.rule = self.rule, rule
         return _restoring(self, former)
 
@@ -174,7 +108,7 @@ class Sites:
                 frame.module.__dict__.pop("forward", None)
         for module in self._inplace:
             module.inplace = True  # type: ignore[assignment]
-        self._frames, self._inplace, self._fresh = [], [], set()
+        self._frames, self._inplace = [], []
 
     def __enter__(self) -> Sites:
         return self
@@ -212,54 +146,66 @@ class Sites:
 
     # -- running the model ----------------------------------------------------------------------------
 
-    def _running(self) -> _State | None:
+    def state(self) -> State | None:
+        """The forward pass that runs in this thread, if one does."""
         if torch.compiler.is_compiling():
             return self._compiling
-        return _states().get(id(self))
+        return running().get(id(self))
 
-    def _run(self, frame: _Frame, args: Any, kwargs: Any) -> Any:
+    def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
-        state = _State()
+        state = State()
         state.frame = frame
         if torch.compiler.is_compiling():
             self._compiling = state
             try:
-                with _Mode(self, state):
+                with Mode(self, state):
                     return frame.inner(*args, **kwargs)
             finally:
                 self._compiling = None
-        states = _states()
+        states = running()
         states[id(self)] = state
         try:
-            with _Mode(self, state):
+            with Mode(self, state):
                 out = frame.inner(*args, **kwargs)
         finally:
             del states[id(self)]
-        if self.rule is not None:
-            self._verify(frame, state, (args, kwargs), out)
+        self._verify(frame, state, (args, kwargs), out)
         return out
 
-    def _relu(self, state: _State, func: Any, args: Any, kwargs: Any) -> Any:
-        name = self._count(state, "relu")
-        z, inplace = _relu_arguments(*args, **kwargs)
+    def on_relu(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
+        """Stands in for a call of any relu function."""
+        z, inplace = relu_arguments(*args, **kwargs)
         inplace = inplace or func in INPLACE
+        name = self._count(state, "relu")
         rule = self.rule
-        if rule is None or not rule.softens_relu:
+        if state.trace is not None or rule is None or not rule.softens_relu:
             out = func(*args, **kwargs)
-            if inplace and isinstance(out, fx.Proxy):
-                state.inplace[name] = out.node
+            if state.trace is not None:
+                state.trace.append(Call(name, "relu", True, inplace, getattr(out, "node", None)))
             return out
+        if name in self._overwritten:
+            z = z.clone()
         return functional.relu(z, rule, inplace=inplace and name not in self._fresh)
 
-    def _max_pool2d(self, state: _State, func: Any, args: Any, kwargs: Any) -> Any:
+    def on_max_pool2d(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
+        """Stands in for a call of any max-pool function."""
         x, settings, indices = max_pool2d_arguments(func, *args, **kwargs)
-        self._count(state, "max_pool2d", covered=not indices)
+        name = self._count(state, "max_pool2d", covered=not indices)
         rule = self.rule
-        if rule is None or indices or not rule.softens_pool:
+        if state.trace is not None:
+            state.trace.append(Call(name, "max_pool2d", not indices, False, None))
+        if state.trace is not None or rule is None or indices or not rule.softens_pool:
             return func(*args, **kwargs)
         return functional.max_pool2d(x, *settings, pool=rule.pool, mix=rule.mix)
 
-    def _count(self, state: _State, kind: str, covered: bool = True) -> str:
+    def on_unsupported(self, state: State, kind: str) -> None:
+        """Takes note of a call that no rule covers."""
+        name = self._count(state, kind, covered=False)
+        if state.trace is not None:
+            state.trace.append(Call(name, kind, False, False, None))
+
+    def _count(self, state: State, kind: str, covered: bool = True) -> str:
         """Registers a call and returns the name of its site."""
         frame = state.frame
         assert frame is not None
@@ -273,70 +219,94 @@ class Sites:
             state.gated += 1
         else:
             state.missed.append(f"{name} ({kind})")
-        if not torch.compiler.is_compiling():
+        if state.trace is None and not torch.compiler.is_compiling():
+            if not frame.activation and in_checkpoint():
+                state.missed.append(f"{name} ({kind} in a checkpointed function; checkpoint a module instead)")
             site = self._table.setdefault(name, Site(name, kind, covered))
             site.calls += 1
         return name
 
     # -- what must not go unnoticed -------------------------------------------------------------------
 
-    def _verify(self, frame: _Frame, state: _State, inputs: Any, out: Any) -> None:
+    def _verify(self, frame: Frame, state: State, inputs: Any, out: Any) -> None:
         """Raises if this forward pass had activations that the rule does not cover, or none that it does."""
+        rule = self.rule
+        if rule is None or not (rule.softens_relu or rule.softens_pool):
+            return
         if state.missed:
             raise _unreachable(self.model, state.missed)
         if frame.module is not self.model:
             return
         if not state.gated:
             raise _no_sites(self.model)
-        if not self._audited and torch.is_grad_enabled():
-            self._audited = True
-            soft = self.rule is not None and self.rule.softens_relu and self.rule.softens_pool
-            hidden = activation_nodes(inputs, out) if soft else []
-            if hidden:
-                raise UnreachableSites(
-                    f"{type(self.model).__name__} has activations that run outside of Python, where no rule reaches "
-                    f"them: {', '.join(hidden)}. Attach to the model before scripting or exporting it."
-                )
+        if self._audited or not torch.is_grad_enabled():
+            return
+        patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
+        hidden = nodes_between(inputs, out, patterns)
+        if hidden:
+            raise UnreachableSites(
+                f"{type(self.model).__name__} has activations that run outside of Python, where no rule reaches "
+                f"them: {', '.join(hidden)}. Attach to the model before scripting or exporting it."
+            )
+        self._audited = rule.softens_relu and rule.softens_pool
 
     def _discover(self) -> None:
         """Fills the table before the first forward pass, from a symbolic trace where the model allows one."""
-        scripted = [
-            name
+        opaque = [
+            f"{name} (scripted or compiled)"
             for name, module in self.model.named_modules()
-            if isinstance(module, torch.jit.ScriptModule) or getattr(module, "_compiled_call_impl", None)
+            if isinstance(module, torch.jit.ScriptModule)
+            or hasattr(module, "_orig_mod")
+            or getattr(module, "_compiled_call_impl", None)
         ]
-        if scripted:
-            raise _unreachable(self.model, [f"{name} (scripted or compiled)" for name in scripted])
-        tracer, state = CallSiteTracer(), _State()
-        state.frame = self._frames[0]
-        rule, self.rule = self.rule, None
-        states = _states()
+        if opaque:
+            raise _unreachable(self.model, opaque)
+        calls = self._trace()
+        if calls is None:
+            return
+        self._table = {call.name: Site(call.name, call.kind, call.covered) for call in calls}
+        missed = [f"{call.name} ({call.kind})" for call in calls if not call.covered]
+        if self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool):
+            if missed:
+                raise _unreachable(self.model, missed)
+            if not calls:
+                raise _no_sites(self.model)
+        other = self._trace(flipped=True)
+        relus = [call for call in calls + (other or []) if call.kind == "relu"]
+        self._overwritten = {call.name for call in relus if is_overwritten(call)}
+        if other is not None:
+            self._avoid_inplace([call for call in relus if call.inplace])
+
+    def _trace(self, flipped: bool = False) -> list[Call] | None:
+        """The calls of a symbolic forward pass, or of one with train and eval mode swapped; None if it fails."""
+        state, states = State(), running()
+        state.frame, state.trace = self._frames[0], []
+
+        def method(name: str, node: fx.Node) -> None:
+            assert state.trace is not None
+            state.trace.append(Call(self._count(state, "relu"), "relu", True, METHODS[name], node))
+
         states[id(self)] = state
         try:
-            with _Mode(self, state):
-                tracer.trace(self.model)
+            with undisturbed(self.model), Mode(self, state):
+                if flipped:
+                    for module in self.model.modules():
+                        module.training = not module.training
+                CallSiteTracer(method).trace(self.model)
         except Exception:
             # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
-            self._table = {}
-            return
+            return None
         finally:
-            self.rule = rule
             del states[id(self)]
-        for site in self._table.values():
-            site.calls = 0
-        if state.missed and rule is not None:
-            raise _unreachable(self.model, state.missed)
-        if not state.gated:
-            raise _no_sites(self.model)
-        self._avoid_inplace(state.inplace)
+        return state.trace
 
-    def _avoid_inplace(self, calls: dict[str, Any]) -> None:
-        """Switches in-place off where the trace shows that nobody needs it.
+    def _avoid_inplace(self, calls: list[Call]) -> None:
+        """Switches in-place off where the traces, in train and in eval mode, show that nobody needs it.
 
         An in-place call must copy its pre-activation to keep it, an ordinary one need not.
         """
-        needed = {name.split("#")[0] for name, node in calls.items() if not is_sole_reader(node, self.model)}
-        self._fresh = {name for name in calls if name.split("#")[0] not in needed}
+        needed = {call.name.split("#")[0] for call in calls if not reads_alone(call, self.model)}
+        self._fresh = {call.name for call in calls if call.name.split("#")[0] not in needed}
         for frame in self._frames:
             if isinstance(frame.module, nn.ReLU) and frame.module.inplace and frame.name in self._fresh:
                 frame.module.inplace = False
@@ -378,7 +348,7 @@ def detach(model: nn.Module) -> None:
 def attached_sites(model: nn.Module) -> Sites | None:
     """The sites a model is attached to, or None."""
     frame = getattr(model.__dict__.get("forward"), "__self__", None)
-    return frame.sites if isinstance(frame, _Frame) else None
+    return frame.sites if isinstance(frame, Frame) else None
 
 
 @contextmanager
@@ -405,8 +375,9 @@ def _check_attachable(model: nn.Module) -> None:
             raise SoftgateError(f"attach: {kind}: {where} is attached already; detach() first, or use(rule).")
 
 
-def _relu_arguments(input: Tensor, inplace: bool = False) -> tuple[Tensor, bool]:
-    return input, inplace
+def _check_rule(rule: Any) -> None:
+    if rule is not None and not isinstance(rule, Surrogate):
+        raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, such as Surrogate(gate=...), or None.")
 
 
 def _unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:

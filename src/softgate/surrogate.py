@@ -106,6 +106,7 @@ class Surrogate:
         Raises:
             SoftgateError: For an unknown key, an unknown gate or pool, or a setting out of range.
         """
+        require(isinstance(plain, Mapping), f"surrogate={plain}: a dict is needed.")
         settings = dict(plain)
         known = {f.name for f in fields(cls)}
         for key in settings:
@@ -126,6 +127,8 @@ def _name_of(part: Any, known: Mapping[str, type]) -> str:
 
 
 def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part]]) -> _Part:
+    if not isinstance(plain, Mapping):
+        raise SoftgateError(f"{option}={plain}: a dict with a 'name' is needed; names: {', '.join(sorted(known))}.")
     settings = dict(plain)
     name = settings.pop("name", None)
     if name not in known:
