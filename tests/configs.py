@@ -34,7 +34,8 @@ def composed(*overrides: str, name: str = "train", directory: Path | None = None
     OmegaConf.set_struct(cfg, False)
     plain = cfg.copy()
     # `name` reads the chosen groups from the hydra node, so it is resolved before that node goes.
-    plain.name = cfg.name
+    if "name" in plain:
+        plain.name = cfg.name
     if "logger" in plain and "wandb" in plain.logger:
         plain.logger.wandb.name = cfg.name
     plain.pop("hydra")

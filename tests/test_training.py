@@ -19,6 +19,7 @@ from softgate.runs.train import train
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule, optim
 from softgate.training.callbacks.grids import PullbackGrids, grid_targets
+from wandb_file import read_run
 
 SETTINGS = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "warmup": 0.1, "label_smoothing": 0.0}
 
@@ -228,28 +229,15 @@ def test_grids_go_to_tensorboard_and_to_the_offline_wandb_run(tmp_path, monkeypa
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/grids/pullbacks*.png"))
-    keys = wandb_history_keys(files[0])
+    records = read_run(files[0])
+    keys = {item.key or item.nested_key[0] for r in records for item in r.history.item}
     assert {"grids/pullbacks", "val/acc", "train/loss"} <= keys
+    (made,) = [r.run for r in records if r.WhichOneof("record_type") == "run"][:1]
+    assert (made.project, made.display_name, list(made.tags)) == ("softgate", "digits-resnet18-excitation", ["a", "b"])
+    assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [0]
     import wandb
 
     assert wandb.run is None  # finished: the next job of a sweep starts a run of its own
-
-
-def wandb_history_keys(path: Path) -> set[str]:
-    """The keys logged to an offline run, read from its record file."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
-
-    store = datastore.DataStore()
-    store.open_for_scan(str(path))
-    keys: set[str] = set()
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            for item in record.history.item:
-                keys.add(item.key or "/".join(item.nested_key))
-    return keys
 
 
 def test_an_exception_leaves_a_loadable_last_checkpoint(tmp_path, monkeypatch):

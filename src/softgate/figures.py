@@ -22,12 +22,16 @@ from softgate.errors import require
 DPI = 100
 CELL = 96
 """Least size of a cell in pixels; smaller images are enlarged by a whole factor."""
+QUANTILE = 0.995
+"""Share of a pullback's values that its colours cover without saturating."""
 TRUE_CLASS = "#d62728"
 """Colour of the frame around the cell whose target is the image's own class."""
 
 
 def scale_each(v: Tensor) -> Tensor:
-    """Maps each pullback to [0, 1] with zero at mid-grey, by its own largest absolute value.
+    """Maps each pullback to [0, 1], zero at mid-grey, by its own 99.5th percentile of absolute values.
+
+    Pullbacks have heavy tails: scaled by their maximum they are nearly all grey. Half a percent saturates.
 
     Args:
         v: [..., C, H, W].
@@ -35,7 +39,9 @@ def scale_each(v: Tensor) -> Tensor:
     Returns:
         The same shape; an all-zero or non-finite pullback becomes mid-grey.
     """
-    peak = v.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    size = v.abs().flatten(-3).float()
+    peak = size.quantile(QUANTILE, dim=-1) if size.shape[-1] <= 2**24 else size.amax(-1)  # quantile's own limit
+    peak = torch.where(peak > 0, peak, size.amax(-1))[..., None, None, None]
     scaled = torch.where(peak > 0, v / peak, torch.zeros_like(v))
     return (scaled / 2 + 0.5).nan_to_num(0.5).clamp(0, 1)
 

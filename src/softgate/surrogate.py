@@ -139,7 +139,10 @@ def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part
         if key not in allowed:
             takes = ", ".join(sorted(allowed)) or "no settings"
             raise SoftgateError(f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}.")
-    return kind(**settings)
+    try:
+        return kind(**settings)
+    except SoftgateError as error:
+        raise SoftgateError(f"surrogate.{error}") from None
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     Callback,
     EMAWeightAveraging,
-    LearningRateMonitor,
     ModelCheckpoint,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -40,7 +39,7 @@ def check(cfg: Config) -> None:
         if key not in KEYS:
             raise unknown("option", key, KEYS)
     Surrogate.from_dict(cfg["surrogate"])
-    Surrogate.from_dict(cfg["readout"])
+    check_readout(cfg["readout"])
     for name in cfg["logger"]:
         if name not in LOGGERS:
             raise unknown("logger", name, LOGGERS)
@@ -63,6 +62,14 @@ def check(cfg: Config) -> None:
     name = cfg["model"]["name"]
     if name not in models.names():
         raise unknown("model.name", name, models.names())
+
+
+def check_readout(plain: Config) -> Surrogate:
+    """The rule of `readout=`; its errors say that they are about it."""
+    try:
+        return Surrogate.from_dict(plain)
+    except SoftgateError as error:
+        raise SoftgateError(f"readout: {error}") from None
 
 
 def data(cfg: Config) -> ImageData:
@@ -117,7 +124,6 @@ def callbacks(cfg: Config, directory: Path) -> list[Callback]:
     if cfg["ema"] is not None:
         made.append(EMAWeightAveraging(decay=cfg["ema"]))  # after the grids: they show what was validated
     if cfg["trainer"]["enable_checkpointing"] is not False:
-        made.append(LearningRateMonitor(logging_interval="epoch"))
         made += checkpoints(directory / "checkpoints")
     return made
 

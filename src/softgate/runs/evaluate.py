@@ -16,8 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
-from softgate.runs import report
-from softgate.surrogate import Surrogate
+from softgate.runs import build, report
 from softgate.training import SoftgateModule
 from softgate.training.callbacks.grids import grid_targets, read_out
 from softgate.training.module import accuracies
@@ -42,8 +41,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         SoftgateError: For a mistake in the config, a missing or damaged checkpoint, or data that does not fit it.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    soft = Surrogate.from_dict(config["readout"])
+    soft = build.check_readout(config["readout"])
     device = _device(config["accelerator"])
     path = find_checkpoint(config["runs"], config["checkpoint"])
     module, options = restore(path)

@@ -40,6 +40,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _calm()
     console = Console()
     directory = Path(HydraConfig.get().runtime.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     build.check(config)
     data = build.data(config)

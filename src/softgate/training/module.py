@@ -103,8 +103,9 @@ class SoftgateModule(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's training loss and accuracy."""
+        """Logs the epoch's training loss and accuracy, and the learning rate it ended with."""
         self._log_epoch("train", self.train_loss, self.train_scores)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Loss (without label smoothing) and accuracy of one batch."""

@@ -141,10 +141,11 @@ def _describe(rule: Surrogate) -> str:
 
 
 def _log_picture(trainer: pl.Trainer, picture: Image.Image, caption: str) -> None:
+    step = trainer.global_step - 1  # the step Lightning gives the epoch's metrics, so that sliders line up
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("grids/pullbacks", [picture], step=trainer.global_step, caption=[caption])
+            logger.log_image("grids/pullbacks", [picture], step=step, caption=[caption])
         elif isinstance(logger, TensorBoardLogger):
             pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
             pixels = pixels.view(picture.height, picture.width, 3)
-            logger.experiment.add_image("grids/pullbacks", pixels, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image("grids/pullbacks", pixels, step, dataformats="HWC")

@@ -1,0 +1,91 @@
+"""The commands as a user types them, each in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "trainer.max_epochs=2", "data.batch_size=8"]
+
+
+def command(cwd: Path, script: str, *words: str, **kwargs) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / script), *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=300, **kwargs)
+
+
+def test_train_then_evaluate(tmp_path):
+    done = command(tmp_path, "train.py", *SHORT, "data.size=16")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs").glob("*/*")
+    assert run.name.endswith("digits-resnet18-excitation")
+    assert "17 relu and 1 max-pool call sites" in " ".join(done.stdout.split())
+    assert "val/acc" in done.stdout
+    assert str(run) in done.stdout
+    for name in (".hydra", "config.yaml", "metrics.csv", "curves.png", "summary.json", "checkpoints", "grids"):
+        assert (run / name).exists(), name
+    done = command(tmp_path, "evaluate.py", f"runs={run}")
+    assert done.returncode == 0, done.stderr
+    assert "ECE" in done.stdout
+    (results,) = (tmp_path / "outputs" / "evaluations").glob("*/*/results.json")
+    assert {"acc", "acc5", "loss", "ece"} <= json.loads(results.read_text())["runs"][0].keys()
+
+
+def test_ctrl_c_leaves_a_loadable_checkpoint_and_a_finished_logger_run(tmp_path):
+    env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    words = ["logger=wandb", "trainer.max_epochs=1000", "data.size=16", "hydra.run.dir=run", "callbacks=none"]
+    line = [sys.executable, str(ROOT / "train.py"), *words]
+    process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    from softgate.training import SoftgateModule
+    from wandb_file import read_run
+
+    assert torch.load(last, weights_only=True)["global_step"] > 0
+    SoftgateModule.load_from_checkpoint(last)
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    codes = [r.exit.exit_code for r in read_run(file) if r.WhichOneof("record_type") == "exit"]
+    assert codes == [1]
+
+
+def test_two_cpu_processes_train_one_model(tmp_path):
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.size=16", "hydra.run.dir=run"]
+    done = command(tmp_path, "train.py", *SHORT, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "grids" / "epoch=001.png").is_file()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_sweep_gives_every_job_a_directory(tmp_path):
+    words = ["-m", "surrogate=none,excitation", "data.size=16", "callbacks=none", "hydra.sweep.dir=sweep"]
+    done = command(tmp_path, "train.py", *SHORT, *words, "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert names == ["0-digits-resnet18-none", "1-digits-resnet18-excitation"]
+    for name in names:
+        assert (tmp_path / "sweep" / name / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_main_job_reaches_97_percent_on_real_digits(tmp_path):
+    started = time.monotonic()
+    done = command(tmp_path, "train.py", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    print(f"{time.monotonic() - started:.0f} s, accuracy {summary['val/acc']}")
+    assert summary["val/acc"] >= 0.97

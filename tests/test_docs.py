@@ -1,0 +1,54 @@
+"""The documents: code blocks run, links lead somewhere, commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page):
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_relative_links_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_readme_names_every_choice_of_the_groups_it_lists():
+    text = (ROOT / "README.md").read_text()
+    for group in ("surrogate", "model", "data", "trainer", "optim", "logger", "debug"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            if path.stem != "default":
+                assert f"`{path.stem}`" in text, f"{group}={path.stem}"
+
+
+def test_commands_in_the_documents_use_options_that_exist():
+    from configs import composed
+
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.splitlines():
+                words = re.match(r"(?:uv run|python) train\.py(.*)", line.split("#")[0].strip())
+                if words and "--help" not in line:
+                    parts = [w.replace("=none,excitation", "=none").replace("=0,1,2", "=0") for w in words[1].split()]
+                    composed(*[w for w in parts if w != "-m"], directory=Path("x"))
+
+
+def test_readme_doctest_of_the_package_runs():
+    import doctest
+
+    import softgate
+
+    assert doctest.testmod(softgate).failed == 0

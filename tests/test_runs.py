@@ -1,0 +1,280 @@
+"""From configs to runs: what is checked before anything is loaded, how mistakes are phrased, what is restored."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+import softgate
+from configs import CONF, ROOT, TINY, composed, container
+from softgate import SoftgateError
+from softgate.runs import build, cli, evaluate, report
+from softgate.runs.train import train
+
+CONFIGS = sorted(CONF.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    train(composed(*TINY, "trainer.max_epochs=1", directory=directory))
+    return directory
+
+
+# -- the config files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(CONF)))
+def test_every_key_has_a_one_line_comment(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("#")
+    if "help" in path.parts:
+        return
+    for line in lines:
+        key = re.match(r"\s*(- )?[\w/@]+:\s*(\S.*)?$", line)
+        if key and (value := key[2]) and not line.strip().startswith("- override"):
+            assert " # " in value, f"{path.name}: {line.strip()}"
+
+
+@pytest.mark.parametrize("group", ["model", "surrogate", "data", "trainer", "logger", "callbacks", "optim"])
+def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
+    for path in (CONF / group).glob("*.yaml"):
+        if path.stem != "default":
+            cfg = container(f"{group}={path.stem}", directory=Path("x"))
+            if cfg["trainer"]["accelerator"] == "gpu" and not torch.cuda.is_available():
+                cfg["trainer"]["accelerator"] = "cpu"
+            build.check(cfg)
+
+
+@pytest.mark.parametrize("name", ["imagenette"])
+def test_experiments_compose(name):
+    assert container(f"experiment={name}", directory=Path("x"))["data"]["name"] == name
+
+
+def test_every_argument_of_lightnings_trainer_is_a_key():
+    import inspect
+
+    import pytorch_lightning as pl
+
+    arguments = set(inspect.signature(pl.Trainer.__init__).parameters) - {
+        "self",
+        "logger",
+        "callbacks",
+        "default_root_dir",
+    }
+    assert set(container(directory=Path("x"))["trainer"]) == arguments
+
+
+def test_help_speaks_of_options_that_exist():
+    text = (CONF / "hydra" / "help" / "train.yaml").read_text()
+    cfg = OmegaConf.create(container(directory=Path("x")))
+    options = re.findall(r"^    ([a-z_.]+)=", text, flags=re.M)
+    assert len(options) > 15
+    for option in options:
+        assert OmegaConf.select(cfg, option, default="absent") != "absent", option
+
+
+# -- mistakes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("surrogate.gate.temperature=0", r"surrogate\.gate\.temperature=0: a finite number > 0"),
+        ("surrogate.gate.temperature=nan", r"surrogate\.gate\.temperature=nan"),
+        ("surrogate.gate.name=sigmod", r"surrogate\.gate\.name=sigmod.*Did you mean 'sigmoid'"),
+        ("surrogate.mix=2", r"surrogate\.mix=2: a number from 0 to 1"),
+        ("readout.gain=loud", r"readout: surrogate\.gain=loud"),
+        ("ema=2", r"ema=2: null or a decay"),
+        ("seed=-1", r"seed=-1"),
+        ("compile=maybe", r"compile=maybe: true or false"),
+        ("model.name=resnet81", r"model\.name=resnet81.*Did you mean 'resnet18'"),
+        ("trainer.max_epochs=0", r"trainer\.max_epochs=0"),
+        ("callbacks.grids.every_n_epochs=x", r"callbacks\.grids\.every_n_epochs=x"),
+        ("+surogate=none", r"option=surogate.*Did you mean 'surrogate'"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_before_any_data_is_loaded(word, message, monkeypatch):
+    monkeypatch.setattr(build, "ImageData", None)
+    with pytest.raises(SoftgateError, match=message):
+        train(composed(*TINY, word, directory=Path("unused")))
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SoftgateError, match=r"trainer\.accelerator=gpu: this machine has no usable GPU"):
+        build.check(container("trainer=gpu", directory=Path("x")))
+
+
+def test_lightnings_own_refusals_are_one_sentence(tmp_path):
+    cfg = container(*TINY, "trainer.precision=8", directory=tmp_path)
+    with pytest.raises(SoftgateError, match="trainer: Precision 8 is invalid"):
+        build.trainer(cfg, tmp_path)
+
+
+def test_num_classes_must_fit_the_data(tmp_path):
+    cfg = container(*TINY, "model.num_classes=7", directory=tmp_path)
+    with pytest.raises(SoftgateError, match=r"model\.num_classes=7: the data has 10 classes"):
+        build.module(cfg, build.data(cfg))
+
+
+def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp_path):
+    words = (*TINY, "model.name=mobilenet_v3_small", "data.size=32")
+    cfg = container(*words, directory=tmp_path)
+    with pytest.raises(softgate.UnreachableSites, match="hardswish"):
+        build.module(cfg, build.data(cfg))
+    plain = container(*words, "surrogate=none", directory=tmp_path)
+    assert build.module(plain, build.data(plain)).rule.mix == 1
+
+
+def command(script: str, *words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / script), *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.max_epoch=3"], ["trainer.max_epoch: there is no such option", "Did you mean trainer.max_epochs"]),
+        (
+            ["model=resnet81"],
+            ["model=resnet81: there is no such choice; allowed:", "densenet121", "Did you mean model=resnet18"],
+        ),
+        (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
+        (["data=folder"], ["data.root=data: there is no such folder"]),
+    ],
+)
+def test_a_mistyped_command_ends_with_one_sentence_and_status_2(words, said, tmp_path):
+    done = command("train.py", *words, cwd=tmp_path)
+    assert done.returncode == cli.MISTAKE
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in said:
+        assert part in lines[0]
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.ckpt"))
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(broken, str(CONF), "train")
+
+
+def test_ctrl_c_is_status_130(monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(interrupted, str(CONF), "train")
+    assert ended.value.code == cli.INTERRUPTED
+
+
+# -- evaluation ---------------------------------------------------------------------------------------
+
+
+def evaluated(directory: Path, *words: str) -> dict:
+    return evaluate.evaluate(composed(*words, name="evaluate", directory=directory))
+
+
+def test_a_run_and_its_checkpoint_evaluate_alike(run, tmp_path):
+    by_run = evaluated(tmp_path / "a", f"runs={run}")
+    by_file = evaluated(tmp_path / "b", f"runs='{run}/checkpoints/best.ckpt'")
+    assert by_run == by_file
+    assert json.loads((tmp_path / "a" / "results.json").read_text()) == by_run
+    assert (tmp_path / "a" / "grid.png").stat().st_size > 1000
+    scores = by_run["runs"][0]
+    assert scores["images"] == 359
+    assert 0 <= scores["ece"] <= 1
+
+
+def test_evaluation_agrees_with_a_plain_loop(run, tmp_path):
+    scores = evaluated(tmp_path, f"runs={run}")["runs"][0]
+    module, options = evaluate.restore(run / "checkpoints" / "best.ckpt")
+    data = build.ImageData(options)
+    data.setup("validate")
+    module.eval()
+    with torch.no_grad():
+        pairs = [(module.net(x), y) for x, y in data.val_dataloader()]
+    logits, labels = (torch.cat(t) for t in zip(*pairs, strict=True))
+    assert scores["acc"] == pytest.approx((logits.argmax(1) == labels).float().mean().item(), abs=1e-6)
+    assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    top5 = (logits.topk(5).indices == labels[:, None]).any(1).float().mean().item()
+    assert scores["acc5"] == pytest.approx(top5, abs=1e-6)
+    confidence, predicted = logits.softmax(1).max(1)
+    bins = (confidence * 15).ceil().clamp(1, 15)
+    ece = sum(
+        (bins == b).float().mean()
+        * ((predicted == labels)[bins == b].float().mean() - confidence[bins == b].mean()).abs()
+        for b in bins.unique()
+    )
+    assert scores["ece"] == pytest.approx(float(ece), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("runs=null", "runs is not set"),
+        ("runs=nowhere", "runs=nowhere: there is no such file or directory"),
+        ("checkpoint=first", "checkpoint=first.*allowed: best, last"),
+        ("accelerator=tpu", "accelerator=tpu"),
+        ("grid_targets=11", r"grid_targets=11: a whole number from 5 to 10"),
+    ],
+)
+def test_a_wrong_evaluation_is_one_sentence(run, tmp_path, word, message):
+    with pytest.raises(SoftgateError, match=message):
+        evaluated(tmp_path, f"runs={run}", word)
+
+
+def test_a_damaged_a_foreign_and_an_executable_checkpoint_are_refused(run, tmp_path):
+    whole = (run / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    torch.save({"hyper_parameters": Path("x")}, tmp_path / "code.ckpt")
+    for name in ("cut", "text", "foreign", "code"):
+        with pytest.raises(SoftgateError, match=rf"runs=.*{name}\.ckpt: not a checkpoint"):
+            evaluate.restore(tmp_path / f"{name}.ckpt")
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(SoftgateError, match=r"has no checkpoints/best\.ckpt; is it a run's directory"):
+        evaluate.find_checkpoint(str(tmp_path), "best")
+
+
+# -- reports ------------------------------------------------------------------------------------------
+
+
+def test_summary_names_the_first_best_epoch():
+    points = {"val/acc": [(0.0, 0.5), (1.0, 0.9), (2.0, 0.9), (3.0, 0.7)], "train/loss_step": [(0.0, 1.0)]}
+    assert report.summarize(points) == {"val/acc": 0.7, "best/epoch": 1, "best/val/acc": 0.9}
+
+
+def test_json_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    report.write_json({"a": 1}, path)
+    report.write_json({"a": 2}, path)
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_saved_config_is_complete_and_resolved(run):
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["name"] == "digits-resnet18-excitation"
+    assert saved["surrogate"]["gate"] == {"name": "sigmoid", "temperature": 0.3}
+    assert "${" not in (run / "config.yaml").read_text()
+
+
+@pytest.fixture(autouse=True)
+def _forget_hydra():
+    yield
+    HydraConfig.instance().cfg = None
