@@ -95,6 +95,16 @@ def test_unknown_weights_name_lists_the_known_ones():
         models.load_weights(models.build("resnet50", 4), "resnet50", "IMAGENET", 4)
 
 
+def test_published_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(SoftgateError, match=r"model\.weights=DEFAULT: https://.*no route to host"):
+        models.load_weights(models.build("resnet18", 1000), "resnet18", "DEFAULT", 1000)
+
+
 def test_unknown_model_gives_the_nearest_name():
     with pytest.raises(SoftgateError, match="Did you mean 'resnet18'"):
         models.build("resnet81", 10)

@@ -132,7 +132,10 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
         known = list(enum.__members__)
         if weights not in known:
             raise SoftgateError(f"model.weights={weights}: no such file, and {name} has only {', '.join(known)}.")
-        published: dict[str, Tensor] = enum[weights].get_state_dict(progress=True, check_hash=True)
+        try:
+            published: dict[str, Tensor] = enum[weights].get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network, or a download with a wrong checksum
+            raise SoftgateError(f"model.weights={weights}: {enum[weights].url}: {error}.") from None
         return published
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

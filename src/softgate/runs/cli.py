@@ -29,6 +29,8 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
 
     0 is success, 2 a mistake in what was asked for, 130 Ctrl-C; other errors raise.
     """
+    flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants -m in front
     traced = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
