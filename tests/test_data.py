@@ -1,6 +1,7 @@
 """Images: sources, what they refuse, decoding, probe images. Small data sets are made here; real ones if present."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,7 @@ def test_grayscale_and_palette_files_become_rgb(tmp_path):
         write(tmp_path / split / "a" / "grey.png", 100, mode="L")
         Image.new("RGB", (20, 20), (9, 8, 7)).convert("P").save(tmp_path / split / "a" / "palette.png")
         Image.new("RGBA", (20, 20), (9, 8, 7, 255)).save(tmp_path / split / "a" / "rgba.png")
+        write(tmp_path / split / "b" / "0.png")
     data = folder(tmp_path)
     data.setup("fit")
     x = data.denormalize(next(iter(data.val_dataloader()))[0])
@@ -109,7 +111,8 @@ def test_validation_resizes_the_short_side_and_crops_the_centre(tmp_path):
         path = tmp_path / split / "a" / "wide.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(wide).save(path)
-    data = folder(tmp_path, size=20)
+        write(tmp_path / split / "b" / "0.png")
+    data = folder(tmp_path, size=20, batch_size=1)
     data.setup("fit")
     assert data.denormalize(next(iter(data.val_dataloader()))[0]).min() > 0.99
 
@@ -153,6 +156,11 @@ def test_probe_images_are_one_of_each_class_and_always_the_same():
         ({"num_workers": -1}, r"data\.num_workers=-1"),
         ({"fraction": 0}, r"data\.fraction=0"),
         ({"fraction": 1.5}, r"data\.fraction=1\.5"),
+        ({"augment": None}, r"data\.augment=None"),
+        ({"augment": {"crop_scale": 0.5}}, r"data\.augment\.crop_scale=0\.5"),
+        ({"mean": None}, r"data\.mean=None: three numbers"),
+        ({"mean": [0.5]}, r"data\.mean=\[0\.5\]"),
+        ({"std": [0, 1, 1]}, r"data\.std=\[0, 1, 1\]: three numbers > 0"),
         ({"cache": "maybe"}, r"data\.cache=maybe"),
         ({"augment": {"crop_scale": [0.9, 0.1]}}, r"data\.augment\.crop_scale=\[0\.9, 0\.1\]"),
     ],
@@ -249,6 +257,36 @@ def test_a_good_download_is_extracted_and_read(tmp_path, monkeypatch):
     data = ImageData({**PLAIN, "name": "imagenette", "root": str(tmp_path / "new"), "download": True})
     assert data.classes[0] == "tench"
     assert len(data.train_listing) == 10
+
+
+@pytest.mark.parametrize("path", ["train", "val"])
+def test_a_broken_image_shows_before_training_also_where_images_are_not_kept(root, path):
+    (root / path / "bee" / "1.png").write_text("hello")
+    with pytest.raises(SoftgateError, match=r"the image .*1\.png cannot be read"):
+        folder(root, cache=False, num_workers=1).setup("fit")
+
+
+def test_one_class_is_too_few(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "a" / "0.png")
+    with pytest.raises(SoftgateError, match="only the class 'a'; at least 2"):
+        folder(tmp_path)
+
+
+def test_evaluation_needs_no_training_images(root):
+    for path in sorted((root / "train").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    data = ImageData({**PLAIN, "name": "folder", "root": str(root)}, splits=("val",))
+    data.setup("validate")
+    assert len(next(iter(data.val_dataloader()))[1]) == 4
+
+
+@pytest.mark.parametrize(("processes", "dropped"), [(1, True), (2, False)])
+def test_the_last_batch_is_dropped_only_where_every_process_has_a_whole_one(root, processes, dropped):
+    data = folder(root, batch_size=10)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(world_size=processes)
+    assert data.train_dataloader().drop_last == dropped
 
 
 def test_cifar10_is_read_from_its_official_files(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Backbones by name, stems, weights from files."""
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -75,7 +77,7 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
 
 def test_weights_for_another_stem_say_which_stem_they_need(tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(SoftgateError, match=r"conv1\.weight.*model\.stem=imagenet"):
+    with pytest.raises(SoftgateError, match=r"conv1\.weight.*model\.stem must be"):
         models.load_weights(models.build("resnet18", 4, "small"), "resnet18", str(tmp_path / "w.pth"), 4)
 
 
@@ -103,6 +105,24 @@ def test_published_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     with pytest.raises(SoftgateError, match=r"model\.weights=DEFAULT: https://.*no route to host"):
         models.load_weights(models.build("resnet18", 1000), "resnet18", "DEFAULT", 1000)
+
+
+def test_the_old_names_in_densenets_published_files_are_understood(tmp_path):
+    state = torchvision.models.densenet121(num_classes=4).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", key): value for key, value in state.items()}
+    assert any("norm.1.weight" in key for key in old)
+    torch.save(old, tmp_path / "w.pth")
+    net = models.build("densenet121", 4)
+    models.load_weights(net, "densenet121", str(tmp_path / "w.pth"), 4)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())
+
+
+def test_published_weights_of_googlenet_get_the_input_they_were_trained_on():
+    assert models.needs_transformed_input("googlenet", "IMAGENET1K_V1")
+    assert not models.needs_transformed_input("googlenet", __file__)
+    assert not models.needs_transformed_input("googlenet", None)
+    assert not models.needs_transformed_input("resnet18", "IMAGENET1K_V1")
+    assert models.build("googlenet", 10, transform_input=True).transform_input
 
 
 def test_unknown_model_gives_the_nearest_name():

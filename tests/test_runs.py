@@ -98,6 +98,9 @@ def test_help_speaks_of_options_that_exist():
         ("model.name=resnet81", r"model\.name=resnet81.*Did you mean 'resnet18'"),
         ("trainer.max_epochs=0", r"trainer\.max_epochs=0"),
         ("callbacks.grids.every_n_epochs=x", r"callbacks\.grids\.every_n_epochs=x"),
+        ("seed=99999999999", r"seed=99999999999"),
+        ("trainer.limit_train_batches=0", r"trainer\.limit_train_batches=0: there is nothing to train on"),
+        ("trainer.max_epochs=-1", r"trainer\.max_epochs=-1.*max_steps or max_time"),
         ("+surogate=none", r"option=surogate.*Did you mean 'surrogate'"),
     ],
 )
@@ -148,6 +151,8 @@ def command(script: str, *words: str, cwd: Path = ROOT) -> subprocess.CompletedP
             ["model=resnet81: there is no such choice; allowed:", "densenet121", "Did you mean model=resnet18"],
         ),
         (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
+        (["logger=null"], ["logger=null: one of its choices is needed: csv, tensorboard, wandb"]),
+        (["readout=normal"], ["surrogate=normal: there is no such choice", "Did you mean surrogate=normal_cdf"]),
         (["data=folder"], ["data.root=data: there is no such folder"]),
     ],
 )
@@ -227,12 +232,44 @@ def test_evaluation_agrees_with_a_plain_loop(run, tmp_path):
         ("runs=nowhere", "runs=nowhere: there is no such file or directory"),
         ("checkpoint=first", "checkpoint=first.*allowed: best, last"),
         ("accelerator=tpu", "accelerator=tpu"),
+        ("readout.mix=3", r"readout: surrogate\.mix=3"),
         ("grid_targets=11", r"grid_targets=11: a whole number from 5 to 10"),
     ],
 )
 def test_a_wrong_evaluation_is_one_sentence(run, tmp_path, word, message):
     with pytest.raises(SoftgateError, match=message):
         evaluated(tmp_path, f"runs={run}", word)
+
+
+def test_three_classes_evaluate_without_further_options(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for k, name in enumerate("abc"):
+            for i in range(8):
+                path = tmp_path / "images" / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16), (80 * k, 10 * i, 0)).save(path)
+    words = ("data=folder", f"data.root={tmp_path}/images", "data.size=16", "trainer.max_epochs=1")
+    train(composed(*TINY, *words, directory=tmp_path / "run"))
+    results = evaluated(tmp_path / "out", f"runs={tmp_path}/run")
+    assert "acc5" not in results["runs"][0]
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+
+def test_a_run_is_named_after_its_network_also_where_it_is_chosen_by_name():
+    assert container("model.name=vgg16", directory=Path("x"))["name"] == "digits-vgg16-excitation"
+
+
+def test_the_message_of_a_loading_process_arrives_without_its_stack_trace(capsys):
+    def load(cfg: object) -> None:
+        trace = "Caught SoftgateError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        raise SoftgateError(trace + "softgate.errors.SoftgateError: data.root: the image x cannot be read.")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.job(load, None)
+    assert ended.value.code == cli.MISTAKE
+    assert capsys.readouterr().err == "error: data.root: the image x cannot be read.\n"
 
 
 def test_a_damaged_a_foreign_and_an_executable_checkpoint_are_refused(run, tmp_path):

@@ -919,6 +919,19 @@ def test_hard_gates_outside_of_the_model_are_nobodys_fault():
     assert encoder.weight.grad.any()
 
 
+def test_a_branch_with_an_uncovered_activation_is_refused_under_compile_too():
+    class Branch(nn.Module):
+        def forward(self, x):
+            x = F.relu(x)
+            return F.relu6(x) if x.shape[0] > 1 else x
+
+    model = Branch()
+    with sg.attach(model, RULE), pytest.raises(Exception, match=r"relu6|Unsupported|UnreachableSites"):
+        torch.compile(model, fullgraph=True, backend="aot_eager")(
+            torch.randn(3, 6, requires_grad=True)
+        ).sum().backward()
+
+
 # -- models that cannot be traced ---------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import softgate
 from configs import TINY, composed, container
 from softgate import SoftgateError
 from softgate.runs import build
@@ -252,6 +253,81 @@ def test_an_exception_leaves_a_loadable_last_checkpoint(tmp_path, monkeypatch):
         fitted(tmp_path)
     state = SoftgateModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt").state_dict()
     assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_an_exception_during_validation_does_not_swap_trained_and_averaged_weights(tmp_path, monkeypatch):
+    def broken(self: SoftgateModule, batch: Any, index: int) -> None:
+        if self.trainer.current_epoch == 1 and not self.trainer.sanity_checking:
+            raise RuntimeError("out of luck")
+
+    fitted(tmp_path / "whole", "ema=0.5", "callbacks=none")
+    monkeypatch.setattr(SoftgateModule, "validation_step", broken)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fitted(tmp_path / "broken", "ema=0.5", "callbacks=none")
+    load = [torch.load(tmp_path / d / "checkpoints" / "last.ckpt", weights_only=True) for d in ("whole", "broken")]
+    assert load[0]["global_step"] == load[1]["global_step"]
+    assert equal(load[0]["state_dict"], load[1]["state_dict"])
+    assert equal(load[0]["current_model_state"], load[1]["current_model_state"])
+
+
+def test_epochs_without_validation_have_their_checkpoint_and_grid_too(tmp_path):
+    words = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "trainer.limit_train_batches=1")
+    fitted(tmp_path, *words, "callbacks.grids.every_n_epochs=2", "callbacks.grids.raw=false")
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["epoch=000.png", "epoch=002.png"]
+
+
+def test_a_run_ended_by_max_steps_has_a_last_grid(tmp_path):
+    words = ("trainer.max_epochs=100", "trainer.max_steps=4", "trainer.limit_train_batches=1")
+    fitted(tmp_path, *words, "callbacks.grids.every_n_epochs=50", "callbacks.grids.raw=false")
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["epoch=000.png", "epoch=003.png"]
+
+
+def test_a_network_that_no_rule_covers_trains_without_one_and_shows_the_gradient_alone(tmp_path):
+    words = ("model.name=mobilenet_v2", "surrogate=none", "trainer.max_epochs=1", "data.size=32")
+    with pytest.warns(softgate.SoftgateWarning, match=r"no soft read-out, the gradient alone: .*hardtanh"):
+        fitted(tmp_path, *words)
+    raw = torch.load(tmp_path / "grids" / "epoch=000.pt", weights_only=True)
+    assert "hard" in raw
+    assert "soft" not in raw
+
+
+def test_double_precision_trains_and_is_read_out(tmp_path):
+    fitted(tmp_path, "trainer.precision=64-true", "trainer.max_epochs=1")
+    assert (tmp_path / "grids" / "epoch=000.png").is_file()
+
+
+def test_fast_dev_run_and_barebones_write_no_checkpoint_and_no_grid(tmp_path):
+    for word in ("debug=fast_dev_run", "trainer.barebones=true"):
+        train(composed(*TINY, word, directory=tmp_path))
+        assert not (tmp_path / "grids").exists()
+        assert not (tmp_path / "checkpoints").exists()
+
+
+def test_wandb_without_a_login_is_one_sentence_before_data_is_read(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse(**kwargs: Any) -> None:
+        raise wandb.errors.UsageError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(build.ImageData, "setup", None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(SoftgateError, match=r"logger=wandb: api_key not configured.*logger\.wandb\.offline=true"):
+        fitted(tmp_path, "logger=wandb")
+
+
+@pytest.mark.parametrize("word", ["trainer.val_check_interval=1000", "trainer.limit_train_batches=0.0001"])
+def test_what_lightning_refuses_only_in_fit_is_one_sentence(tmp_path, word):
+    words = [w for w in TINY if not w.startswith("trainer.limit")]
+    with pytest.raises(SoftgateError, match="trainer: "):
+        train(composed(*words, word, directory=tmp_path))
+
+
+@pytest.mark.parametrize(("key", "value"), [("classes", "a"), ("extra_targets", None), ("every_n_epochs", 1.5)])
+def test_grid_options_of_the_wrong_kind_are_named(key, value):
+    with pytest.raises(SoftgateError, match=rf"callbacks\.grids\.{key}={value}"):
+        PullbackGrids("x", Surrogate().to_dict(), **{key: value})
 
 
 def test_a_grid_option_that_cannot_be_is_refused():

@@ -6,6 +6,7 @@ Everything here speaks in the options a user sets (`model.name`, `model.weights`
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from softgate.errors import SoftgateError, require, unknown
 STEMS = ("auto", "imagenet", "small", "cifar")
 SMALL_BELOW = 96
 """Images of fewer pixels a side get the small stem unless `model.stem` says otherwise."""
+
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""Names in DenseNet's published files, from before torchvision renamed its layers: `norm.1.` is `norm1.` now."""
 
 
 def names() -> list[str]:
@@ -67,6 +71,11 @@ def resolve_stem(stem: str, size: int, weights: str | None) -> str:
     return "small" if size < SMALL_BELOW and weights is None else "imagenet"
 
 
+def needs_transformed_input(name: str, weights: str | None) -> bool:
+    """Whether a network must rescale its input: GoogLeNet and Inception do with weights published by torchvision."""
+    return name in ("googlenet", "inception_v3") and weights is not None and not Path(weights).expanduser().is_file()
+
+
 def check_size(net: nn.Module, name: str, size: int) -> None:
     """Raises `SoftgateError` if the network cannot take images of this size."""
     training = net.training
@@ -97,7 +106,11 @@ def load_weights(net: nn.Module, name: str, weights: str, num_classes: int, new_
         SoftgateError: If there are no such weights, the file is not a state dict, or it does not fit the network.
     """
     option = f"model.weights={weights}"
-    state = {key: value for key, value in _read(name, weights).items() if not key.startswith(("aux", "AuxLogits."))}
+    state = {
+        OLD_DENSENET.sub(r"\1\2", key): value
+        for key, value in _read(name, weights).items()
+        if not key.startswith(("aux", "AuxLogits."))
+    }
     own = net.state_dict()
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     # BatchNorm's counter of batches is absent in old files and plays no part in evaluation.
@@ -120,7 +133,7 @@ def load_weights(net: nn.Module, name: str, weights: str, num_classes: int, new_
         key = wrong[0]
         raise SoftgateError(
             f"{option}: not the weights of this {name}: {key} has shape {tuple(state[key].shape)} where "
-            f"{tuple(own[key].shape)} is needed (model.stem=imagenet is the published stem)."
+            f"{tuple(own[key].shape)} is needed; model.stem must be that of the weights (published ones: imagenet)."
         )
     net.load_state_dict(state, strict=False)
 

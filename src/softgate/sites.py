@@ -202,6 +202,9 @@ class Sites:
     def on_unsupported(self, state: State, kind: str) -> None:
         """Takes note of a call that no rule covers."""
         name = self._count(state, kind, covered=False)
+        soft = self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
+        if soft and torch.compiler.is_compiling():
+            raise _unreachable(self.model, state.missed)
         if state.trace is not None:
             state.trace.append(Call(name, kind, False, False, None))
 

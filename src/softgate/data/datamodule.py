@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,49 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Transform, decode
+from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Transform, decode, verify
 from softgate.data.sources import SOURCES, stratified
 from softgate.errors import SoftgateError, require, unknown
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes up to which `data.cache=auto` keeps decoded images in memory."""
 
+VERIFY_LIMIT = 50_000
+"""Up to so many files are read once before training; a broken one among more shows when its turn comes."""
+
 MARGIN = 1.25
 """Cached training images are larger than the net's by this factor, so that random crops have something to crop."""
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `SoftgateError` for options of `data=` that are out of range."""
+    name = options.get("name")
+    if name not in SOURCES:
+        raise unknown("data.name", name, SOURCES)
+    for key, least, default in (("size", 8, None), ("batch_size", 1, 64), ("num_workers", 0, 0)):
+        value = options.get(key, default)
+        fine = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        fine = fine or (key == "num_workers" and value is None)
+        require(fine, f"data.{key}={value}: a whole number >= {least} is needed.")
+    fraction = options.get("fraction", 1.0)
+    require(_number(fraction) and 0 < fraction <= 1, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
+    cache = options.get("cache", "auto")
+    require(cache in (True, False, "auto"), f"data.cache={cache}: true, false or auto is needed.")
+    augment = options.get("augment", {})
+    require(isinstance(augment, Mapping), f"data.augment={augment}: crop_scale and flip are needed under it.")
+    scale = augment.get("crop_scale", (1.0, 1.0))
+    pair = isinstance(scale, (list, tuple)) and len(scale) == 2 and all(_number(v) for v in scale)
+    fine = pair and 0 < scale[0] <= scale[1] <= 1
+    require(fine, f"data.augment.crop_scale={scale}: two numbers, 0 < smallest <= largest <= 1, are needed.")
+    for key in ("mean", "std"):
+        value = options.get(key)
+        fine = isinstance(value, (list, tuple)) and len(value) == 3 and all(_number(v) for v in value)
+        fine = fine and (key == "mean" or min(value) > 0)  # type: ignore[arg-type]  # a list by now
+        require(fine, f"data.{key}={value}: three numbers{' > 0' if key == 'std' else ''} are needed.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class ImageData(pl.LightningDataModule):
@@ -29,6 +63,7 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         options: The keys of `conf/data/default.yaml`, plain data.
+        splits: Which splits to list; ("val",) is enough to evaluate.
 
     Attributes:
         classes: Names of the classes, known after construction.
@@ -38,39 +73,37 @@ class ImageData(pl.LightningDataModule):
             `setup`, for an image that cannot be read.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
         super().__init__()
         self.options = dict(options)
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
-        name, size = self.options.get("name"), self.options.get("size")
-        if name not in SOURCES:
-            raise unknown("data.name", name, SOURCES)
-        require(isinstance(size, int) and size >= 8, f"data.size={size}: a whole number of pixels >= 8 is needed.")
-        batch = self.options.get("batch_size", 64)
-        require(isinstance(batch, int) and batch >= 1, f"data.batch_size={batch}: a whole number >= 1 is needed.")
-        workers = self.options.get("num_workers")
-        fine = workers is None or (isinstance(workers, int) and workers >= 0)
-        require(fine, f"data.num_workers={workers}: null or a whole number >= 0 is needed.")
-        fraction = self.options.get("fraction", 1.0)
-        fine = isinstance(fraction, (int, float)) and 0 < fraction <= 1
-        require(fine, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
-        cache = self.options.get("cache", "auto")
-        require(cache in (True, False, "auto"), f"data.cache={cache}: true, false or auto is needed.")
-        low, high = self.options.get("augment", {}).get("crop_scale", (1.0, 1.0))
-        require(0 < low <= high <= 1, f"data.augment.crop_scale=[{low}, {high}]: 0 < smallest <= largest <= 1.")
-
-        self.size: int = size  # type: ignore[assignment]  # checked above
-        self.batch_size: int = batch
+        check(self.options)
+        self.size: int = self.options["size"]
+        self.batch_size: int = self.options.get("batch_size", 64)
         root = Path(str(self.options.get("root", "data"))).expanduser()
-        self.train_listing = SOURCES[name](root, "train", self.options)
-        self.val_listing = SOURCES[name](root, "val", self.options)
-        if self.train_listing.classes != self.val_listing.classes:
-            odd = sorted(set(self.train_listing.classes) ^ set(self.val_listing.classes))
+        source = SOURCES[self.options["name"]]
+        self.listings: dict[str, Listing] = {split: source(root, split, self.options) for split in splits}
+        names = [listing.classes for listing in self.listings.values()]
+        if names[0] != names[-1]:
+            odd = sorted(set(names[0]) ^ set(names[-1]))
             raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
-        if fraction < 1:
-            self.train_listing = self.train_listing.subset(stratified(self.train_listing.labels, fraction, seed=0))
-        self.classes: list[str] = self.train_listing.classes
+        require(len(names[0]) > 1, f"data.root={root}: there is only the class '{names[0][0]}'; at least 2 are needed.")
+        fraction = self.options.get("fraction", 1.0)
+        if fraction < 1 and "train" in self.listings:
+            whole = self.listings["train"]
+            self.listings["train"] = whole.subset(stratified(whole.labels, fraction, seed=0))
+        self.classes: list[str] = names[0]
         self._datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
+
+    @property
+    def train_listing(self) -> Listing:
+        """The training images, not yet read."""
+        return self.listings["train"]
+
+    @property
+    def val_listing(self) -> Listing:
+        """The validation images, not yet read."""
+        return self.listings["val"]
 
     @property
     def mean(self) -> list[float]:
@@ -129,9 +162,6 @@ class ImageData(pl.LightningDataModule):
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
-    def _listing(self, split: str) -> Listing:
-        return self.train_listing if split == "train" else self.val_listing
-
     def _stored_size(self, split: str) -> int:
         crops = split == "train" and tuple(self.options.get("augment", {}).get("crop_scale", (1, 1))) != (1, 1)
         return round(self.size * MARGIN) if crops else self.size
@@ -142,15 +172,17 @@ class ImageData(pl.LightningDataModule):
         choice = self.options.get("cache", "auto")
         if isinstance(self.val_listing.items, Tensor):
             return True
-        total = sum(len(self._listing(split)) * 3 * self._stored_size(split) ** 2 for split in ("train", "val"))
+        total = sum(len(listing) * 3 * self._stored_size(split) ** 2 for split, listing in self.listings.items())
         return total <= CACHE_LIMIT if choice == "auto" else bool(choice)
 
     def _dataset(self, split: str) -> Dataset[tuple[Tensor, int]]:
-        listing = self._listing(split)
+        listing = self.listings[split]
         if self.cached:
             images = decode(listing, self._stored_size(split))
             return ImagesInMemory(images, listing.labels, self._transform(split))
         assert not isinstance(listing.items, Tensor)
+        if len(listing) <= VERIFY_LIMIT:
+            verify(listing.items)
         return ImageFiles(listing.items, listing.labels, self._transform(split))
 
     def _transform(self, split: str) -> Transform:
@@ -170,11 +202,12 @@ class ImageData(pl.LightningDataModule):
         workers = self.options.get("num_workers")
         if workers is None:
             workers = 0 if self.cached else min(8, os.cpu_count() or 1)
+        processes = self.trainer.world_size if self.trainer else 1
         return DataLoader(
             self._datasets[split],
             batch_size=self.batch_size,
             shuffle=shuffle,
-            drop_last=shuffle and len(self._listing(split)) > self.batch_size,
+            drop_last=shuffle and len(self.listings[split]) // processes >= self.batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

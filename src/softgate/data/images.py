@@ -87,6 +87,13 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return self.transform(TF.pil_to_tensor(read(Path(self.paths[index])))), self.labels[index]
 
 
+def verify(paths: Sequence[Path]) -> None:
+    """Reads every file once; raises `SoftgateError` for the first that cannot be decoded."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(read, paths):
+            pass
+
+
 def decode(listing: Listing, size: int) -> Tensor:
     """Reads a whole split: shorter side resized to `size`, centre cropped; uint8 [N, 3, size, size]."""
     shrink = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])

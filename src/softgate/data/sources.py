@@ -174,7 +174,10 @@ def _fastai(name: str, classes: Mapping[str, str], root: Path, split: str, optio
 def _download(root: Path, stem: str) -> None:
     """Fetches an official archive, verifies it and extracts it; a broken download leaves no data folder behind."""
     require(stem in SHA256, f"data.download=true: {stem} has no published checksum; choose data.archive=320px.")
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SoftgateError(f"data.root={root}: it cannot be made a folder ({error}).") from None
     archive = root / f"{stem}.tgz"
     if not (archive.is_file() and _sha256(archive) == SHA256[stem]):
         try:

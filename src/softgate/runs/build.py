@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,17 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     Callback,
-    EMAWeightAveraging,
     ModelCheckpoint,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from softgate import models
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
-from softgate.training.callbacks import ProgressBar, PullbackGrids, SaveOnException, Throughput
+from softgate.training.callbacks import MovingAverage, ProgressBar, PullbackGrids, SaveOnException, Throughput
 
 Config = Mapping[str, Any]
 
@@ -45,15 +48,19 @@ def check(cfg: Config) -> None:
             raise unknown("logger", name, LOGGERS)
     ema = cfg["ema"]
     require(ema is None or (isinstance(ema, float) and 0 < ema < 1), f"ema={ema}: null or a decay between 0 and 1.")
-    require(isinstance(cfg["seed"], int) and cfg["seed"] >= 0, f"seed={cfg['seed']}: a whole number >= 0 is needed.")
+    fine = isinstance(cfg["seed"], int) and 0 <= cfg["seed"] < 2**32
+    require(fine, f"seed={cfg['seed']}: a whole number from 0 to 2^32 - 1 is needed.")
     for key in ("compile", "channels_last", "print_config"):
         require(isinstance(cfg[key], bool), f"{key}={cfg[key]}: true or false is needed.")
     every = cfg["callbacks"]["grids"]["every_n_epochs"]
     fine = isinstance(every, int) and every >= 0
     require(fine, f"callbacks.grids.every_n_epochs={every}: a whole number >= 0 is needed; 0 is off.")
     options = cfg["trainer"]
-    epochs = options["max_epochs"]
-    require(isinstance(epochs, int) and epochs >= 1, f"trainer.max_epochs={epochs}: a whole number >= 1 is needed.")
+    epochs, limited = options["max_epochs"], options["max_steps"] != -1 or options["max_time"] is not None
+    fine = (isinstance(epochs, int) and epochs >= 1) or (epochs in (None, -1) and limited)
+    require(fine, f"trainer.max_epochs={epochs}: a whole number >= 1 is needed, or -1 with max_steps or max_time.")
+    batches = options["limit_train_batches"]
+    require(batches != 0, f"trainer.limit_train_batches={batches}: there is nothing to train on; null is no limit.")
     accelerator = options["accelerator"]
     require(
         accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
@@ -86,7 +93,7 @@ def module(cfg: Config, images: ImageData) -> SoftgateModule:
     require(fits, f"model.num_classes={classes}: the data has {found} classes; leave it null or set {found}.")
     stem = models.resolve_stem(str(options["stem"]), images.size, weights)
     built = SoftgateModule(
-        model={"name": name, "stem": stem},
+        model={"name": name, "stem": stem, "transform_input": models.needs_transformed_input(name, weights)},
         surrogate=Surrogate.from_dict(cfg["surrogate"]).to_dict(),
         classes=images.classes,
         optim=dict(cfg["optim"]),
@@ -103,8 +110,7 @@ def loggers(cfg: Config, directory: Path) -> list[Logger]:
     """CSV always; TensorBoard and W&B where `logger=` names them."""
     made: list[Logger] = [CSVLogger(directory, name="", version="")]
     if "tensorboard" in cfg["logger"]:
-        log_graph = bool(cfg["logger"]["tensorboard"]["log_graph"])
-        made.append(TensorBoardLogger(directory, name="tensorboard", version="", log_graph=log_graph))
+        made.append(TensorBoardLogger(directory, name="tensorboard", version=""))
     if "wandb" in cfg["logger"]:
         options = dict(cfg["logger"]["wandb"])
         offline = bool(options.pop("offline")) or os.environ.get("WANDB_MODE") == "offline"
@@ -119,10 +125,10 @@ def callbacks(cfg: Config, directory: Path) -> list[Callback]:
     if cfg["trainer"]["enable_progress_bar"]:
         made.append(ProgressBar(speed))
     grids = dict(cfg["callbacks"]["grids"])
-    if grids["every_n_epochs"]:
+    if grids["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
         made.append(PullbackGrids(directory / "grids", cfg["readout"], **grids))
     if cfg["ema"] is not None:
-        made.append(EMAWeightAveraging(decay=cfg["ema"]))  # after the grids: they show what was validated
+        made.append(MovingAverage(decay=cfg["ema"]))  # after the grids: they show what was validated
     if cfg["trainer"]["enable_checkpointing"] is not False:
         made += checkpoints(directory / "checkpoints")
     return made
@@ -133,7 +139,7 @@ def checkpoints(folder: Path) -> list[Callback]:
     same: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     return [
         ModelCheckpoint(filename="best", monitor="val/acc", mode="max", **same),
-        ModelCheckpoint(filename="last", **same),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **same),
         SaveOnException(folder / "last.ckpt"),
     ]
 
@@ -146,15 +152,44 @@ def trainer(cfg: Config, directory: Path) -> pl.Trainer:
     """
     options = dict(cfg["trainer"])
     if options["sync_batchnorm"] == "auto":
-        options["sync_batchnorm"] = options["accelerator"] != "cpu" and torch.cuda.device_count() > 1
+        several = torch.cuda.device_count() > 1 or options["num_nodes"] > 1
+        options["sync_batchnorm"] = options["accelerator"] != "cpu" and torch.cuda.is_available() and several
+    if options["barebones"]:
+        off = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+        options |= dict.fromkeys((*off, "num_sanity_val_steps")) | {"logger": False}
+    else:
+        options |= {"logger": loggers(cfg, directory), "callbacks": callbacks(cfg, directory)}
+    with phrasing_lightnings_refusals():
+        made = pl.Trainer(**options, default_root_dir=directory)
+    for logger in made.loggers:
+        if isinstance(logger, WandbLogger):
+            _start_wandb(logger)
+    return made
+
+
+@contextmanager
+def phrasing_lightnings_refusals() -> Iterator[None]:
+    """Turns Lightning's complaints about the Trainer's options into a `SoftgateError`."""
     try:
-        return pl.Trainer(
-            **options,
-            default_root_dir=directory,
-            logger=loggers(cfg, directory),
-            callbacks=callbacks(cfg, directory),
-        )
+        yield
     except (MisconfigurationException, ValueError, TypeError) as error:
         if isinstance(error, SoftgateError):
             raise
-        raise SoftgateError(f"trainer: {error}") from error
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, MisconfigurationException) or re.search(
+            r"(pytorch_lightning|lightning_fabric)/", raised_in
+        ):
+            raise SoftgateError(f"trainer: {error}") from error
+        raise
+
+
+@rank_zero_only
+def _start_wandb(logger: WandbLogger) -> None:
+    """Starts the W&B run now: without a login it fails, and that must not be after the data was loaded."""
+    import wandb
+
+    try:
+        _ = logger.experiment
+    except wandb.errors.Error as error:
+        hint = "log in with `wandb login`, or set logger.wandb.offline=true"
+        raise SoftgateError(f"logger=wandb: {error}; {hint}.") from None

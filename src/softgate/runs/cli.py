@@ -23,6 +23,9 @@ from softgate.errors import SoftgateError
 MISTAKE = 2
 INTERRUPTED = 130
 
+OPTIONAL = ("experiment", "debug")
+"""Groups that may be left without a choice."""
+
 
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
@@ -30,7 +33,11 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     0 is success, 2 a mistake in what was asked for, 130 Ctrl-C; other errors raise.
     """
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
-    sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # Hydra wants -m in front
+    words = [word for word in sys.argv[1:] if word not in flags]
+    # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
+    sys.argv[1:] = flags + [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    for word in words:
+        _check_choice(word, Path(config_dir))
     traced = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
@@ -51,7 +58,17 @@ def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _refuse(str(error))
 
 
+def _check_choice(word: str, config_dir: Path) -> None:
+    """Refuses `group=null` for a group that must have a choice; Hydra would fail with a stack trace."""
+    group, _, choice = word.partition("=")
+    if choice in ("null", "", "[]") and group not in OPTIONAL and (config_dir / group).is_dir():
+        allowed = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "default")
+        _refuse(f"{group}={choice}: one of its choices is needed: {', '.join(allowed)}.")
+
+
 def _refuse(sentence: str) -> NoReturn:
+    # An error in a process that loads images arrives with that process's stack trace around it.
+    sentence = sentence.rpartition("SoftgateError: ")[2]
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(MISTAKE)
 

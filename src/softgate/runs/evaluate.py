@@ -48,20 +48,21 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     path = find_checkpoint(config["runs"], config["checkpoint"])
     module, options = restore(path)
     options |= {key: value for key, value in config["data"].items() if value is not None}
-    data = ImageData(options)
+    data = ImageData(options, splits=("val",))
     expected, found = module.classes, data.classes
     require(
         expected == found,
         f"data.root={options.get('root')}: its {len(found)} classes are not the {len(expected)} of {path}.",
     )
+    rows, targets = min(5, len(found)), config["grid_targets"]
+    targets = min(6, len(found)) if targets is None else targets
+    fits = isinstance(targets, int) and rows <= targets <= len(found)
+    require(fits, f"grid_targets={targets}: a whole number from {rows} to {len(found)} is needed.")
     data.setup("validate")
     module.to(device).eval()
     scores = measure(module, data)
 
-    images, labels = data.probe(min(5, len(found)), seed=314)
-    targets = config["grid_targets"]
-    fits = isinstance(targets, int) and len(labels) <= targets <= len(found)
-    require(fits, f"grid_targets={targets}: a whole number from {len(labels)} to {len(found)} is needed.")
+    images, labels = data.probe(rows, seed=314)
     columns = grid_targets(labels, len(found), targets - len(labels), seed=314)
     picture, _ = read_out(module, data, images, labels, columns, soft, title=str(path))
     picture.save(directory / "grid.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from softgate.data import ImageData
@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data = build.data(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     module = build.module(config, data)
-    first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         if config["print_config"]:
@@ -57,10 +57,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         data.setup("fit")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, PullbackGrids):
-                callback.prepare(data)
+                callback.prepare(data, module)
         started = time.perf_counter()
         try:
-            trainer.fit(module, datamodule=data)
+            with build.phrasing_lightnings_refusals():
+                trainer.fit(module, datamodule=data)
         except SystemExit:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:

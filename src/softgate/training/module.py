@@ -37,7 +37,7 @@ class SoftgateModule(pl.LightningModule):
     checkpoint loads into a bare torchvision model.
 
     Args:
-        model: `name` and `stem` of the network.
+        model: `name` and `stem` of the network, and `transform_input` where it has that option.
         surrogate: The backward rule of training, as `Surrogate.to_dict` writes it.
         classes: Names of the classes.
         optim: The options of `optim=`; None for a module that is only evaluated.
@@ -64,7 +64,8 @@ class SoftgateModule(pl.LightningModule):
         self.optim = optim
         self.classes = list(classes)
         self.compile_net = compile
-        self.net: nn.Module = models.build(str(model["name"]), len(self.classes), str(model["stem"]))
+        transform = bool(model.get("transform_input", False))
+        self.net: nn.Module = models.build(str(model["name"]), len(self.classes), str(model["stem"]), transform)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.channels_last = channels_last

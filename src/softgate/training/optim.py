@@ -35,6 +35,8 @@ def check(options: Mapping[str, Any]) -> None:
         fine = number and low <= value <= high and not (key in above and value == low)
         least = ">" if key in above else ">="
         most = "" if math.isinf(high) else f" and <= {high:g}"
+        if key == "momentum":
+            fine, most = fine and value < 1, " and < 1"
         require(bool(fine), f"optim.{key}={value}: a number {least} {low:g}{most} is needed.")
 
 

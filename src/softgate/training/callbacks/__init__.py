@@ -1,7 +1,7 @@
 """Callbacks: what happens beside training. None of them changes a weight."""
 
 from softgate.training.callbacks.grids import PullbackGrids
-from softgate.training.callbacks.interrupt import SaveOnException
+from softgate.training.callbacks.interrupt import MovingAverage, SaveOnException
 from softgate.training.callbacks.progress import ProgressBar, Throughput
 
-__all__ = ["ProgressBar", "PullbackGrids", "SaveOnException", "Throughput"]
+__all__ = ["MovingAverage", "ProgressBar", "PullbackGrids", "SaveOnException", "Throughput"]

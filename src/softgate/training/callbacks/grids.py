@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from softgate.data import ImageData
-from softgate.errors import require
+from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require
 from softgate.figures import pullback_grid
 from softgate.pullback import pullback
 from softgate.surrogate import Surrogate
@@ -28,7 +29,7 @@ def read_out(
     images: Tensor,
     labels: Tensor,
     targets: list[int],
-    soft: Surrogate,
+    soft: Surrogate | None,
     title: str,
 ) -> tuple[Image.Image, dict[str, Any]]:
     """Reads a network out on probe images, hard and soft.
@@ -39,27 +40,29 @@ def read_out(
         images: [B, 3, H, W] as the network takes them.
         labels: [B] their classes.
         targets: The K classes to read out.
-        soft: The rule of the soft read-out; the hard one is the gradient.
+        soft: The rule of the soft read-out; None leaves it out. The hard read-out is the gradient.
         title: A line above the picture.
 
     Returns:
         The grid, and its raw tensors as plain data: images, labels, targets, and the pullbacks [B, K, 3, H, W].
     """
-    x = images.to(module.device)
-    hard = pullback(module.net, x, targets, None).cpu()
-    softened = pullback(module.net, x, targets, soft).cpu()
+    x = images.to(module.device, next(module.net.parameters()).dtype)
+    blocks = {"hard: gradient": pullback(module.net, x, targets, None).float().cpu()}
+    if soft is not None:
+        blocks["soft: excitation pullback"] = pullback(module.net, x, targets, soft).float().cpu()
     names = data.classes
     picture = pullback_grid(
         data.denormalize(images),
-        {"hard: gradient": hard, "soft: excitation pullback": softened},
+        blocks,
         rows=[names[i] for i in labels.tolist()],
         columns=[names[i] for i in targets],
         labels=labels.tolist(),
         targets=targets,
         title=title,
     )
-    raw = {"images": images, "labels": labels, "targets": targets, "hard": hard, "soft": softened}
-    return picture, raw | {"rule": soft.to_dict()}
+    raw: dict[str, Any] = {"images": images, "labels": labels, "targets": targets}
+    raw |= {name.partition(":")[0]: block for name, block in blocks.items()}
+    return picture, raw | {"rule": soft.to_dict() if soft else None}
 
 
 def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[int]:
@@ -100,34 +103,66 @@ class PullbackGrids(Callback):
         seed: int = 314,
         raw: bool = True,
     ) -> None:
-        require(every_n_epochs >= 1, f"callbacks.grids.every_n_epochs={every_n_epochs}: a whole number >= 0 is needed.")
+        for key, value, least in (
+            ("every_n_epochs", every_n_epochs, 1),
+            ("classes", classes, 1),
+            ("extra_targets", extra_targets, 0),
+            ("seed", seed, 0),
+        ):
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            require(whole, f"callbacks.grids.{key}={value}: a whole number >= {least} is needed.")
         self.directory = Path(directory)
-        self.soft = Surrogate.from_dict(soft)
+        self.soft: Surrogate | None = Surrogate.from_dict(soft)
         self.every_n_epochs = every_n_epochs
         self.classes, self.extra_targets, self.seed, self.raw = classes, extra_targets, seed, raw
         self._probe: tuple[Tensor, Tensor, list[int]] | None = None
+        self._epoch, self._rendered = 0, -1
 
-    def prepare(self, data: ImageData) -> None:
-        """Picks the probe images and targets; called before training so that what is wrong shows at once."""
+    def prepare(self, data: ImageData, module: SoftgateModule) -> None:
+        """Picks the probe images and targets, and tries the read-out; what is wrong shows before training."""
         classes = min(self.classes, len(data.classes))
         images, labels = data.probe(classes, self.seed)
         extra = min(self.extra_targets, len(data.classes) - classes)
         self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.seed)
+        try:
+            x = images[:1].to(next(module.net.parameters()))
+            pullback(module.net, x, 0, self.soft)
+        except (NoCallSites, UnreachableSites) as error:
+            warnings.warn(
+                f"callbacks.grids: no soft read-out, the gradient alone: {error}", SoftgateWarning, stacklevel=2
+            )
+            self.soft = None
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Renders after the epoch's validation, with the weights that were validated."""
-        epoch, last = trainer.current_epoch, (trainer.max_epochs or 0) - 1
-        due = epoch % self.every_n_epochs == 0 or epoch == last
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not due:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._render(trainer, pl_module)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renders in epochs without validation."""
+        self._render(trainer, pl_module)
+        self._epoch = trainer.current_epoch
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renders the last epoch, if it was not due."""
+        self._render(trainer, pl_module, epoch=self._epoch, due=True)
+
+    def _render(self, trainer: pl.Trainer, module: Any, epoch: int | None = None, due: bool = False) -> None:
+        epoch = trainer.current_epoch if epoch is None else epoch
+        last = epoch == (trainer.max_epochs or 0) - 1
+        if epoch == self._rendered or not (due or last or epoch % self.every_n_epochs == 0):
             return
+        self._rendered = epoch
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
-        assert isinstance(pl_module, SoftgateModule)
         if self._probe is None:
-            self.prepare(data)
+            self.prepare(data, module)
         assert self._probe is not None
-        title = f"epoch {epoch}: trained with {_describe(pl_module.rule)}; soft read-out {_describe(self.soft)}"
-        picture, raw = read_out(pl_module, data, *self._probe, soft=self.soft, title=title)
+        soft = f"; soft read-out {_describe(self.soft)}" if self.soft else ""
+        title = f"epoch {epoch}: trained with {_describe(module.rule)}{soft}"
+        picture, raw = read_out(module, data, *self._probe, soft=self.soft, title=title)
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch={epoch:03d}.png"
         picture.save(path)

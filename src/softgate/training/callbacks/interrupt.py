@@ -5,7 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Lightning's moving average of the weights, right also where validation is interrupted.
+
+    While validating, the average stands in the network and the trained weights in the average's place; an exception
+    there would have the two saved the wrong way round.
+    """
+
+    _swapped = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the average into the network."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the trained weights back."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Puts the trained weights back before anything is saved."""
+        if self._swapped:
+            self.on_validation_epoch_end(trainer, pl_module)
 
 
 class SaveOnException(Callback):
