@@ -28,6 +28,27 @@ def normal_cdf(z, temperature=0.6):
     return (1 + torch.erf(z / (temperature * math.sqrt(2)))) / 2
 
 
+def softsign(z, temperature):
+    return (1 + z / (temperature + z.abs())) / 2
+
+
+def bsilu(z, alpha):
+    s = 1 / (1 + torch.exp(-z))
+    return s + (z + alpha) * s * (1 - s)
+
+
+def nelu(z, alpha):
+    return torch.where(z > 0, 1.0, 2 * alpha * z / (1 + z**2) ** 2)
+
+
+def abs_nelu(z, alpha):
+    return torch.where(z > 0, 1.0, (2 * alpha * z / (1 + z**2) ** 2).abs())
+
+
+def leaky(z, slope):
+    return torch.where(z > 0, torch.ones_like(z), torch.full_like(z, slope))
+
+
 def relu(z, gate):
     """The true relu with `gate(z)` in the backward pass; finite `z` only."""
     injected = z * gate(z).detach()

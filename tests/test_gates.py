@@ -9,9 +9,21 @@ import torch
 import reference
 from softgate import SoftgateError, gates, pools
 
-SOFT = [(gates.Sigmoid, reference.sigmoid), (gates.NormalCDF, reference.normal_cdf)]
-EVERY = [gates.Hard(), gates.Sigmoid(0.17), gates.NormalCDF(0.9)]
-TEMPERED = [gates.Sigmoid, gates.NormalCDF, pools.LSE]
+SOFT = [
+    (gates.Sigmoid, reference.sigmoid),
+    (gates.NormalCDF, reference.normal_cdf),
+    (gates.Softsign, reference.softsign),
+    (gates.BSiLU, reference.bsilu),
+    (gates.NeLU, reference.nelu),
+    (gates.AbsNeLU, reference.abs_nelu),
+    (gates.Leaky, reference.leaky),
+]
+EVERY = [
+    *(gates.Hard(), gates.Sigmoid(0.17), gates.NormalCDF(0.9), gates.Softsign(0.4), gates.BSiLU(1.2)),
+    *(gates.NeLU(0.1), gates.AbsNeLU(0.01), gates.Leaky(0.2)),
+]
+TEMPERED = [gates.Sigmoid, gates.NormalCDF, gates.Softsign, pools.LSE]
+SHAPED = [(gates.BSiLU, "alpha"), (gates.NeLU, "alpha"), (gates.AbsNeLU, "alpha"), (gates.Leaky, "slope")]
 
 
 def pre_activations(dtype=torch.float64):
@@ -24,10 +36,10 @@ def test_hard_gate_is_one_above_zero_and_zero_at_and_below_it():
 
 
 @pytest.mark.parametrize(("kind", "formula"), SOFT)
-@pytest.mark.parametrize("temperature", [0.05, 0.15, 0.3, 0.6, 2.5])
-def test_soft_gates_match_their_formulas(kind, formula, temperature):
+@pytest.mark.parametrize("setting", [0.05, 0.15, 0.3, 0.6, 2.5])
+def test_soft_gates_match_their_formulas(kind, formula, setting):
     z = pre_activations()
-    torch.testing.assert_close(kind(temperature)(z), formula(z, temperature), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(kind(setting)(z), formula(z, setting), rtol=1e-12, atol=1e-15)
 
 
 def test_default_temperatures_are_the_papers():
@@ -41,12 +53,42 @@ def test_default_temperatures_are_the_papers():
     [
         (gates.Sigmoid(), [0.0344451956662, 0.5, 0.8411308951191]),  # 1/(1+exp(10/3)), 1/2, 1/(1+exp(-5/3))
         (gates.NormalCDF(), [0.0477903522728, 0.5, 0.7976716190364]),  # Phi(-5/3), 1/2, Phi(5/6)
+        (gates.Softsign(), [0.1153846153846, 0.5, 0.8125]),  # (1 - 1/1.3)/2, 1/2, (1 + .5/.8)/2
+        (gates.BSiLU(), [0.4006714166418, 0.9175, 1.1324173866793]),  # s(0) + 1.67/4 at zero
+        (gates.NeLU(), [-0.025, 0.0, 1.0]),  # -2 * .05 / 4; a public copy differs for z > 0, another divides by z^2
+        (gates.AbsNeLU(), [0.025, 0.0, 1.0]),
+        (gates.Leaky(), [0.3, 0.3, 1.0]),
         (gates.Hard(), [0.0, 0.0, 1.0]),
     ],
 )
 def test_gates_keep_their_golden_values_at_minus_one_zero_and_one_half(gate, expected):
     z = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
     torch.testing.assert_close(gate(z), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gate", "gain"),
+    [(gates.Softsign(), 0.849), (gates.BSiLU(), 1.304), (gates.NeLU(), 1.0), (gates.Leaky(), 1.044)],
+)
+def test_gains_are_the_ones_in_the_literature_of_the_rule(gate, gain):
+    assert reference.rms_gain(gate) == pytest.approx(gain, abs=1e-3)
+
+
+@pytest.mark.parametrize("gate", EVERY, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_gate_is_nan_for_infinite_or_huge_pre_activations(gate, dtype):
+    huge = torch.finfo(dtype).max
+    z = torch.tensor([-math.inf, -huge, -1e15, -0.0, 0.0, 1e15, huge, math.inf], dtype=dtype)
+    value = gate(z)
+    assert value.isfinite().all()
+    torch.testing.assert_close(value[-2:], torch.ones(2, dtype=dtype))
+
+
+@pytest.mark.parametrize(("kind", "option"), SHAPED)
+@pytest.mark.parametrize("wrong", [math.inf, math.nan, "0.3", None, True])
+def test_a_shape_setting_that_is_no_finite_number_is_refused_with_option_and_value(kind, option, wrong):
+    with pytest.raises(SoftgateError, match=rf"gate\.{option}={wrong}"):
+        kind(wrong)
 
 
 def test_normal_cdf_at_051_is_close_to_sigmoid_at_03():
@@ -131,8 +173,16 @@ def test_settings_cannot_be_changed_after_the_fact(kind):
 
 
 def test_known_gates_and_pools_are_found_by_their_config_names():
-    assert gates.KNOWN["hard"] is gates.Hard
-    assert gates.KNOWN["sigmoid"] is gates.Sigmoid
-    assert gates.KNOWN["normal_cdf"] is gates.NormalCDF
+    named = {
+        "hard": gates.Hard,
+        "sigmoid": gates.Sigmoid,
+        "normal_cdf": gates.NormalCDF,
+        "softsign": gates.Softsign,
+        "bsilu": gates.BSiLU,
+        "nelu": gates.NeLU,
+        "abs_nelu": gates.AbsNeLU,
+        "leaky": gates.Leaky,
+    }
+    assert named == gates.KNOWN
     assert pools.KNOWN["hard"] is pools.Hard
     assert pools.KNOWN["lse"] is pools.LSE

@@ -26,6 +26,13 @@ def positive(option: str, value: float) -> None:
         raise SoftgateError(f"{option}={value}: a finite number > 0 (from 1e-30 to 1e30) is needed.")
 
 
+def finite(option: str, value: float) -> None:
+    """Raises `SoftgateError` unless `value` is a finite number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not abs(value) <= 1e30:
+        raise SoftgateError(f"{option}={value}: a finite number (up to 1e30) is needed.")
+
+
 @dataclass(frozen=True)
 class Gate(ABC):
     """A gate function. Subclasses are frozen dataclasses: plain settings, hashable and picklable."""
@@ -88,5 +95,116 @@ class NormalCDF(Gate):
         return cdf
 
 
-KNOWN: dict[str, type[Gate]] = {"hard": Hard, "sigmoid": Sigmoid, "normal_cdf": NormalCDF}
+@dataclass(frozen=True)
+class Softsign(Gate):
+    """The rescaled softsign (1 + z / (T + |z|)) / 2; the paper (4.2) names it, the scaling is softgate's.
+
+    Args:
+        temperature: T > 0, in units of the pre-activation.
+    """
+
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        positive("gate.temperature", self.temperature)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values in (0, 1), 1/2 at zero; the tails fall off as T / |z|."""
+        # z / (T + |z|) as a sign times a share, so that an infinite z gives its limit and not inf / inf.
+        share = 1 / (1 + self.temperature / z.abs())
+        return (1 + torch.copysign(share, z)) / 2
+
+
+@dataclass(frozen=True)
+class BSiLU(Gate):
+    """The derivative of SUGAR's bounded SiLU: s + (z + a) s (1 - s), s = sigmoid(z) (arXiv 2505.22074).
+
+    Its range is about [-0.024, 1.29] at a = 1.67: it is negative far below zero and above one around 1.
+
+    Args:
+        alpha: The shift a, a finite number.
+    """
+
+    alpha: float = 1.67
+
+    def __post_init__(self) -> None:
+        finite("gate.alpha", self.alpha)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values; 0 and 1 at minus and plus infinity."""
+        s = torch.sigmoid(z)
+        # The product vanishes at both ends; clamping z keeps inf * 0 out and changes no value in float64.
+        return s + (z.clamp(-1e3, 1e3) + self.alpha) * s * (1 - s)
+
+
+@dataclass(frozen=True)
+class NeLU(Gate):
+    """SUGAR's NeLU gate as published: 1 for z > 0, else 2 a z / (1 + z^2)^2, which is negative (arXiv 2505.22074).
+
+    Args:
+        alpha: a, a finite number; 0.01 to 0.1 in the source.
+    """
+
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        finite("gate.alpha", self.alpha)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values; the least is about -0.65 a, at z = -0.577."""
+        return torch.where(z > 0, torch.ones_like(z), _nelu_tail(z, self.alpha))
+
+
+@dataclass(frozen=True)
+class AbsNeLU(Gate):
+    """NeLU with the absolute value of its negative part: 1 for z > 0, else |2 a z| / (1 + z^2)^2.
+
+    Args:
+        alpha: a, a finite number; 0.01 to 0.1 in the source.
+    """
+
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        finite("gate.alpha", self.alpha)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values, none negative."""
+        return torch.where(z > 0, torch.ones_like(z), _nelu_tail(z, self.alpha).abs())
+
+
+@dataclass(frozen=True)
+class Leaky(Gate):
+    """A leaky backward pass: 1 for z > 0, else a constant slope (ProxyGrad, arXiv 2410.16958; paper 6.1).
+
+    Args:
+        slope: A finite number; 0.3 in the source, 0 is the hard gate.
+    """
+
+    slope: float = 0.3
+
+    def __post_init__(self) -> None:
+        finite("gate.slope", self.slope)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values, 1 or the slope."""
+        return torch.where(z > 0, torch.ones_like(z), torch.full_like(z, self.slope))
+
+
+def _nelu_tail(z: Tensor, alpha: float) -> Tensor:
+    # Far out the fourth power overflows; where |z| > 1e6 the value is below 1e-18 and taken at 1e6.
+    z = z.clamp(-1e6, 1e6)
+    return 2 * alpha * z / (1 + z.square()).square()
+
+
+KNOWN: dict[str, type[Gate]] = {
+    "hard": Hard,
+    "sigmoid": Sigmoid,
+    "normal_cdf": NormalCDF,
+    "softsign": Softsign,
+    "bsilu": BSiLU,
+    "nelu": NeLU,
+    "abs_nelu": AbsNeLU,
+    "leaky": Leaky,
+}
 """The gates by the names used in configs."""

@@ -172,7 +172,7 @@ class PullbackGrids(Callback):
 
 
 def _describe(rule: Surrogate) -> str:
-    return repr(rule.gate).replace("temperature=", "T=")
+    return repr(rule.gate).replace("temperature=", "T=") if rule.softens_relu else "hard gates"
 
 
 def _log_picture(trainer: pl.Trainer, picture: Image.Image, caption: str) -> None:
