@@ -89,6 +89,14 @@ def max_pool2d(x, *geometry, temperature=0.3, **settings):
     return smooth - smooth.detach() + spread.amax((-2, -1)).detach()
 
 
+def softmax_pool2d(x, *geometry, temperature=0.3, **settings):
+    """The true max pooling with the gradient of sum softmax(x / T) x over its windows (Listing 2); finite `x` only."""
+    spread = windows(x, *geometry, **settings)
+    weights = (spread / temperature).flatten(-2).softmax(-1).view_as(spread)
+    smooth = (weights * spread.masked_fill(spread.isneginf(), 0.0)).sum((-2, -1))
+    return smooth - smooth.detach() + spread.amax((-2, -1)).detach()
+
+
 def rms_gain(gate, samples=1_000_001):
     """sqrt(E[gate(z)^2] / 0.5), z ~ N(0, 1), over equally likely strata of the normal distribution."""
     z = torch.special.ndtri((torch.arange(samples, dtype=torch.float64) + 0.5) / samples)

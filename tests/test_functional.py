@@ -179,6 +179,53 @@ def test_pool_gradient_is_that_of_logsumexp_for_every_geometry(geometry, seed, t
 
 
 @settings(max_examples=300)
+@given(geometries(), st.integers(0, 99), st.floats(0.05, 3), st.booleans())
+def test_the_full_softmax_gradient_is_listing_2s_for_every_geometry(geometry, seed, temperature, ties):
+    shape, sizes = geometry
+    x = pooled_input(shape, seed, ties).requires_grad_()
+    out = functional.max_pool2d(x, *sizes, pool=pools.SoftmaxFull(temperature))
+    assert torch.equal(out, F.max_pool2d(x, *sizes))
+    upstream = draw(*out.shape, seed=seed + 1)
+    (found,) = grad(out, x, upstream)
+    (expected,) = grad(reference.softmax_pool2d(x, *sizes, temperature=temperature), x, upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    assert float(found.sum()) == pytest.approx(float(upstream.sum()), rel=1e-9, abs=1e-9)
+
+
+def test_the_full_softmax_gradient_is_negative_for_most_of_a_window_after_a_relu_and_the_lse_one_is_not():
+    x = draw(1, 4, 32, 32).relu().requires_grad_()
+    full, lse = (
+        grad(functional.max_pool2d(x, 3, 2, 1, pool=pool).sum(), x)[0] for pool in (pools.SoftmaxFull(), pools.LSE())
+    )
+    assert float((full < 0).double().mean()) > 0.4
+    assert not (lse < 0).any()
+
+
+def test_the_full_softmax_gradient_of_the_second_order_holds_its_weights_constant():
+    x, v = draw(1, 2, 7, 7).requires_grad_(), draw(1, 2, 7, 7, seed=5)
+    out = functional.max_pool2d(x, 3, 2, 1, 1, True, pool=pools.SoftmaxFull())
+    upstream = torch.ones_like(out, requires_grad=True)
+    (first,) = grad(out, x, upstream, create_graph=True)
+    (second,) = grad((first * v).sum(), upstream)
+    columns = []
+    for basis in torch.eye(out.numel(), dtype=torch.float64).view(-1, *out.shape):
+        columns.append(
+            (grad(functional.max_pool2d(x, 3, 2, 1, 1, True, pool=pools.SoftmaxFull()), x, basis)[0] * v).sum()
+        )
+    torch.testing.assert_close(second.flatten(), torch.stack(columns))
+
+
+@pytest.mark.parametrize("pool", [pools.LSE(1e-3), pools.LSE(), pools.SoftmaxFull(1e-3), pools.SoftmaxFull()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_pool_gradient_is_nan_for_infinite_or_huge_inputs(pool, dtype):
+    huge = torch.finfo(dtype).max
+    values = torch.tensor([-math.inf, -huge, -1.0, 0.0, 1.0, huge, math.inf], dtype=dtype)
+    x = values[torch.randint(0, 7, (1, 8, 9, 9), generator=torch.Generator().manual_seed(0))].requires_grad_()
+    (found,) = grad(functional.max_pool2d(x, 3, 2, 1, ceil_mode=True, pool=pool).sum(), x)
+    assert found.isfinite().all()
+
+
+@settings(max_examples=300)
 @given(geometries(), st.integers(0, 99), st.floats(1e-3, 1e3), st.floats(0, 1), st.booleans())
 def test_pool_neither_loses_nor_makes_gradient(geometry, seed, temperature, mix, ties):
     shape, sizes = geometry

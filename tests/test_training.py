@@ -284,8 +284,8 @@ def test_a_run_ended_by_max_steps_has_a_last_grid(tmp_path):
 
 
 def test_a_network_that_no_rule_covers_trains_without_one_and_shows_the_gradient_alone(tmp_path):
-    words = ("model.name=mobilenet_v2", "surrogate=none", "trainer.max_epochs=1", "data.size=32")
-    with pytest.warns(softgate.SoftgateWarning, match=r"no soft read-out, the gradient alone: .*hardtanh"):
+    words = ("model.name=mobilenet_v3_small", "surrogate=none", "trainer.max_epochs=1", "data.size=32")
+    with pytest.warns(softgate.SoftgateWarning, match=r"no soft read-out, the gradient alone: .*hardswish"):
         fitted(tmp_path, *words)
     raw = torch.load(tmp_path / "grids" / "epoch=000.pt", weights_only=True)
     assert "hard" in raw

@@ -10,9 +10,10 @@ Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no 
 """
 
 from softgate import functional, gates, pools
+from softgate.callsites import Site
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.pullback import Ascent, ascend, pullback
-from softgate.sites import Site, Sites, attach, detach
+from softgate.sites import Sites, attach, detach
 from softgate.surrogate import Surrogate
 
 __all__ = [

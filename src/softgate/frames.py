@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from softgate.callsites import MAX_POOL2D, RELU, UNSUPPORTED
+from softgate.callsites import ADAPTIVE_MAX_POOL2D, MAX_POOL2D, PIECEWISE, RELU, UNSUPPORTED
 from softgate.tracing import Call
 
 if TYPE_CHECKING:
@@ -82,10 +82,12 @@ class Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in RELU:
-            return self.sites.on_relu(self.state, func, args, kwargs)
+        if func in RELU or func in PIECEWISE:
+            return self.sites.on_activation(self.state, func, args, kwargs)
         if func in MAX_POOL2D:
             return self.sites.on_max_pool2d(self.state, func, args, kwargs)
+        if func in ADAPTIVE_MAX_POOL2D:
+            return self.sites.on_adaptive_max_pool2d(self.state, func, args, kwargs)
         if func in UNSUPPORTED:
             self.sites.on_unsupported(self.state, UNSUPPORTED[func])
         return func(*args, **kwargs)

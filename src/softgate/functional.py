@@ -67,6 +67,63 @@ def relu(z: Tensor, gate: GateFn, inplace: bool = False) -> Tensor:
     return z.copy_(out) if inplace else out
 
 
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A piecewise linear activation, base * z + sum of slope_k relu(z - kink_k), up to a constant.
+
+    Its true derivative is base + sum of slope_k 1[z > kink_k]; a gate takes the place of each step. ReLU6 is
+    ((1, 0), (-1, 6)); LeakyReLU with negative slope s is base s and ((1 - s, 0),).
+    """
+
+    base: float
+    kinks: tuple[tuple[float, float], ...]
+
+    def factor(self, gate: GateFn) -> GateFn:
+        """The factor on the upstream gradient, as a function of the pre-activation."""
+        return _KinkedGate(self, gate)
+
+
+@dataclass(frozen=True)
+class _KinkedGate:
+    shape: PiecewiseLinear
+    gate: GateFn
+
+    def __call__(self, z: Tensor) -> Tensor:
+        out = torch.full_like(z, self.shape.base)
+        for slope, kink in self.shape.kinks:
+            out = out + slope * self.gate(z - kink)
+        return out
+
+
+class _GatedActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: GateFn, factor: GateFn) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.gate = factor
+        return activation(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return *_GatedReLU.backward(ctx, grad), None
+
+
+def gated(z: Tensor, activation: GateFn, shape: PiecewiseLinear, gate: GateFn, inplace: bool = False) -> Tensor:
+    """A piecewise linear activation forward, with `gate` in place of its steps backward.
+
+    Args:
+        z: Pre-activations, any shape.
+        activation: The activation; computes the forward value and must not work in place.
+        shape: Where its slope changes, and by how much.
+        gate: As in `relu`.
+        inplace: As in `relu`.
+
+    Returns:
+        `activation(z)`, bit for bit.
+    """
+    out: Tensor = _GatedActivation.apply(z.clone() if inplace else z, activation, shape.factor(gate))
+    return z.copy_(out) if inplace else out
+
+
 def _pair(option: str, value: Size) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
@@ -80,10 +137,11 @@ def _pair(option: str, value: Size) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _SoftPooling:
-    """One LSE max pooling: its geometry, and the linear map its backward pass applies, both ways.
+    """One max pooling: its geometry, and the linear map its backward pass applies, both ways.
 
-    With the maximum y at hand, e_i = exp((x_i - y)/T) <= 1 needs no further shift and no index tensor:
-    the windows are walked as k*k strided slices, once to sum Z and once to use w_i = e_i/Z.
+    With the maximum y at hand, e_i = exp(d_i), d_i = (x_i - y)/T <= 0, needs no further shift and no index tensor:
+    the windows are walked as k*k strided slices, once to sum Z and once to use the weights w_i = e_i/Z, or, for
+    softmax_full, w_i (1 + d_i - S) with S = sum of w_i d_i, which is Listing 2's 1 + (x_i - s)/T.
     """
 
     kernel: tuple[int, int]
@@ -92,6 +150,7 @@ class _SoftPooling:
     dilation: tuple[int, int]
     ceil_mode: bool
     temperature: float
+    full: bool
     mix: float
 
     def pool(self, x: Tensor) -> Tensor:
@@ -99,12 +158,12 @@ class _SoftPooling:
         return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def spread(self, grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Distributes `grad` [..., oH, oW] over the windows: sum over windows of w_i * grad, [..., H, W]."""
-        padded, top, share = self._prepare(x, y)
-        share = grad / share
+        """Distributes `grad` [..., oH, oW] over the windows: sum over windows of weight_i * grad, [..., H, W]."""
+        padded, top, total, mean = self._prepare(x, y)
+        share = grad / total
         out = torch.zeros_like(padded)
         for piece, target in zip(self._slices(padded, y.shape), self._slices(out, y.shape), strict=True):
-            target += self._excitation(piece, top).mul_(share)
+            target += self._weight(piece, top, mean).mul_(share)
         height, width = x.shape[-2:]
         out = out[..., self.padding[0] : self.padding[0] + height, self.padding[1] : self.padding[1] + width]
         if self.mix != 1:
@@ -115,20 +174,20 @@ class _SoftPooling:
         return out.to(grad.dtype)
 
     def gather(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The transpose of `spread`: sum over each window of w_i * values_i, [..., oH, oW]."""
-        padded, top, total = self._prepare(x, y)
+        """The transpose of `spread`: sum over each window of weight_i * values_i, [..., oH, oW]."""
+        padded, top, total, mean = self._prepare(x, y)
         wide = F.pad(values.to(padded.dtype), self._pads(x.shape, y.shape))
         out = torch.zeros_like(top)
         for piece, source in zip(self._slices(padded, y.shape), self._slices(wide, y.shape), strict=True):
-            out += self._excitation(piece, top).mul_(source)
+            out += self._weight(piece, top, mean).mul_(source)
         out = out / total
         if self.mix != 1:
             hard = values.to(out.dtype).flatten(-2).gather(-1, self._argmax(x).flatten(-2)).view_as(out)
             out = self.mix * out + (1 - self.mix) * hard
         return out.to(values.dtype)
 
-    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The padded input, the maxima and Z.
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The padded input, the maxima, Z, and S where it is needed.
 
         Infinities are clamped to a quarter of the number range, so that inf - inf cannot arise; the padding, at
         -inf, gets exactly no weight.
@@ -139,12 +198,27 @@ class _SoftPooling:
         pads = self._pads(x.shape, y.shape)
         padded = F.pad(wide, pads, value=float("-inf")) if any(pads) else wide
         total = torch.zeros_like(top)
+        mean = torch.zeros_like(top) if self.full else None
         for piece in self._slices(padded, y.shape):
-            total += self._excitation(piece, top)
-        return padded, top, total
+            if mean is None:
+                total += (piece - top).div_(self.temperature).exp_()
+            else:
+                depth = self._depth(piece, top)
+                excitation = depth.exp()
+                total += excitation
+                mean += excitation.mul_(depth)
+        return padded, top, total, None if mean is None else mean / total
 
-    def _excitation(self, piece: Tensor, top: Tensor) -> Tensor:
-        return (piece - top).div_(self.temperature).exp_()
+    def _weight(self, piece: Tensor, top: Tensor, mean: Tensor | None) -> Tensor:
+        """The weight of one slice, before division by Z."""
+        if mean is None:
+            return (piece - top).div_(self.temperature).exp_()
+        depth = self._depth(piece, top)
+        return depth.exp().mul_(depth.sub_(mean).add_(1))
+
+    def _depth(self, piece: Tensor, top: Tensor) -> Tensor:
+        """d_i, no lower than -1e4, where exp is 0 in every dtype: 0 * inf must not arise."""
+        return (piece - top).div_(self.temperature).clamp_(min=-1e4)
 
     def _argmax(self, x: Tensor) -> Tensor:
         shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -209,8 +283,8 @@ def max_pool2d(
 ) -> Tensor:
     r"""Max pooling forward, the weights of `pool` backward (paper 5.3).
 
-    With `pools.LSE`, :math:`\partial y/\partial x_i = softmax(x/T)_i` over the window; padding takes part in
-    no window's softmax, so the gradient's mass is conserved.
+    With `pools.LSE`, :math:`\partial y/\partial x_i = softmax(x/T)_i` over the window; with `pools.SoftmaxFull`,
+    Listing 2's. Padding takes part in no window's softmax, so the gradient's mass is conserved.
 
     Args:
         x: [B, C, H, W] or [C, H, W].
@@ -231,8 +305,8 @@ def max_pool2d(
     step = stride if isinstance(stride, int) or stride else kernel_size
     if isinstance(pool, pools.Hard) or mix == 0:
         return F.max_pool2d(x, kernel_size, step, padding, dilation, ceil_mode)
-    if not isinstance(pool, pools.LSE):
-        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard and LSE.")
+    if not isinstance(pool, (pools.LSE, pools.SoftmaxFull)):
+        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard, LSE and SoftmaxFull.")
     pooling = _SoftPooling(
         _pair("kernel_size", kernel_size),
         _pair("stride", step),
@@ -240,6 +314,7 @@ def max_pool2d(
         _pair("dilation", dilation),
         bool(ceil_mode),
         pool.temperature,
+        isinstance(pool, pools.SoftmaxFull),
         mix,
     )
     out: Tensor = _SoftMaxPool2d.apply(x, pooling)

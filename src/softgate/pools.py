@@ -43,5 +43,22 @@ class LSE(Pool):
         positive("pool.temperature", self.temperature)
 
 
-KNOWN: dict[str, type[Pool]] = {"hard": Hard, "lse": LSE}
+@dataclass(frozen=True)
+class SoftmaxFull(Pool):
+    r"""The whole gradient of softmax pooling, :math:`s = \sum_i w_i x_i` with :math:`w = softmax(x/T)` (Listing 2).
+
+    :math:`\partial y/\partial x_i = w_i (1 + (x_i - s)/T)`. Sums to one over the window as `LSE` does, but is negative
+    for most elements of a window after a ReLU, and breaks the identity f = <v, x> + biases that `LSE` keeps.
+
+    Args:
+        temperature: T > 0, in units of the pooled activation.
+    """
+
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        positive("pool.temperature", self.temperature)
+
+
+KNOWN: dict[str, type[Pool]] = {"hard": Hard, "lse": LSE, "softmax_full": SoftmaxFull}
 """The pooling rules by the names used in configs."""

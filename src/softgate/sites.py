@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,35 +23,24 @@ from torch import fx, nn
 
 from softgate import functional
 from softgate.callsites import (
-    INPLACE,
     METHODS,
     POOL_NODES,
     RELU_NODES,
+    Site,
+    activation_call,
+    adaptive_max_pool2d_arguments,
+    adaptive_max_pool2d_window,
+    coverage_table,
     max_pool2d_arguments,
     nodes_between,
-    relu_arguments,
 )
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
 from softgate.frames import Frame, Mode, State, in_checkpoint, running
 from softgate.surrogate import Surrogate
 from softgate.tracing import Call, CallSiteTracer, is_overwritten, reads_alone, undisturbed
 
-
-@dataclass
-class Site:
-    """One call site.
-
-    Attributes:
-        name: Dotted module path, with `.relu` for a functional call and `#2`, `#3` for repeated calls.
-        kind: "relu", "max_pool2d", or the name of an activation or pooling that no rule covers.
-        covered: Whether a rule governs its backward pass.
-        calls: How many forward passes have run it since `attach` (not counted under torch.compile).
-    """
-
-    name: str
-    kind: str
-    covered: bool
-    calls: int = 0
+SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
+"""Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
 
 
 class Sites:
@@ -131,18 +119,7 @@ class Sites:
 
     def report(self) -> str:
         """The coverage table: name, kind, calls since `attach`, covered or not; one line each, and a sum."""
-        sites = self.table()
-        if not sites:
-            return "no call sites seen yet: the model could not be traced, run one forward pass first"
-        width = max(len("call site"), *(len(site.name) for site in sites))
-        lines = [f"{'call site':<{width}}  {'kind':<12}  {'calls':>6}  covered"]
-        lines += [
-            f"{site.name:<{width}}  {site.kind:<12}  {site.calls:>6}  {'yes' if site.covered else 'NO'}"
-            for site in sites
-        ]
-        covered = sum(site.covered for site in sites)
-        lines.append(f"{covered} of {len(sites)} covered: {self.count()} relu, {self.count('max_pool2d')} max_pool2d")
-        return "\n".join(lines)
+        return coverage_table(self.table())
 
     # -- running the model ----------------------------------------------------------------------------
 
@@ -173,31 +150,48 @@ class Sites:
         self._verify(frame, state, (args, kwargs), out)
         return out
 
-    def on_relu(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
-        """Stands in for a call of any relu function."""
-        z, inplace = relu_arguments(*args, **kwargs)
-        inplace = inplace or func in INPLACE
-        name = self._count(state, "relu")
+    def on_activation(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
+        """Stands in for a call of ReLU, ReLU6, Hardtanh or LeakyReLU, in any spelling."""
+        call = activation_call(func, args, kwargs)
+        name = self._count(state, call.kind)
         rule = self.rule
         if state.trace is not None or rule is None or not rule.softens_relu:
             out = func(*args, **kwargs)
             if state.trace is not None:
-                state.trace.append(Call(name, "relu", True, inplace, getattr(out, "node", None)))
+                state.trace.append(Call(name, call.kind, True, call.inplace, getattr(out, "node", None)))
             return out
-        if name in self._overwritten:
-            z = z.clone()
-        return functional.relu(z, rule, inplace=inplace and name not in self._fresh)
+        z = call.z.clone() if name in self._overwritten else call.z
+        inplace = call.inplace and name not in self._fresh
+        if call.shape is None:
+            return functional.relu(z, rule, inplace)
+        return functional.gated(z, call.activation, call.shape, rule, inplace)
 
     def on_max_pool2d(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
-        """Stands in for a call of any max-pool function."""
+        """Stands in for a call of any max-pool function; indices, where they are asked for, are the true ones."""
         x, settings, indices = max_pool2d_arguments(func, *args, **kwargs)
-        name = self._count(state, "max_pool2d", covered=not indices)
-        rule = self.rule
+        return self._pool(state, "max_pool2d", func, args, kwargs, (x, settings), indices)
+
+    def on_adaptive_max_pool2d(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
+        """Stands in for an adaptive max pooling; covered where its windows are all of one size."""
+        x, size, indices = adaptive_max_pool2d_arguments(func, *args, **kwargs)
+        if isinstance(x, fx.Proxy):  # a symbol has no size yet; the first forward pass decides
+            return self._pool(state, "adaptive_max_pool2d", func, args, kwargs, (x, ()), indices)
+        window = adaptive_max_pool2d_window(x, size)
+        plain = None if window is None else (x, (window, window, 0, 1, False))
+        return self._pool(state, "adaptive_max_pool2d", func, args, kwargs, plain, indices)
+
+    def _pool(self, state: State, kind: str, func: Any, args: Any, kwargs: Any, plain: Any, indices: bool) -> Any:
+        name, rule = self._count(state, kind, covered=plain is not None), self.rule
         if state.trace is not None:
-            state.trace.append(Call(name, "max_pool2d", not indices, False, None))
-        if state.trace is not None or rule is None or indices or not rule.softens_pool:
+            state.trace.append(Call(name, kind, plain is not None, False, None))
+        if state.trace is not None or plain is None or rule is None or not rule.softens_pool:
             return func(*args, **kwargs)
-        return functional.max_pool2d(x, *settings, pool=rule.pool, mix=rule.mix)
+        x, settings = plain
+        y = functional.max_pool2d(x, *settings, pool=rule.pool, mix=rule.mix)
+        if not indices:
+            return y
+        with torch.no_grad():
+            return y, func(*args, **kwargs)[1]
 
     def on_unsupported(self, state: State, kind: str) -> None:
         """Takes note of a call that no rule covers."""
@@ -275,10 +269,10 @@ class Sites:
             if not calls:
                 raise _no_sites(self.model)
         other = self._trace(flipped=True)
-        relus = [call for call in calls + (other or []) if call.kind == "relu"]
-        self._overwritten = {call.name for call in relus if is_overwritten(call)}
+        gated = [call for call in calls + (other or []) if call.covered and "pool" not in call.kind]
+        self._overwritten = {call.name for call in gated if is_overwritten(call)}
         if other is not None:
-            self._avoid_inplace([call for call in relus if call.inplace])
+            self._avoid_inplace([call for call in gated if call.inplace])
 
     def _trace(self, flipped: bool = False) -> list[Call] | None:
         """The calls of a symbolic forward pass, or of one with train and eval mode swapped; None if it fails."""
@@ -311,7 +305,7 @@ class Sites:
         needed = {call.name.split("#")[0] for call in calls if not reads_alone(call, self.model)}
         self._fresh = {call.name for call in calls if call.name.split("#")[0] not in needed}
         for frame in self._frames:
-            if isinstance(frame.module, nn.ReLU) and frame.module.inplace and frame.name in self._fresh:
+            if isinstance(frame.module, SWITCHABLE) and frame.module.inplace and frame.name in self._fresh:
                 frame.module.inplace = False
                 self._inplace.append(frame.module)
 
@@ -387,8 +381,8 @@ def _unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
     names = list(dict.fromkeys(missed))
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return UnreachableSites(
-        f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu and "
-        f"max_pool2d, as modules or functions."
+        f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
+        f"relu6, hardtanh, leaky_relu and max_pool2d, as modules or functions."
     )
 
 
