@@ -52,3 +52,4 @@ def test_readme_doctest_of_the_package_runs():
     import softgate
 
     assert doctest.testmod(softgate).failed == 0
+    assert doctest.testmod(softgate.gates).failed == 0

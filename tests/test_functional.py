@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -223,6 +224,34 @@ def test_no_pool_gradient_is_nan_for_infinite_or_huge_inputs(pool, dtype):
     x = values[torch.randint(0, 7, (1, 8, 9, 9), generator=torch.Generator().manual_seed(0))].requires_grad_()
     (found,) = grad(functional.max_pool2d(x, 3, 2, 1, ceil_mode=True, pool=pool).sum(), x)
     assert found.isfinite().all()
+
+
+@settings(max_examples=150)
+@given(geometries(), st.integers(0, 99), st.floats(0.05, 3), st.sampled_from([pools.LSE, pools.SoftmaxFull]))
+def test_the_fast_pool_backward_and_the_sliced_one_are_the_same(geometry, seed, temperature, kind):
+    shape, sizes = geometry
+    x = pooled_input(shape, seed).requires_grad_()
+    upstream = draw(*F.max_pool2d(x, *sizes).shape, seed=seed + 1)
+    (fast,) = grad(functional.max_pool2d(x, *sizes, pool=kind(temperature)), x, upstream)
+    with mock.patch.object(functional._SoftPooling, "_shared_excitation", return_value=None):
+        (sliced,) = grad(functional.max_pool2d(x, *sizes, pool=kind(temperature)), x, upstream)
+    torch.testing.assert_close(fast, sliced, rtol=1e-11, atol=1e-11)
+
+
+def test_a_window_far_below_the_rest_of_its_plane_keeps_its_weights():
+    x = torch.tensor([[[1e4, 0.0, 0.1, -0.2], [0.0, 0.0, 0.0, 0.3]]]).requires_grad_()
+    (found,) = grad(functional.max_pool2d(x, 2, pool=LSE).sum(), x)
+    right = torch.tensor([[0.1, -0.2], [0.0, 0.3]])
+    torch.testing.assert_close(found[0, :, 2:], (right / 0.3).flatten().softmax(0).view(2, 2))
+    assert found[0, :, :2].tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_pool_gradient_has_the_memory_order_of_its_input(channels_last):
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    x = draw(2, 4, 9, 9).to(memory_format=order).requires_grad_()
+    (found,) = grad(functional.max_pool2d(x, 3, 2, 1, pool=LSE).sum(), x)
+    assert found.is_contiguous(memory_format=order)
 
 
 @settings(max_examples=300)

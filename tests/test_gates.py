@@ -1,4 +1,5 @@
 import copy
+import importlib
 import math
 import pickle
 from dataclasses import FrozenInstanceError
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import reference
-from softgate import SoftgateError, gates, pools
+from softgate import SoftgateError, Surrogate, functional, gates, pools
 
 SOFT = [
     (gates.Sigmoid, reference.sigmoid),
@@ -170,6 +171,37 @@ def test_gates_of_different_settings_or_kinds_differ():
 def test_settings_cannot_be_changed_after_the_fact(kind):
     with pytest.raises(FrozenInstanceError):
         kind().temperature = 1.0
+
+
+def test_a_gate_of_ones_own_is_known_by_its_name_and_survives_plain_data_and_pickle(tmp_path, monkeypatch):
+    source = """
+from dataclasses import dataclass
+import softgate as sg
+@dataclass(frozen=True)
+class Ramp(sg.gates.Gate, name="test_ramp"):
+    width: float = 1.0
+    def __call__(self, z): return (z / self.width + 0.5).clamp(0, 1)
+"""
+    (tmp_path / "my_test_gates.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    ramp = importlib.import_module("my_test_gates").Ramp
+    rule = Surrogate(gate=ramp(2.0))
+    assert Surrogate.from_dict(rule.to_dict()) == rule
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    z = torch.tensor([-2.0, 0.5], requires_grad=True)
+    (found,) = torch.autograd.grad(functional.relu(z, rule).sum(), z)
+    assert found.tolist() == [0.0, 0.75]
+    del gates.KNOWN["test_ramp"]
+
+
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(SoftgateError, match=r"gate name=sigmoid: softgate\.gates\.Sigmoid has that name"):
+
+        class Other(gates.Gate, name="sigmoid"):
+            def __call__(self, z):
+                return z
+
+    assert gates.KNOWN["sigmoid"] is gates.Sigmoid
 
 
 def test_known_gates_and_pools_are_found_by_their_config_names():

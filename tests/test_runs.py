@@ -98,6 +98,7 @@ def test_help_speaks_of_options_that_exist():
         ("model.name=resnet81", r"model\.name=resnet81.*Did you mean 'resnet18'"),
         ("trainer.max_epochs=0", r"trainer\.max_epochs=0"),
         ("callbacks.grids.every_n_epochs=x", r"callbacks\.grids\.every_n_epochs=x"),
+        ("plugins=[no_such_module]", r"plugins: no_such_module cannot be imported"),
         ("seed=99999999999", r"seed=99999999999"),
         ("trainer.limit_train_batches=0", r"trainer\.limit_train_batches=0: there is nothing to train on"),
         ("trainer.max_epochs=-1", r"trainer\.max_epochs=-1.*max_steps or max_time"),

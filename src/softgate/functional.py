@@ -135,6 +135,18 @@ def _pair(option: str, value: Size) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
+def _pooling_order(x: Tensor) -> Tensor:
+    """`x` in channels-last order on the CPU, where PyTorch's pooling is many times faster in it."""
+    fits = x.dim() == 4 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.detach().contiguous(memory_format=torch.channels_last) if fits else x.detach()
+
+
+def _in_order_of(x: Tensor, out: Tensor) -> Tensor:
+    """`out` in the memory order of `x`."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 @dataclass(frozen=True)
 class _SoftPooling:
     """One max pooling: its geometry, and the linear map its backward pass applies, both ways.
@@ -157,24 +169,22 @@ class _SoftPooling:
         """The true max pooling."""
         return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-    def spread(self, grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def spread(self, grad: Tensor, x: Tensor) -> Tensor:
         """Distributes `grad` [..., oH, oW] over the windows: sum over windows of weight_i * grad, [..., H, W]."""
-        padded, top, total, mean = self._prepare(x, y)
-        share = grad / total
-        out = torch.zeros_like(padded)
-        for piece, target in zip(self._slices(padded, y.shape), self._slices(out, y.shape), strict=True):
-            target += self._weight(piece, top, mean).mul_(share)
-        height, width = x.shape[-2:]
-        out = out[..., self.padding[0] : self.padding[0] + height, self.padding[1] : self.padding[1] + width]
+        given, x, grad = x, _pooling_order(x), _pooling_order(grad)
+        y = self.pool(x)
+        shared = self._shared_excitation(x, y)
+        out = self._spread_slices(grad, x, y) if shared is None else self._spread_shared(grad, *shared)
         if self.mix != 1:
             index = self._argmax(x).flatten(-2)
             hard = torch.zeros_like(x, dtype=out.dtype).flatten(-2)
             hard = hard.scatter_add(-1, index, grad.to(out.dtype).flatten(-2)).view_as(out)
             out = self.mix * out + (1 - self.mix) * hard
-        return out.to(grad.dtype)
+        return _in_order_of(given, out.to(grad.dtype))
 
-    def gather(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def gather(self, values: Tensor, x: Tensor) -> Tensor:
         """The transpose of `spread`: sum over each window of weight_i * values_i, [..., oH, oW]."""
+        y = self.pool(x)
         padded, top, total, mean = self._prepare(x, y)
         wide = F.pad(values.to(padded.dtype), self._pads(x.shape, y.shape))
         out = torch.zeros_like(top)
@@ -185,6 +195,54 @@ class _SoftPooling:
             hard = values.to(out.dtype).flatten(-2).gather(-1, self._argmax(x).flatten(-2)).view_as(out)
             out = self.mix * out + (1 - self.mix) * hard
         return out.to(values.dtype)
+
+    # Fast: one exponential for each input element, shifted by the maximum of its plane instead of its window's, and
+    # PyTorch's own sum pooling. Exact as long as no window lies so far below its plane's maximum that its
+    # exponentials run out of digits; on the CPU that is looked up, elsewhere looking would stall the device.
+
+    def _shared_excitation(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """d_i = (x_i - plane's maximum) / T and exp(d_i), or None where the slices must be walked."""
+        if self.dilation != (1, 1) or x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == 0:
+            return None
+        wide = _wide(x)
+        top = wide.amax((-2, -1), keepdim=True)
+        deepest = float(((_wide(y) - top).amin()) / self.temperature)
+        if not deepest > (-300 if wide.dtype == torch.float64 else -30):  # also where it is nan
+            return None
+        depth = (wide - top).div_(self.temperature)
+        if self.full:
+            depth.clamp_(min=-1e4)
+        return depth, depth.exp()
+
+    def _spread_shared(self, grad: Tensor, depth: Tensor, excitation: Tensor) -> Tensor:
+        total = self._sum(excitation)
+        share = grad / total
+        if not self.full:
+            return self._unsum(share, excitation).mul_(excitation)
+        mean = self._sum(excitation * depth).div_(total)
+        out = self._unsum(share, excitation).mul_(depth + 1)
+        return out.sub_(self._unsum(share * mean, excitation)).mul_(excitation)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """The sum over each window; padding counts as zero."""
+        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, self.ceil_mode, True, divisor_override=1)
+
+    def _unsum(self, x: Tensor, like: Tensor) -> Tensor:
+        """The transpose of `_sum`: for each input element the sum over the windows that hold it."""
+        settings = self.kernel, self.stride, self.padding, self.ceil_mode, True, 1
+        out: Tensor = torch.ops.aten.avg_pool2d_backward(x, like, *settings)
+        return out
+
+    # Always right: the windows as strided slices, each shifted by its own maximum.
+
+    def _spread_slices(self, grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        padded, top, total, mean = self._prepare(x, y)
+        share = grad / total
+        out = torch.zeros_like(padded)
+        for piece, target in zip(self._slices(padded, y.shape), self._slices(out, y.shape), strict=True):
+            target += self._weight(piece, top, mean).mul_(share)
+        height, width = x.shape[-2:]
+        return out[..., self.padding[0] : self.padding[0] + height, self.padding[1] : self.padding[1] + width]
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The padded input, the maxima, Z, and S where it is needed.
@@ -251,23 +309,22 @@ class _SoftMaxPool2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return _Weigh.apply(grad, x, ctx.pooling.pool(x.detach()), ctx.pooling, False), None
+        return _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, False), None
 
 
 class _Weigh(torch.autograd.Function):
     """`spread`, or its transpose `gather`: linear in the first argument, the weights held constant."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, y: Tensor, pooling: _SoftPooling, transpose: bool) -> Tensor:
-        ctx.save_for_backward(x, y)
+    def forward(ctx: Any, values: Tensor, x: Tensor, pooling: _SoftPooling, transpose: bool) -> Tensor:
+        ctx.save_for_backward(x)
         ctx.pooling, ctx.transpose = pooling, transpose
-        return (pooling.gather if transpose else pooling.spread)(values, x, y)
+        return (pooling.gather if transpose else pooling.spread)(values, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         back = _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, not ctx.transpose)
-        return back, None, None, None, None
+        return back, None, None, None
 
 
 def max_pool2d(

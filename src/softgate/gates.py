@@ -33,9 +33,39 @@ def finite(option: str, value: float) -> None:
         raise SoftgateError(f"{option}={value}: a finite number (up to 1e30) is needed.")
 
 
+KNOWN: dict[str, type[Gate]] = {}
+"""The gates by the names used in configs and checkpoints."""
+
+
 @dataclass(frozen=True)
 class Gate(ABC):
-    """A gate function. Subclasses are frozen dataclasses: plain settings, hashable and picklable."""
+    """A gate function. Subclasses are frozen dataclasses: plain settings, hashable and picklable.
+
+    A gate of your own is known in configs and checkpoints by the name it gives itself:
+
+    >>> import dataclasses, torch
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Ramp(Gate, name="ramp"):
+    ...     width: float = 1.0
+    ...     def __call__(self, z):
+    ...         return (z / self.width + 0.5).clamp(0, 1)
+    >>> Ramp(2.0)(torch.tensor([-2.0, 0.0, 0.5])).tolist()
+    [0.0, 0.5, 0.75]
+    """
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        """Makes the gate known by `name`; without one it can be used in code only.
+
+        Raises:
+            SoftgateError: If another gate has that name.
+        """
+        super().__init_subclass__()
+        if name is None:
+            return
+        other = KNOWN.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise SoftgateError(f"gate name={name}: {other.__module__}.{other.__qualname__} has that name already.")
+        KNOWN[name] = cls
 
     @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
@@ -50,7 +80,7 @@ class Gate(ABC):
 
 
 @dataclass(frozen=True)
-class Hard(Gate):
+class Hard(Gate, name="hard"):
     """The true ReLU gate, 1[z > 0] (paper, equation 1)."""
 
     def __call__(self, z: Tensor) -> Tensor:
@@ -59,7 +89,7 @@ class Hard(Gate):
 
 
 @dataclass(frozen=True)
-class Sigmoid(Gate):
+class Sigmoid(Gate, name="sigmoid"):
     """The excitation gate sigmoid(z / T) (paper, equation 21 and Listing 1).
 
     Args:
@@ -77,7 +107,7 @@ class Sigmoid(Gate):
 
 
 @dataclass(frozen=True)
-class NormalCDF(Gate):
+class NormalCDF(Gate, name="normal_cdf"):
     """The probit gate Phi(z / T), Phi the standard normal distribution function (paper 4.2; later versions).
 
     Args:
@@ -96,7 +126,7 @@ class NormalCDF(Gate):
 
 
 @dataclass(frozen=True)
-class Softsign(Gate):
+class Softsign(Gate, name="softsign"):
     """The rescaled softsign (1 + z / (T + |z|)) / 2; the paper (4.2) names it, the scaling is softgate's.
 
     Args:
@@ -116,7 +146,7 @@ class Softsign(Gate):
 
 
 @dataclass(frozen=True)
-class BSiLU(Gate):
+class BSiLU(Gate, name="bsilu"):
     """The derivative of SUGAR's bounded SiLU: s + (z + a) s (1 - s), s = sigmoid(z) (arXiv 2505.22074).
 
     Its range is about [-0.024, 1.29] at a = 1.67: it is negative far below zero and above one around 1.
@@ -138,7 +168,7 @@ class BSiLU(Gate):
 
 
 @dataclass(frozen=True)
-class NeLU(Gate):
+class NeLU(Gate, name="nelu"):
     """SUGAR's NeLU gate as published: 1 for z > 0, else 2 a z / (1 + z^2)^2, which is negative (arXiv 2505.22074).
 
     Args:
@@ -156,7 +186,7 @@ class NeLU(Gate):
 
 
 @dataclass(frozen=True)
-class AbsNeLU(Gate):
+class AbsNeLU(Gate, name="abs_nelu"):
     """NeLU with the absolute value of its negative part: 1 for z > 0, else |2 a z| / (1 + z^2)^2.
 
     Args:
@@ -174,7 +204,7 @@ class AbsNeLU(Gate):
 
 
 @dataclass(frozen=True)
-class Leaky(Gate):
+class Leaky(Gate, name="leaky"):
     """A leaky backward pass: 1 for z > 0, else a constant slope (ProxyGrad, arXiv 2410.16958; paper 6.1).
 
     Args:
@@ -195,16 +225,3 @@ def _nelu_tail(z: Tensor, alpha: float) -> Tensor:
     # Far out the fourth power overflows; where |z| > 1e6 the value is below 1e-18 and taken at 1e6.
     z = z.clamp(-1e6, 1e6)
     return 2 * alpha * z / (1 + z.square()).square()
-
-
-KNOWN: dict[str, type[Gate]] = {
-    "hard": Hard,
-    "sigmoid": Sigmoid,
-    "normal_cdf": NormalCDF,
-    "softsign": Softsign,
-    "bsilu": BSiLU,
-    "nelu": NeLU,
-    "abs_nelu": AbsNeLU,
-    "leaky": Leaky,
-}
-"""The gates by the names used in configs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import traceback
@@ -31,9 +32,23 @@ Config = Mapping[str, Any]
 
 KEYS = (
     *("callbacks", "channels_last", "compile", "data", "ema", "logger", "model", "name"),
-    *("optim", "print_config", "readout", "seed", "surrogate", "trainer"),
+    *("optim", "plugins", "print_config", "readout", "seed", "surrogate", "trainer"),
 )
 LOGGERS = ("csv", "tensorboard", "wandb")
+
+
+def load_plugins(modules: Any) -> None:
+    """Imports the modules of `plugins=`; what they define by name can then be used in configs.
+
+    Only names typed by the user are imported; nothing in a checkpoint is.
+    """
+    fine = isinstance(modules, (list, tuple)) and all(isinstance(name, str) for name in modules)
+    require(fine, f"plugins={modules}: a list of module names is needed.")
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise SoftgateError(f"plugins: {name} cannot be imported ({error}).") from None
 
 
 def check(cfg: Config) -> None:

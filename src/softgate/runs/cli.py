@@ -36,6 +36,7 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     words = [word for word in sys.argv[1:] if word not in flags]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     sys.argv[1:] = flags + [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
     for word in words:
         _check_choice(word, Path(config_dir))
     traced = os.environ.get("HYDRA_FULL_ERROR")

@@ -10,7 +10,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -43,6 +42,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    build.load_plugins(config["plugins"])
     soft = build.check_readout(config["readout"])
     device = _device(config["accelerator"])
     path = find_checkpoint(config["runs"], config["checkpoint"])
@@ -152,12 +152,14 @@ def _device(accelerator: str) -> torch.device:
 
 def _print(results: Mapping[str, Any], directory: Path) -> None:
     console = Console()
-    made = Table(title="evaluation", title_justify="left", title_style="bold")
-    for column in ("checkpoint", "model", "trained with", "images", "top-1", "top-5", "loss", "ECE"):
-        made.add_column(column, overflow="fold")
     for run in results["runs"]:
-        cells = [f"{run[key]:.4f}" if key in run else "" for key in ("acc", "acc5", "loss", "ece")]
-        gate = run["surrogate"]["gate"]["name"]
-        made.add_row(run["checkpoint"], run["model"]["name"], gate, f"{run['images']:,}", *cells)
-    console.print(made)
+        rows = {
+            "model": run["model"]["name"],
+            "trained with": run["surrogate"]["gate"]["name"],
+            "images": run["images"],
+        }
+        scores = {"top-1": "acc", "top-5": "acc5", "loss": "loss", "ECE": "ece"}
+        rows |= {name: run[key] for name, key in scores.items() if key in run}
+        console.print(report.table("evaluation", rows))
+        console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True)
     console.print(f"results: {directory}/results.json, {directory}/grid.png", soft_wrap=True)

@@ -42,6 +42,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    build.load_plugins(config["plugins"])
     build.check(config)
     data = build.data(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)

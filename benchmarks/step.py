@@ -1,0 +1,40 @@
+"""Time of one training step, as a ratio to vanilla: `uv run benchmarks/step.py [--size 64] [--rounds 8]`."""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from common import ARMS, NETWORKS, alternate, network, ratio, report
+
+
+def step(name: str, arm: str, size: int, batch: int):
+    net, x, labels = network(name), torch.randn(batch, 3, size, size), torch.arange(batch) % 10
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+
+    def run() -> None:
+        with ExitStack() as stack:
+            if arm != "softgate":  # softgate stays attached, as in training; the listing patches F for each step
+                stack.enter_context(ARMS[arm](net))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(x), labels).backward()
+            optimizer.step()
+
+    if arm == "softgate":
+        ARMS[arm](net)
+    return run
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--size", type=int, default=64)
+    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--rounds", type=int, default=8)
+    options.add_argument("--networks", nargs="+", default=NETWORKS)
+    options.add_argument("--out", type=Path, default=Path("step.json"))
+    given = options.parse_args()
+    rows = []
+    for name in given.networks:
+        times = alternate({arm: step(name, arm, given.size, given.batch) for arm in ARMS}, given.rounds)
+        rows.append({"network": name} | {arm: ratio(times, arm) for arm in ARMS if arm != "vanilla"})
+    report(f"training step / vanilla, fp32, {given.size} px, median of {given.rounds}", rows, given.out)
