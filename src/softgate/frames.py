@@ -38,10 +38,10 @@ _RUNNING = threading.local()
 def running() -> dict[int, State]:
     """The forward passes running in this thread, by the id of their `Sites`."""
     try:
-        return _RUNNING.states  # type: ignore[no-any-return]
+        return _RUNNING.states  # type: ignore[no-any-return]  # a thread-local is untyped
     except AttributeError:
         _RUNNING.states = {}
-        return _RUNNING.states  # type: ignore[no-any-return]
+        return _RUNNING.states  # type: ignore[no-any-return]  # a thread-local is untyped
 
 
 class Frame:

@@ -182,25 +182,22 @@ class NeLU(Gate, name="nelu"):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values; the least is about -0.65 a, at z = -0.577."""
-        return torch.where(z > 0, torch.ones_like(z), _nelu_tail(z, self.alpha))
+        # Far out the fourth power overflows; where |z| > 1e6 the value is below 1e-18 and taken at 1e6.
+        near = z.clamp(-1e6, 1e6)
+        return torch.where(z > 0, torch.ones_like(z), 2 * self.alpha * near / (1 + near.square()).square())
 
 
 @dataclass(frozen=True)
-class AbsNeLU(Gate, name="abs_nelu"):
+class AbsNeLU(NeLU, name="abs_nelu"):
     """NeLU with the absolute value of its negative part: 1 for z > 0, else |2 a z| / (1 + z^2)^2.
 
     Args:
         alpha: a, a finite number; 0.01 to 0.1 in the source.
     """
 
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        finite("gate.alpha", self.alpha)
-
     def __call__(self, z: Tensor) -> Tensor:
-        """Gate values, none negative."""
-        return torch.where(z > 0, torch.ones_like(z), _nelu_tail(z, self.alpha).abs())
+        """Gate values, none negative for a >= 0."""
+        return super().__call__(z).abs_()
 
 
 @dataclass(frozen=True)
@@ -219,9 +216,3 @@ class Leaky(Gate, name="leaky"):
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values, 1 or the slope."""
         return torch.where(z > 0, torch.ones_like(z), torch.full_like(z, self.slope))
-
-
-def _nelu_tail(z: Tensor, alpha: float) -> Tensor:
-    # Far out the fourth power overflows; where |z| > 1e6 the value is below 1e-18 and taken at 1e6.
-    z = z.clamp(-1e6, 1e6)
-    return 2 * alpha * z / (1 + z.square()).square()

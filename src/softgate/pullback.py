@@ -166,7 +166,7 @@ def inner(model: nn.Module) -> nn.Module:
     """The network within torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
     while True:
         if hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
+            model = model._orig_mod  # type: ignore[assignment]  # the wrapper is untyped
         elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             model = model.module
         else:

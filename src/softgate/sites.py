@@ -95,7 +95,7 @@ class Sites:
             else:
                 frame.module.__dict__.pop("forward", None)
         for module in self._inplace:
-            module.inplace = True  # type: ignore[assignment]
+            module.inplace = True  # type: ignore[assignment]  # modules type it as Tensor or Module
         self._frames, self._inplace = [], []
 
     def __enter__(self) -> Sites:
