@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from softgate import gates
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def _forget_gates_that_examples_define():
+    known = dict(gates.KNOWN)
+    yield
+    gates.KNOWN.clear()
+    gates.KNOWN.update(known)
 
 
 def blocks(page: Path, language: str) -> list[str]:
