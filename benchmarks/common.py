@@ -49,7 +49,10 @@ def published_pool(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 @contextmanager
 def published():
     """Puts the published formulation in the place of F.relu and F.max_pool2d."""
-    relu = lambda z, inplace=False: PublishedReLU.apply(z)  # noqa: E731
+
+    def relu(z: Tensor, inplace: bool = False) -> Tensor:
+        return PublishedReLU.apply(z)
+
     with mock.patch.object(F, "relu", relu), mock.patch.object(F, "max_pool2d", published_pool):
         yield
 
