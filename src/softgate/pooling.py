@@ -15,6 +15,18 @@ from torch.nn import functional as F
 
 from softgate.gates import matched, wide
 
+RANGE = {torch.float32: 60.0, torch.float64: 300.0}
+"""How far from zero exponents may lie: window sums of exponentials then neither overflow nor lose digits."""
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _along(x: Tensor, axis: int, part: slice) -> Tensor:
+    """A slice of a spatial axis, -2 or -1."""
+    return x[..., part, :] if axis == -2 else x[..., part]
+
 
 def _pooling_order(x: Tensor) -> Tensor:
     """`x` in channels-last order on the CPU, where PyTorch's pooling is many times faster in it."""
@@ -24,8 +36,7 @@ def _pooling_order(x: Tensor) -> Tensor:
 
 def _in_order_of(x: Tensor, out: Tensor) -> Tensor:
     """`out` in the memory order of `x`."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return out.contiguous(memory_format=torch.channels_last if _channels_last(x) else torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,15 @@ class SoftPooling:
 
         The weights are those of x / scale. They do not change where a window's maximum is.
         """
-        ordered, upstream = _pooling_order(x), _pooling_order(grad)
-        values = ordered if scale is None else wide(ordered) / scale
-        y = self.pool(values)
-        shared = self._shared_excitation(values, y)
-        walk, fast = self._spread_slices, self._spread_shared
-        out = walk(upstream, values, y) if shared is None else fast(upstream, *shared)
+        values = x.detach() if scale is None else wide(x) / scale
+        shared = self._shared_excitation(values)
+        if shared is None:
+            ordered, upstream = _pooling_order(values), _pooling_order(grad)
+            out = self._spread_slices(upstream, ordered, self.pool(ordered))
+        else:
+            out = self._spread_shared(grad.detach(), *shared)
         if self.mix != 1:
-            out = self.mix * out + (1 - self.mix) * self.spread_hard(upstream, ordered)
+            out = self.mix * out + (1 - self.mix) * self.spread_hard(grad.detach(), x.detach())
         return _in_order_of(x, out.to(grad.dtype))
 
     def spread_hard(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -87,28 +99,35 @@ class SoftPooling:
             out = self.mix * out + (1 - self.mix) * hard
         return out.to(values.dtype)
 
-    # Fast: one exponential for each input element, shifted by the maximum of its plane instead of its window's, and
-    # PyTorch's own sum pooling. Exact as long as no window lies so far below its plane's maximum that its
-    # exponentials run out of digits; on the CPU that is looked up, elsewhere looking would stall the device.
+    # Fast: one exponential for each input element, not one for each element of each window, and sums over windows.
+    # Exact as long as no window's exponentials run out of digits; on the CPU that is looked up, elsewhere looking
+    # would stall the device.
 
-    def _shared_excitation(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """d_i = (x_i - plane's maximum) / T and exp(d_i), or None where the slices must be walked."""
+    def _shared_excitation(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """d_i = (x_i - shift) / T, with one shift for each plane, and exp(d_i); None where slices must be walked."""
         if self.dilation != (1, 1) or x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == 0:
             return None
         values = wide(x)
-        top = values.amax((-2, -1), keepdim=True)
-        deepest = float(((wide(y) - top).amin()) / self.temperature)
-        if not deepest > (-300 if values.dtype == torch.float64 else -30):  # also where it is nan
-            return None
-        depth = (values - top).div_(self.temperature)
-        if self.full:
-            depth.clamp_(min=-1e4)
+        room = RANGE[values.dtype] * self.temperature
+        least, greatest = torch.aminmax(values.permute(0, 2, 3, 1) if _channels_last(values) else values)
+        if float(least) > -room and float(greatest) < room:
+            depth = values * (1 / self.temperature)
+        else:
+            top = values.amax((-2, -1), keepdim=True)
+            if not float((wide(self.pool(x)) - top).amin()) > -room:  # also where it is nan
+                return None
+            depth = (values - top).div_(self.temperature)
+        if not self.full:
+            return depth, depth.exp_()
+        depth.clamp_(min=-1e4)
         return depth, depth.exp()
 
     def _spread_shared(self, grad: Tensor, depth: Tensor, excitation: Tensor) -> Tensor:
         total = self._sum(excitation)
         share = grad / total
         if not self.full:
+            if self._tiles(excitation):
+                return self._fill_tiles(share, excitation)
             return self._unsum(share, excitation).mul_(excitation)
         mean = self._sum(excitation * depth).div_(total)
         out = self._unsum(share, excitation).mul_(depth + 1)
@@ -116,13 +135,63 @@ class SoftPooling:
 
     def _sum(self, x: Tensor) -> Tensor:
         """The sum over each window; padding counts as zero."""
-        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, self.ceil_mode, True, divisor_override=1)
+        if self._tiles(x):
+            for axis in (-2, -1):
+                first, *others = (_along(x, axis, slice(i, None, self.kernel[axis])) for i in range(self.kernel[axis]))
+                x = sum(others, first)
+            return x
+        if _channels_last(x):
+            return F.avg_pool2d(x, self.kernel, self.stride, self.padding, self.ceil_mode, True, divisor_override=1)
+        for axis, size in zip((-2, -1), self._output_size(x), strict=True):
+            out = x.new_zeros(*x.shape[:axis], size, *x.shape[x.dim() + axis + 1 :])
+            for inner, outer in self._steps(axis, x.shape[axis], size):
+                _along(out, axis, outer).add_(_along(x, axis, inner))
+            x = out
+        return x
 
     def _unsum(self, x: Tensor, like: Tensor) -> Tensor:
         """The transpose of `_sum`: for each input element the sum over the windows that hold it."""
-        settings = self.kernel, self.stride, self.padding, self.ceil_mode, True, 1
-        out: Tensor = torch.ops.aten.avg_pool2d_backward(x, like, *settings)
-        return out
+        if _channels_last(like):
+            settings = self.kernel, self.stride, self.padding, self.ceil_mode, True, 1
+            pooled: Tensor = torch.ops.aten.avg_pool2d_backward(x, like, *settings)
+            return pooled
+        for axis in (-1, -2):
+            out = x.new_zeros(*x.shape[:axis], like.shape[axis], *x.shape[x.dim() + axis + 1 :])
+            for inner, outer in self._steps(axis, like.shape[axis], x.shape[axis]):
+                _along(out, axis, inner).add_(_along(x, axis, outer))
+            x = out
+        return x
+
+    def _tiles(self, x: Tensor) -> bool:
+        """Whether each element of a tensor in contiguous order lies in exactly one window."""
+        return (
+            self.kernel == self.stride
+            and self.padding == (0, 0)
+            and x.shape[-2] % self.kernel[0] == x.shape[-1] % self.kernel[1] == 0
+            and x.is_contiguous()
+        )
+
+    def _fill_tiles(self, share: Tensor, excitation: Tensor) -> Tensor:
+        """Each element times the share of its window, in the place of `excitation`."""
+        rows = share.new_empty(*share.shape[:-1], excitation.shape[-1])
+        for place in range(self.kernel[1]):
+            rows[..., place :: self.kernel[1]] = share
+        excitation.view(*excitation.shape[:-2], -1, self.kernel[0], excitation.shape[-1]).mul_(rows.unsqueeze(-2))
+        return excitation
+
+    def _output_size(self, x: Tensor) -> tuple[int, int]:
+        shape = self.pool(x.new_empty(1, *x.shape[-2:], device="meta")).shape
+        return shape[-2], shape[-1]
+
+    def _steps(self, axis: int, size: int, out: int) -> Iterator[tuple[slice, slice]]:
+        """For each place in the window, along an axis: the inputs that stand there, and the windows they stand in."""
+        kernel, stride, padding = self.kernel[axis], self.stride[axis], self.padding[axis]
+        for place in range(kernel):
+            first = max(0, -((place - padding) // stride))
+            count = min(out, (size - 1 + padding - place) // stride + 1) - first
+            if count > 0:
+                start = first * stride - padding + place
+                yield slice(start, start + (count - 1) * stride + 1, stride), slice(first, first + count)
 
     # Always right: the windows as strided slices, each shifted by its own maximum.
 
