@@ -1,4 +1,4 @@
-"""Mistakes found and not yet mended: each test fails as it stands; take the mark away with the fix."""
+"""Mistakes found by trying: a test with a mark fails as things stand; take the mark away with the fix."""
 
 import warnings
 
@@ -115,7 +115,6 @@ def test_a_recomputed_call_belongs_to_the_site_it_recomputes(reentrant):
 # -- errors where there should be none ----------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="torch.compile traces into the quadrature of the gain, which is numpy's")
 @pytest.mark.parametrize("rule", [sg.Surrogate(gain="unit_rms"), sg.Surrogate(mix=0.5, gain="unit_rms")], ids=repr)
 def test_unit_rms_gain_works_under_compile(rule):
     torch._dynamo.reset()
@@ -162,7 +161,6 @@ def test_func_grad_reaches_through_the_soft_pool():
         assert reference.distance(value, other) <= 1e-12
 
 
-@pytest.mark.xfail(strict=True, reason="the function of the piecewise linear activations has no setup_context")
 @pytest.mark.parametrize("function", [F.relu6, F.leaky_relu, F.hardtanh])
 def test_func_grad_reaches_through_every_activation(function):
     model = Applied(function)
