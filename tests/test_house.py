@@ -20,6 +20,7 @@ FLOORS = {
     "frames": 6,
     "sites": 7,
     "pullback": 8,
+    "folding": 8,
     "models": 8,
     "figures": 8,
     "data": 8,
