@@ -24,8 +24,10 @@ FLOORS = {
     "models": 8,
     "figures": 8,
     "data": 8,
-    "training": 9,
-    "runs": 10,
+    "grids": 9,
+    "explainers": 9,
+    "training": 10,
+    "runs": 11,
 }
 """A module imports only from floors below its own; `data`, `training` and `runs` are packages."""
 

@@ -195,6 +195,13 @@ def ascend(
     )
 
 
+def predict(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
+    """The logits [B, classes] of images, in eval mode, without a graph; in chunks as in `pullback`."""
+    model = inner(model)
+    with reading_out(model, None), torch.no_grad():
+        return torch.cat(_in_chunks(lambda part: _logits(model, x[part].detach().clone()), x, len(x), chunk))
+
+
 def size_factor(x: Tensor) -> float:
     """sqrt(d / 150528) for images of d numbers: scales the paper's step size and radius to other sizes.
 
