@@ -133,6 +133,12 @@ class Grid:
                     )
         return rows
 
+    def flip_rates(self) -> dict[str, float]:
+        """For each read-out, by its name up to a colon, the share of cells that flipped of those that could."""
+        could = torch.tensor(self.predicted)[:, None] != torch.tensor(self.targets)
+        total = max(1, int(could.sum()))
+        return {_key(name): int(self._flips(reading).sum()) / total for name, reading in self.readings.items()}
+
     def tensors(self) -> dict[str, Any]:
         """The grid as plain data for `torch.save`; a read-out's tensors stand under its name up to a colon."""
         found: dict[str, Any] = {"kind": self.kind, "images": self.images, "labels": self.labels}

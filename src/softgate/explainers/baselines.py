@@ -125,7 +125,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any) -> Tensor:
         if not guide.count:
             raise NoCallSites(f"guided_backprop: {kind} has no ReLU.")
         picked = logits.gather(1, wanted[:, None]).sum()
-        found: Tensor = torch.autograd.grad(picked, image)[0]
+        found: Tensor = torch.autograd.grad(picked, image)[0].detach()
     return found
 
 
@@ -137,7 +137,7 @@ class _GuidedReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (z,) = ctx.saved_tensors
+        z: Tensor = ctx.saved_tensors[0]
         return grad.clamp(min=0) * (z > 0)
 
 

@@ -32,7 +32,7 @@ class ExcitationPullback(_Attribution):  # type: ignore[misc]  # captum may be a
         super().__init__(forward_func)
         self.rule = Surrogate() if rule is None else rule
 
-    @_log_usage()  # type: ignore[misc]  # captum may be absent when types are checked
+    @_log_usage()  # type: ignore[untyped-decorator]  # captum's is untyped
     def attribute(self, inputs: Tensor, target: Any = None, **kwargs: Any) -> Tensor:
         """The pullbacks [B, C, H, W] of images [B, C, H, W]; `target` is an int or a [B] tensor."""
         require(target is not None, "ExcitationPullback: target is not set; an int or a [B] tensor is needed.")
