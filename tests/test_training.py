@@ -305,7 +305,7 @@ def test_the_film_has_every_epoch_and_can_be_drawn_anew(run, tmp_path):
     raw = [torch.load(run / "grids" / f"epoch=00{epoch}.pt", weights_only=True) for epoch in (0, 1)]
     found = torch.load(run / "grids" / "film.pt", weights_only=True)
     for epoch in (0, 1):
-        assert torch.equal(found["frames"][epoch][SOFT], raw[epoch]["soft"][0, 0].half())
+        assert torch.equal(found["frames"][epoch][SOFT], raw[epoch]["soft"][0, 0].bfloat16())
     for name in ("film.pt", "film.png"):
         (tmp_path / name).write_bytes((run / "grids" / name).read_bytes())
     film = Film(tmp_path)

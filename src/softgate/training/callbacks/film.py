@@ -44,7 +44,7 @@ class Film:
         if self.image is None or self.image.shape != image.shape or not self._same_names(pullbacks):
             self.frames = {}
         self.image = image
-        self.frames[epoch] = {name: v.half() if v.abs().max() < 1e4 else v for name, v in pullbacks.items()}
+        self.frames[epoch] = {name: v.bfloat16() for name, v in pullbacks.items()}  # float16 would lose small ones
         save({"image": image, "frames": self.frames}, self.directory / "film.pt")
 
     def draw(self, title: str, scale: str) -> list[Path]:
