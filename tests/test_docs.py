@@ -50,6 +50,9 @@ def test_commands_in_the_documents_use_options_that_exist():
     for page in PAGES:
         for block in blocks(page, "bash"):
             for line in block.splitlines():
+                words = re.match(r"(?:uv run|python) evaluate\.py(.*)", line.split("#")[0].strip())
+                if words:
+                    composed(*words[1].split(), name="evaluate", directory=Path("x"))
                 words = re.match(r"(?:uv run|python) train\.py(.*)", line.split("#")[0].strip())
                 if words and "--help" not in line:
                     parts = [w.replace("=none,excitation", "=none").replace("=0,1,2", "=0") for w in words[1].split()]

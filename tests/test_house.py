@@ -29,9 +29,12 @@ FLOORS = {
     "sites": 9,
     "pullback": 10,
     "calibration": 11,
+    "folding": 10,
     "models": 10,
     "figures": 10,
     "data": 10,
+    "grids": 11,
+    "explainers": 11,
     "training": 13,
     "runs": 14,
 }

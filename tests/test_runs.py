@@ -234,12 +234,123 @@ def test_evaluation_agrees_with_a_plain_loop(run, tmp_path):
         ("checkpoint=first", "checkpoint=first.*allowed: best, last"),
         ("accelerator=tpu", "accelerator=tpu"),
         ("readout.mix=3", r"readout: surrogate\.mix=3"),
-        ("grid_targets=11", r"grid_targets=11: a whole number from 5 to 10"),
+        ("grid.targets=11", r"grid\.targets=11: a whole number from 5 to 10"),
+        ("grid.rows=11", r"grid\.rows=11: the data has 10 classes"),
+        ("grid.kinds=[row]", r"grid\.kinds=row.*Did you mean 'raw'"),
+        ("grid.scale=big", r"grid\.scale=big"),
+        ("grid.explainers=[smothgrad]", r"grid\.explainers=smothgrad.*Did you mean 'smoothgrad'"),
+        ("grid.chunk=0", r"grid\.chunk=0"),
+        ("grid.steps=0", r"grid\.steps=0"),
+        ("grid.radius=-1", r"grid\.radius=-1"),
+        ("model=resnet18", r"runs and model: only one of them"),
     ],
 )
 def test_a_wrong_evaluation_is_one_sentence(run, tmp_path, word, message):
     with pytest.raises(SoftgateError, match=message):
         evaluated(tmp_path, f"runs={run}", word)
+
+
+NETTE = ["tench", "church", "golf ball"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("images")
+    for k, name in enumerate(NETTE):
+        for i in range(2):
+            path = root / "val" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 60 + 20 * k).convert("RGB").save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    import torchvision
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path
+
+
+def test_a_network_of_a_thousand_classes_is_read_out_on_data_of_three(photographs, weights, tmp_path):
+    words = (
+        "data=folder",
+        f"data.root={photographs}",
+        "data.size=32",
+        "model=squeezenet1_1",
+        f"model.weights={weights}",
+    )
+    more = ("grid.kinds=[raw,ascent]", "grid.explainers=[guided_backprop]", "grid.steps=1")
+    (found,) = evaluated(tmp_path, *words, *more)["runs"]
+    raw = torch.load(tmp_path / "grid.pt", weights_only=True)
+    assert sorted(raw["labels"]) == [0, 497, 574]  # tench, church, golf ball
+    assert raw["targets"][:4] == [*raw["labels"], 9]  # and ostrich
+    assert len(raw["targets"]) == 6
+    assert raw["guided_backprop"].shape == raw["soft"].shape == (3, 6, 3, 32, 32)
+    assert torch.load(tmp_path / "ascent.pt", weights_only=True)["kind"] == "ascent"
+    for name in ("grid.png", "ascent.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert 0 <= found["acc"] <= found["acc_among_data_classes"] <= 1
+
+
+def test_the_paper_figures_in_one_go(photographs, weights, tmp_path):
+    words = ("experiment=paper_figures", "data=folder", f"data.root={photographs}", "data.size=32")
+    evaluated(tmp_path, *words, "models=[squeezenet1_1]", f"model.weights={weights}", "grid.steps=2", "grid.targets=4")
+    blocks = {1: (True, False), 2: (True, True), 3: (True, False), 4: (False, True)}
+    for k in blocks:
+        assert (tmp_path / f"figure{k}.png").stat().st_size > 1000
+        raw = torch.load(tmp_path / f"figure{k}-squeezenet1_1.pt", weights_only=True)
+        assert ("soft" in raw, "hard" in raw) == {
+            1: (True, False),
+            2: (True, True),
+            3: (True, False),
+            4: (False, True),
+        }[k]
+        assert raw["settings"]["steps"] == (5 if k == 1 else 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model=squeezenet1_1",), "data is not chosen"),
+        (("data=folder", "model=inception_v3"), r"data\.size=32: model=inception_v3 does not take images of that size"),
+        (("data=folder", "model=squeezenet1_1", "grid.targets=4"), r"grid\.targets=4: a whole number from 3 to 3"),
+        (("data=folder", "models=[resnet81]", "model=resnet18"), "model.name=resnet81.*Did you mean 'resnet18'"),
+        (("data=digits", "model=squeezenet1_1", "model.weights=FILE"), "'0' of the data is not one of them"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_images_is_one_sentence(photographs, weights, tmp_path, words, message):
+    words = [word.replace("FILE", str(weights)) for word in words]
+    if "data=folder" in words:
+        words += [f"data.root={photographs}"]
+    if any(word.startswith("data=") for word in words):
+        words += ["data.size=32"]
+    with pytest.raises(SoftgateError, match=message):
+        evaluated(tmp_path, *words)
+
+
+def test_published_weights_are_looked_at_in_their_own_size_unless_another_is_typed(tmp_path):
+    from softgate.runs import pretrained
+
+    words = ("model=resnet50", "model.weights=IMAGENET1K_V1", "data=imagenette")
+    for more, expected in (((), 224), (("data.size=160",), 160)):
+        config = OmegaConf.to_container(composed(*words, *more, name="evaluate", directory=tmp_path))
+        assert pretrained.image_size(config, "resnet50") == expected
+    config = OmegaConf.to_container(composed(*words, name="evaluate", directory=tmp_path))
+    assert pretrained.image_size(config, "inception_v3") == 299
+
+
+def test_imagenettes_classes_are_found_among_imagenets():
+    from softgate import models
+    from softgate.data.sources import IMAGENETTE
+
+    expected = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+    assert models.imagenet_indexes(list(IMAGENETTE.values())) == expected
+    assert models.imagenet_classes()[9] == "ostrich"
 
 
 def test_three_classes_evaluate_without_further_options(tmp_path):

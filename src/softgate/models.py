@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,28 @@ def names() -> list[str]:
     """Every classifier that torchvision has."""
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
     return found
+
+
+def imagenet_classes() -> list[str]:
+    """The names of ImageNet's thousand classes, in the order in which published networks have them."""
+    names: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    return names
+
+
+def imagenet_indexes(classes: Sequence[str]) -> list[int]:
+    """Where each class of a data set stands among ImageNet's thousand, by its name; tench is 0, parachute 701.
+
+    Raises:
+        SoftgateError: For a class that is not one of them.
+    """
+    names = imagenet_classes()
+    index = {name.lower(): names.index(name) for name in names}
+    for name in classes:
+        require(
+            name.lower() in index,
+            f"model.weights: the weights have ImageNet's 1000 classes, and '{name}' of the data is not one of them.",
+        )
+    return [index[name.lower()] for name in classes]
 
 
 def build(name: str, num_classes: int, stem: str = "imagenet", transform_input: bool = False) -> nn.Module:

@@ -7,10 +7,12 @@ rule in force, parameters' `.grad` and the random state are afterwards what they
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,14 @@ from softgate.surrogate import Surrogate
 
 Target = int | Sequence[int] | Tensor
 
+PAPER_PIXELS = 3 * 224 * 224
+"""Numbers in the paper's images; its step size and radius belong to them."""
+
+CHUNK = 32
+"""Images of the paper's size that run at once where `chunk` is None; of smaller ones so many more."""
+
+_Part = TypeVar("_Part")
+
 
 @dataclass(frozen=True)
 class Ascent:
@@ -31,11 +41,13 @@ class Ascent:
         image: [B, (K,) C, H, W] the perturbed images.
         difference: [B, (K,) C, H, W] perturbed minus original.
         logits: [B, (K,) steps + 1] the target logit before each step and at the end.
+        predicted: [B, (K,) 2] the class the model predicts before the first step and at the end.
     """
 
     image: Tensor
     difference: Tensor
     logits: Tensor
+    predicted: Tensor
 
 
 @contextmanager
@@ -71,7 +83,9 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
             sites.detach()
 
 
-def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None) -> Tensor:
+def pullback(
+    model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None, *, chunk: int | None = None
+) -> Tensor:
     """The pullback of the target logits to the input, v = dL f_target / dx under a rule (paper, equation 6).
 
     All targets share one forward pass. The model runs in eval mode, whatever mode it is in.
@@ -82,6 +96,8 @@ def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None
         target: A class for all images (int); one per image ([B] tensor); or K per image ([B, K] tensor, or a list
             of K classes for all images).
         rule: The backward rule; None is the gradient. The rule the model is attached to plays no part.
+        chunk: At most so many images at once, which bounds the memory; None is as many as hold the numbers of 32
+            images of 224 px. Where memory runs out nevertheless the chunk is halved, down to one image.
 
     Returns:
         [B, C, H, W], or [B, K, C, H, W] for K targets; in the dtype of `x`, detached.
@@ -90,15 +106,19 @@ def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None
         SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
     """
     model = inner(model)
-    with reading_out(model, rule):
-        targets, many = _targets(x, target)
-        x = x.detach().clone().requires_grad_()
-        picked = _target_logits(model, x, targets)
-        columns = picked.unbind(1)
+
+    def read(part: slice) -> Tensor:
+        images = x[part].detach().clone().requires_grad_()
+        columns = _pick(_logits(model, images), targets[part]).unbind(1)
         rows = []
         for k, column in enumerate(columns):
-            rows.append(torch.autograd.grad(column.sum(), x, retain_graph=k + 1 < len(columns))[0])
-    return torch.stack(rows, 1) if many else rows[0]
+            rows.append(torch.autograd.grad(column.sum(), images, retain_graph=k + 1 < len(columns))[0])
+        return torch.stack(rows, 1)
+
+    with reading_out(model, rule):
+        targets, many = _targets(x, target)
+        rows = torch.cat(_in_chunks(read, x, len(x), chunk))
+    return rows if many else rows[:, 0]
 
 
 def ascend(
@@ -112,6 +132,7 @@ def ascend(
     radius: float = 100.0,
     bounds: tuple[float, float] = (-1.0, 1.0),
     normalize: Callable[[Tensor], Tensor] | None = None,
+    chunk: int | None = None,
 ) -> Ascent:
     """Projected gradient ascent on the target logit along its pullback (paper 5.1).
 
@@ -128,9 +149,10 @@ def ascend(
         radius: Radius of the L2 ball; scales likewise.
         bounds: Least and greatest pixel value.
         normalize: Applied to the images before the model, where the model takes another scale than `bounds`.
+        chunk: As in `pullback`; each target of each image counts as one.
 
     Returns:
-        The perturbed images, the differences and the target logits along the way.
+        The perturbed images, the differences, the target logits along the way and what is predicted.
 
     Raises:
         SoftgateError: As `pullback`, and for settings out of range.
@@ -145,26 +167,83 @@ def ascend(
         f"ascend: x has pixels outside of bounds={bounds}; pass images in that range, or set bounds.",
     )
     model = inner(model)
-    with reading_out(model, rule):
-        targets, many = _targets(x, target)
-        count = targets.shape[1]
-        origin = x.detach().clone().repeat_interleave(count, 0)
-        flat = targets.reshape(-1, 1)
-        image, logits = origin, []
+
+    def climb(part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        origin = x.detach()[cells[part]]
+        image, path, predicted = origin, [], []
         for step in range(steps + 1):
             image = image.detach().clone().requires_grad_(step < steps)
-            logit = _target_logits(model, normalize(image) if normalize else image, flat)[:, 0]
-            logits.append(logit.detach())
+            with torch.set_grad_enabled(step < steps):
+                logits = _logits(model, normalize(image) if normalize else image)
+                logit = _pick(logits, flat[part])[:, 0]
+            path.append(logit.detach())
+            if step in (0, steps):
+                predicted.append(logits.detach().argmax(1))
             if step < steps:
                 (direction,) = torch.autograd.grad(logit.sum(), image)
                 image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(low, high)
+        return image, image - origin, torch.stack(path, 1), torch.stack(predicted, 1)
+
+    with reading_out(model, rule):
+        targets, many = _targets(x, target)
+        count = targets.shape[1]
+        cells = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        flat = targets.reshape(-1, 1)
+        parts = zip(*_in_chunks(climb, x, len(flat), chunk), strict=True)
+    image, difference, path, predicted = (torch.cat(part) for part in parts)
     shape = (x.shape[0], count) if many else (x.shape[0],)
-    final, path = image.detach(), torch.stack(logits, 1)
     return Ascent(
-        final.view(*shape, *x.shape[1:]),
-        (final - origin).view(*shape, *x.shape[1:]),
+        image.view(*shape, *x.shape[1:]),
+        difference.view(*shape, *x.shape[1:]),
         path.view(*shape, steps + 1),
+        predicted.view(*shape, 2),
     )
+
+
+def predict(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
+    """The logits [B, classes] of images, in eval mode, without a graph; in chunks as in `pullback`."""
+    model = inner(model)
+    with reading_out(model, None), torch.no_grad():
+        return torch.cat(_in_chunks(lambda part: _logits(model, x[part].detach().clone()), x, len(x), chunk))
+
+
+def size_factor(x: Tensor) -> float:
+    """sqrt(d / 150528) for images of d numbers: scales the paper's step size and radius to other sizes.
+
+    Args:
+        x: [B, C, H, W].
+    """
+    return math.sqrt(x[0].numel() / PAPER_PIXELS)
+
+
+def _in_chunks(work: Callable[[slice], _Part], x: Tensor, count: int, chunk: int | None) -> list[_Part]:
+    """Runs `work` on slices of `count` items until all are done; smaller slices where memory runs out."""
+    whole = isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1
+    require(chunk is None or whole, f"chunk={chunk}: a whole number >= 1 is needed, or None.")
+    size = max(1, CHUNK * PAPER_PIXELS // max(1, x[0].numel())) if chunk is None else chunk
+    done, parts, size = 0, [], min(size, count)
+    while done < count:
+        part = None
+        try:
+            part = work(slice(done, done + size))
+        except RuntimeError as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+        if part is None:  # the error is gone by now, and with it the tensors that its frames held
+            size //= 2
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        else:
+            parts.append(part)
+            done += size
+    return parts
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    says = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in says)
 
 
 def inner(model: nn.Module) -> nn.Module:
@@ -219,16 +298,20 @@ def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     return wanted, True
 
 
-def _target_logits(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    """The logits [B, K] of the targets, in float32 at least."""
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits [B, classes], in float32 at least."""
     out: Any = model(x)
-    logits = getattr(out, "logits", out)
+    logits: Any = getattr(out, "logits", out)
     shape = tuple(getattr(logits, "shape", ()))
     require(len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed.")
+    wide: Tensor = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return wide
+
+
+def _pick(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logits [B, K] of the targets."""
+    classes = logits.shape[1]
     least, greatest = int(targets.min()), int(targets.max())
-    wrong = greatest if greatest >= shape[1] else least
-    require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    picked: Tensor = logits.gather(1, targets)
-    return picked
+    wrong = greatest if greatest >= classes else least
+    require(least >= 0 and greatest < classes, f"target={wrong}: the model has the classes 0 to {classes - 1}.")
+    return logits.gather(1, targets)

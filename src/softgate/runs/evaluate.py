@@ -15,9 +15,10 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
-from softgate.runs import build, report
+from softgate.pullback import predict
+from softgate.runs import build, pictures, pretrained, report
+from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
-from softgate.training.callbacks.grids import grid_targets, read_out
 from softgate.training.module import accuracies
 
 SCHEMA = 1
@@ -28,7 +29,7 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates one run as a config says; prints a table, writes `results.json` and `grid.png`.
+    """Evaluates a run or a network as a config says; prints a table, writes `results.json` and pictures.
 
     Args:
         cfg: The config of `conf/evaluate.yaml`, composed.
@@ -44,7 +45,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     build.load_plugins(config["plugins"])
     soft = build.check_readout(config["readout"])
+    pictures.check(config["grid"])
     device = _device(config["accelerator"])
+    if config["runs"] is None and config.get("model"):
+        results = {"schema": SCHEMA, "runs": _networks(config, soft, device, directory)}
+    else:
+        require(not config.get("model"), "runs and model: only one of them can be given.")
+        results = {"schema": SCHEMA, "runs": [_run(config, soft, device, directory)]}
+    report.write_json(results, directory / "results.json")
+    _print(results, directory)
+    return results
+
+
+def _run(config: Mapping[str, Any], soft: Surrogate, device: torch.device, directory: Path) -> dict[str, Any]:
     path = find_checkpoint(config["runs"], config["checkpoint"])
     module, options = restore(path)
     options |= {key: value for key, value in config["data"].items() if value is not None}
@@ -54,35 +67,55 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         expected == found,
         f"data.root={options.get('root')}: its {len(found)} classes are not the {len(expected)} of {path}.",
     )
-    rows, targets = min(5, len(found)), config["grid_targets"]
-    targets = min(6, len(found)) if targets is None else targets
-    fits = isinstance(targets, int) and rows <= targets <= len(found)
-    require(fits, f"grid_targets={targets}: a whole number from {rows} to {len(found)} is needed.")
+    subject = pretrained.Subject(str(module.hparams["model"]["name"]), module.net, found, list(range(len(found))))
+    pictures.check(config["grid"], len(found), len(found))
     data.setup("validate")
     module.to(device).eval()
-    scores = measure(module, data)
+    scores = measure(module, data) if config["measure"] else {}
+    pictures.draw(subject, data, soft, config["grid"], directory, title=str(path))
+    model, rule = dict(module.hparams["model"]), module.rule.to_dict()
+    named = {"checkpoint": str(path), "data": options["name"], "images": len(data.val_listing)}
+    return {**named, "model": model, "surrogate": rule, **scores}
 
-    images, labels = data.probe(rows, seed=314)
-    columns = grid_targets(labels, len(found), targets - len(labels), seed=314)
-    picture, _ = read_out(module, data, images, labels, columns, soft, title=str(path))
-    picture.save(directory / "grid.png")
 
-    results = {
-        "schema": SCHEMA,
-        "runs": [
-            {
-                "checkpoint": str(path),
-                "data": options["name"],
-                "images": len(data.val_listing),
-                "model": dict(module.hparams["model"]),
-                "surrogate": module.rule.to_dict(),
-                **scores,
-            }
-        ],
-    }
-    report.write_json(results, directory / "results.json")
-    _print(results, directory)
-    return results
+def _networks(
+    config: Mapping[str, Any], soft: Surrogate, device: torch.device, directory: Path
+) -> list[dict[str, Any]]:
+    names = [str(name) for name in config["models"] or [config["model"]["name"]]]
+    pretrained.check(config, names)
+    options = dict(config["data"]) | {"size": pretrained.image_size(config, names[0])}
+    options |= {"batch_size": options.get("batch_size") or 64}
+    data = ImageData(options, splits=("val",))
+    subjects, found = [], []
+    for name in names:
+        subject = pretrained.build(name, config["model"], data)
+        subject.net.to(device)
+        pictures.check(config["grid"], len(data.classes), len(subject.names))
+        scores = measure_among(subject, data) if config["measure"] else {}
+        model = {"name": name, "weights": config["model"]["weights"]}
+        named = {"data": options["name"], "images": len(data.val_listing)}
+        found.append({**named, "model": model, "surrogate": None, **scores})
+        subjects.append(subject)
+        if not config["grid"]["figures"]:
+            place = directory if len(names) == 1 else directory / name
+            title = pretrained.about(subject, config["model"])
+            pictures.draw(subject, data, soft, config["grid"], place, title)
+    if config["grid"]["figures"]:
+        pictures.paper_figures(subjects, data, soft, config["grid"], directory, config["model"])
+    return found
+
+
+@torch.inference_mode()
+def measure_among(subject: pretrained.Subject, data: ImageData) -> dict[str, float]:
+    """Top-1 among all of a network's classes, and among the data's classes alone, on the validation images."""
+    classes, right, among, total = torch.tensor(subject.classes), 0, 0, 0
+    device = next(subject.net.parameters()).device
+    for x, labels in data.val_dataloader():
+        logits = predict(subject.net, x.to(device)).cpu()
+        right += int((logits.argmax(1) == classes[labels]).sum())
+        among += int((logits[:, classes].argmax(1) == labels).sum())
+        total += len(x)
+    return {"acc": right / total, "acc_among_data_classes": among / total}
 
 
 def find_checkpoint(runs: str | None, which: str) -> Path:
@@ -93,7 +126,10 @@ def find_checkpoint(runs: str | None, which: str) -> Path:
     """
     if which not in CHECKPOINTS:
         raise unknown("checkpoint", which, CHECKPOINTS)
-    require(runs is not None, "runs is not set; give runs=<a run's directory or a checkpoint file>.")
+    require(
+        runs is not None,
+        "runs is not set; give runs=<a run's directory or a checkpoint file>, or model= and data= for a network.",
+    )
     path = Path(str(runs)).expanduser()
     require(path.exists(), f"runs={runs}: there is no such file or directory.")
     if path.is_file():
@@ -155,11 +191,18 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
     for run in results["runs"]:
         rows = {
             "model": run["model"]["name"],
-            "trained with": run["surrogate"]["gate"]["name"],
+            "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else "published weights or a file",
             "images": run["images"],
         }
-        scores = {"top-1": "acc", "top-5": "acc5", "loss": "loss", "ECE": "ece"}
+        scores = {
+            "top-1": "acc",
+            "top-1 among the data's classes": "acc_among_data_classes",
+            "top-5": "acc5",
+            "loss": "loss",
+            "ECE": "ece",
+        }
         rows |= {name: run[key] for name, key in scores.items() if key in run}
         console.print(report.table("evaluation", rows))
-        console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True)
-    console.print(f"results: {directory}/results.json, {directory}/grid.png", soft_wrap=True)
+        if "checkpoint" in run:
+            console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True)
+    console.print(f"results and pictures: {directory}", soft_wrap=True)

@@ -1,0 +1,34 @@
+"""Explainers: what the pullback is compared with, and the pullback itself, as plain functions of one shape.
+
+An explainer takes (model, x [B, C, H, W], target) and returns [B, C, H, W]; target is a class for all images or a [B]
+tensor. The model runs in eval mode with its true gradient, whatever mode it is in and whatever rule it is attached to,
+and is left as it was. Where captum has a method it does the work; it comes with the extra `softgate[explain]`.
+"""
+
+from softgate.explainers.baselines import (
+    ExcitationPullback,
+    Explainer,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    leaky_backward,
+    smoothgrad,
+)
+from softgate.explainers.bridges import KNOWN, by_name, for_quantus
+from softgate.explainers.cam import grad_cam
+
+__all__ = [
+    "KNOWN",
+    "ExcitationPullback",
+    "Explainer",
+    "by_name",
+    "for_quantus",
+    "grad_cam",
+    "gradient",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
+    "leaky_backward",
+    "smoothgrad",
+]

@@ -1,0 +1,58 @@
+"""Grad-CAM, which looks at the last feature map instead of the pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from softgate.errors import SoftgateError
+from softgate.explainers.baselines import classes
+from softgate.pullback import inner, reading_out
+
+
+def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:
+    """Grad-CAM (arXiv 1610.02391) on the last feature map of the forward pass, enlarged to the image.
+
+    The last map is the last 4-dimensional tensor of more than one pixel that the forward pass makes, by a module or a
+    function: in a ResNet the output of its last block, in DenseNet that of the functional ReLU behind its features,
+    which captum's layer-wise form cannot name.
+
+    Returns:
+        [B, C, H, W], the same in every channel, >= 0.
+
+    Raises:
+        SoftgateError: If the model makes no feature map.
+    """
+    model = inner(model)
+    wanted = classes(x, target)
+    with reading_out(model, None):
+        # Needs a gradient to flow also where all weights are frozen.
+        image = x.detach().clone().requires_grad_()
+        with _LastMap() as seen:
+            out: Any = model(image)
+        logits: Tensor = getattr(out, "logits", out)
+        if seen.map is None:
+            raise SoftgateError(f"grad_cam: {type(model).__name__} makes no feature map of more than one pixel.")
+        features = seen.map
+        (grad,) = torch.autograd.grad(logits.gather(1, wanted[:, None]).sum(), features)
+    weighted = F.relu((grad.mean((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True))
+    large = F.interpolate(weighted, x.shape[-2:], mode="bilinear", align_corners=False)
+    return large.expand_as(x).to(x.dtype).contiguous()
+
+
+class _LastMap(TorchFunctionMode):
+    """Remembers the last feature map that a differentiable call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dim() == 4 and min(out.shape[-2:]) > 1 and out.grad_fn is not None:
+            self.map = out
+        return out

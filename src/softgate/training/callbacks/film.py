@@ -1,0 +1,99 @@
+"""One probe image's pullbacks over training: collected in a file as training goes, drawn at the end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softgate.figures import animation, film_strip
+
+LENGTH = 12
+"""Most epochs that a strip shows; the animation shows all."""
+
+
+class Film:
+    """The pullbacks of one image to its own class, one for each rendered epoch and read-out.
+
+    They stand in `film.pt`, so that a resumed run goes on with them and the pictures can be drawn anew at any time.
+
+    Args:
+        directory: Where `film.pt`, `film.png` and `film.gif` go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.image: Tensor | None = None
+        self.frames: dict[int, dict[str, Tensor]] = {}
+
+    def load(self, before: int) -> None:
+        """Takes up the epochs before `before` that an earlier part of the run left; a broken file counts as none."""
+        try:
+            found: dict[str, Any] = torch.load(self.directory / "film.pt", weights_only=True)
+            self.image = found["image"]
+            self.frames = {int(epoch): frame for epoch, frame in found["frames"].items() if int(epoch) < before}
+        except Exception:  # absent, cut short, or of another version: the film begins here
+            self.image, self.frames = None, {}
+
+    def add(self, epoch: int, image: Tensor, pullbacks: Mapping[str, Tensor]) -> None:
+        """Adds an epoch and saves: image [3, H, W] pixels in [0, 1], and for each read-out a pullback [3, H, W]."""
+        if self.image is None or self.image.shape != image.shape or not self._same_names(pullbacks):
+            self.frames = {}
+        self.image = image
+        self.frames[epoch] = {name: v.bfloat16() for name, v in pullbacks.items()}  # float16 would lose small ones
+        save({"image": image, "frames": self.frames}, self.directory / "film.pt")
+
+    def draw(self, title: str, scale: str) -> list[Path]:
+        """Draws what there is; [] before the first epoch. Returns the files."""
+        if not self.frames or self.image is None:
+            return []
+        epochs = sorted(self.frames)
+        names = list(self.frames[epochs[0]])
+        films = {name: torch.stack([self.frames[epoch][name].float() for epoch in epochs]) for name in names}
+        chosen = spread(len(epochs), LENGTH)
+        some = {name: film[chosen] for name, film in films.items()}
+        strip = film_strip(self.image, some, [epochs[i] for i in chosen], title, scale=scale)
+        paths = [self.directory / "film.png", self.directory / "film.gif"]
+        save_picture(strip, paths[0])
+        animation(self.image, films, epochs, paths[1], scale=scale)
+        return paths
+
+    def _same_names(self, pullbacks: Mapping[str, Tensor]) -> bool:
+        return all(frame.keys() == pullbacks.keys() for frame in self.frames.values())
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 .. count - 1, the first and the last among them, denser at the beginning."""
+    if count <= most:
+        return list(range(count))
+    chosen = {round((count - 1) * (i / (most - 1)) ** 2) for i in range(most)}
+    return sorted(chosen)
+
+
+def save(values: Any, path: Path) -> None:
+    """`torch.save` by way of memory and a partial file: the old file or the new one; OSError if the disk is full."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    write(buffer.getvalue(), path)
+
+
+def save_picture(picture: Any, path: Path) -> None:
+    """Saves a PIL image as PNG in the same way."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write(buffer.getvalue(), path)
+
+
+def write(content: bytes, path: Path) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
