@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from PIL import Image
 
 from softgate import explainers, grids
+from softgate.calibration import calibrate
+from softgate.channels import scales_of
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.figures import SCALES
@@ -40,7 +43,8 @@ def check(options: Mapping[str, Any], rows: int | None = None, classes: int | No
             explainers.by_name(name)
         except SoftgateError as error:
             raise SoftgateError(f"grid.{error}") from None
-    for key, least in (("steps", 1), ("seed", 0), ("chunk", 1), ("rows", 1), ("targets", 1)):
+    least_of = {"steps": 1, "seed": 0, "chunk": 1, "rows": 1, "targets": 1, "calibrate": 1}
+    for key, least in least_of.items():
         value = options[key]
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
         empty = value is None and key in ("chunk", "rows", "targets")
@@ -86,6 +90,10 @@ def read(
     settings = {key: options[key] for key in ("steps", "step_size", "radius", "chunk")}
     places: dict[str, Any] = {"names": subject.names, "mean": data.mean, "std": data.std}
     x = x.to(next(subject.net.parameters()))
+    for rule in rules.values():
+        if isinstance(rule, Surrogate) and rule.scale == "channel" and not scales_of(subject.net):
+            batches = math.ceil(options["calibrate"] / data.batch_size)
+            calibrate(subject.net, data.val_dataloader(), rule, batches)
     return grids.read(subject.net, x, own, targets, rules, kind=kind, **places, **settings)
 
 
