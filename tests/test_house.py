@@ -20,11 +20,14 @@ FLOORS = {
     "frames": 6,
     "sites": 7,
     "pullback": 8,
+    "representation": 9,
+    "metrics": 10,
+    "controls": 11,
     "models": 8,
     "figures": 8,
     "data": 8,
-    "training": 9,
-    "runs": 10,
+    "training": 12,
+    "runs": 13,
 }
 """A module imports only from floors below its own; `data`, `training` and `runs` are packages."""
 
