@@ -26,7 +26,7 @@ from softgate.pullback import Target, classes_of, inner, reading_out, target_log
 from softgate.surrogate import Surrogate
 
 LINEAR: frozenset[str] = frozenset(
-    "Add Sub Rsub Mul Div Neg Mm Addmm Bmm Baddbmm Convolution MkldnnConvolution CudnnConvolution NativeBatchNorm "
+    "Add Sub Rsub Mul Div Neg Mm Addmm Bmm Convolution MkldnnConvolution CudnnConvolution NativeBatchNorm "
     "CudnnBatchNorm MiopenBatchNorm Relu LeakyRelu MaxPool2DWithIndices AdaptiveMaxPool2D AvgPool2D MkldnnAvgPool2D "
     "AdaptiveAvgPool2D MkldnnAdaptiveAvgPool2D Mean Sum Cat Stack Split SplitWithSizes SafeSplit Chunk Unbind Select "
     "Slice Index IndexSelect Gather View UnsafeView AliasBackward Alias ReshapeAlias Reshape Expand Repeat Permute "
@@ -36,7 +36,7 @@ LINEAR: frozenset[str] = frozenset(
 )
 """Autograd nodes that are linear in their input once gates and pooling weights are held fixed, constants aside."""
 
-PRODUCTS: frozenset[str] = frozenset({"Mul", "Mm", "Bmm", "Addmm", "Baddbmm", "Div", "Convolution"})
+PRODUCTS: frozenset[str] = frozenset({"Mul", "Mm", "Bmm", "Addmm", "Div", "Convolution"})
 """Nodes that are linear only while all but one of their factors are constants."""
 
 
@@ -245,7 +245,7 @@ def _operation(node: Any) -> str:
 def _activations(node: Any, name: str) -> int:
     """How many factors of a product depend on the image; a sum within it may."""
     factors = [upstream for upstream, _ in node.next_functions]
-    if name in ("Addmm", "Baddbmm"):
+    if name == "Addmm":
         factors = factors[1:]
     if name == "Div":  # a quotient is linear in its numerator only
         return 2 if len(factors) > 1 and factors[1] is not None else 1
