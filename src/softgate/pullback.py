@@ -86,7 +86,7 @@ def pullback(model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None
     """
     model = inner(model)
     with reading_out(model, rule):
-        targets, many = classes_of(x, target)
+        targets, many = _targets(x, target)
         x = x.detach().clone().requires_grad_()
         picked = _target_logits(model, x, targets)
         columns = picked.unbind(1)
@@ -141,7 +141,7 @@ def ascend(
     )
     model = inner(model)
     with reading_out(model, rule):
-        targets, many = classes_of(x, target)
+        targets, many = _targets(x, target)
         count = targets.shape[1]
         origin = x.detach().clone().repeat_interleave(count, 0)
         flat = targets.reshape(-1, 1)
@@ -152,7 +152,7 @@ def ascend(
             logits.append(logit.detach())
             if step < steps:
                 (direction,) = torch.autograd.grad(logit.sum(), image)
-                image = project(image.detach() + step_size * unit(direction), origin, radius).clamp(low, high)
+                image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(low, high)
     shape = (x.shape[0], count) if many else (x.shape[0],)
     final, path = image.detach(), torch.stack(logits, 1)
     return Ascent(
@@ -178,19 +178,17 @@ def _norm(x: Tensor) -> Tensor:
     return norms.view(-1, *[1] * (x.dim() - 1))
 
 
-def unit(x: Tensor) -> Tensor:
-    """Each image of [B, C, H, W] divided by its L2 norm; an all-zero one stays zero."""
+def _unit(x: Tensor) -> Tensor:
     norm = _norm(x)
     return torch.where(norm > 0, x / norm, torch.zeros_like(x))
 
 
-def project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
-    """Each image [B, C, H, W] brought into the L2 ball around its origin."""
+def _project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
     offset = image - origin
     return origin + offset * (radius / _norm(offset).clamp_min(radius))
 
 
-def classes_of(x: Tensor, target: Target) -> tuple[Tensor, bool]:
+def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     """The targets as [B, K], and whether several per image were asked for."""
     require(x.dim() == 4, f"x of shape {tuple(x.shape)}: images [B, C, H, W] are needed.")
     size = x.shape[0]
@@ -216,19 +214,16 @@ def classes_of(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     return wanted, True
 
 
-def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
-    """The logits [B, K] of the targets [B, K], in float32 at least; minus the mean over classes if centred."""
-    shape = tuple(getattr(outputs, "shape", ()))
-    require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")
+def _target_logits(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """The logits [B, K] of the targets, in float32 at least."""
+    out: Any = model(x)
+    logits = getattr(out, "logits", out)
+    shape = tuple(getattr(logits, "shape", ()))
+    require(len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed.")
     least, greatest = int(targets.min()), int(targets.max())
     wrong = greatest if greatest >= shape[1] else least
     require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
-    if outputs.dtype in (torch.float16, torch.bfloat16):
-        outputs = outputs.float()
-    picked: Tensor = outputs.gather(1, targets)
-    return picked - outputs.mean(1, keepdim=True) if centred else picked
-
-
-def _target_logits(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    out: Any = model(x)
-    return target_logits(getattr(out, "logits", out), targets)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picked: Tensor = logits.gather(1, targets)
+    return picked

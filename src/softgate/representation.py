@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from softgate.errors import SoftgateError
-from softgate.pullback import Target, classes_of, inner, reading_out, target_logits
+from softgate.errors import SoftgateError, require
+from softgate.pullback import Target, _targets, inner, reading_out
 from softgate.surrogate import Surrogate
 
 LINEAR: frozenset[str] = frozenset(
@@ -86,7 +86,7 @@ def read(
     """Logits, pullbacks and representation at the price of the pullbacks alone; arguments as `representation`."""
     model = inner(model)
     with reading_out(model, rule):
-        targets, many = classes_of(x, target)
+        targets, many = _targets(x, target)
         x = x.detach().clone().requires_grad_()
         share = torch.zeros(len(x), dtype=x.dtype, device=x.device, requires_grad=True)
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -106,6 +106,22 @@ def read(
     if many:
         return Readout(outputs.detach(), logits, torch.stack(pullbacks, 1), torch.stack(values, 1))
     return Readout(outputs.detach(), logits[:, 0], pullbacks[0], values[0])
+
+
+def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
+    """The logits [B, K] of the targets [B, K], in float32 at least; minus the mean over classes if centred.
+
+    Raises:
+        SoftgateError: If the outputs are no logits [B, classes], or a target is no class.
+    """
+    shape = tuple(getattr(outputs, "shape", ()))
+    require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")
+    least, greatest = int(targets.min()), int(targets.max())
+    wrong = greatest if greatest >= shape[1] else least
+    require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
+    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    picked = wide.gather(1, targets)
+    return picked - wide.mean(1, keepdim=True) if centred else picked
 
 
 class _Constants(TorchFunctionMode):
