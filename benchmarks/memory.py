@@ -1,28 +1,51 @@
-"""Bytes saved for the backward pass, as a ratio to vanilla with in-place ReLU: `uv run benchmarks/memory.py`."""
+"""Bytes held for the backward pass and the peak of a step, against vanilla with in-place ReLU.
+
+`uv run benchmarks/memory.py`
+"""
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: the profiler is talkative
 
 import torch
 from common import ARMS, NETWORKS, network, report
+from torch.profiler import ProfilerActivity, profile
 
 
-def saved_bytes(name: str, arm: str, size: int, batch: int) -> int:
-    """Bytes of the distinct storages that autograd holds after a forward pass, parameters left out."""
-    net, x = network(name), torch.randn(batch, 3, size, size)
-    held: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in [*net.parameters(), *net.buffers()]}
+def balance(run) -> tuple[int, int]:
+    """Bytes allocated and not freed by `run`, and the most that were at once; its result is alive at the end."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        kept = run()
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated() - before, torch.cuda.max_memory_allocated() - before + 0 * len(kept)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        kept = run()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return total, peak + 0 * len(kept)
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with ARMS[arm](net), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+def measure(name: str, arm: str, size: int, batch: int) -> tuple[int, int]:
+    """Bytes held after a forward pass, and the peak of a forward and backward pass."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net, x = network(name).to(device), torch.randn(batch, 3, size, size, device=device)
+
+    def step() -> list[torch.Tensor]:
+        net.zero_grad()
         out = net(x)
-    assert out.requires_grad  # the graph, and with it every storage counted, is alive until here
-    return sum(held.values())
+        out.sum().backward()
+        return [out]
+
+    with ARMS[arm](net):
+        step()
+        return balance(lambda: [net(x)])[0], balance(step)[1]
 
 
 if __name__ == "__main__":
@@ -34,6 +57,9 @@ if __name__ == "__main__":
     given = options.parse_args()
     rows = []
     for name in given.networks:
-        found = {arm: saved_bytes(name, arm, given.size, given.batch) for arm in ARMS}
-        rows.append({"network": name} | {arm: found[arm] / found["vanilla"] for arm in ARMS if arm != "vanilla"})
-    report(f"saved activation bytes / vanilla, fp32, {given.size} px, batch {given.batch}", rows, given.out)
+        found = {arm: measure(name, arm, given.size, given.batch) for arm in ARMS}
+        row: dict[str, object] = {"network": name}
+        for what, index in (("held", 0), ("peak", 1)):
+            row |= {f"{arm} {what}": found[arm][index] / found["vanilla"][index] for arm in ARMS if arm != "vanilla"}
+        rows.append(row)
+    report(f"bytes / vanilla, fp32, {given.size} px, batch {given.batch}", rows, given.out)

@@ -9,7 +9,7 @@ from torch.autograd import grad
 from torch.nn import functional as F
 
 import reference
-from softgate import SoftgateError, Surrogate, functional, gates, pools
+from softgate import SoftgateError, Surrogate, functional, gates, pooling, pools
 
 SPECIAL = [math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-45, 1.5, -1.5, 3e38, -3e38]
 LSE = pools.LSE()
@@ -233,7 +233,7 @@ def test_the_fast_pool_backward_and_the_sliced_one_are_the_same(geometry, seed, 
     x = pooled_input(shape, seed).requires_grad_()
     upstream = draw(*F.max_pool2d(x, *sizes).shape, seed=seed + 1)
     (fast,) = grad(functional.max_pool2d(x, *sizes, pool=kind(temperature)), x, upstream)
-    with mock.patch.object(functional._SoftPooling, "_shared_excitation", return_value=None):
+    with mock.patch.object(pooling.SoftPooling, "_shared_excitation", return_value=None):
         (sliced,) = grad(functional.max_pool2d(x, *sizes, pool=kind(temperature)), x, upstream)
     torch.testing.assert_close(fast, sliced, rtol=1e-11, atol=1e-11)
 

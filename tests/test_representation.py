@@ -218,3 +218,8 @@ def test_mixed_rows_are_refused_rather_than_miscounted():
         representation(model, images(8), 0)
     one = images(8, 1)
     assert torch.allclose(representation(model, one, 0), model(one)[:, 0].detach(), rtol=1e-10)
+
+
+def test_a_rule_that_rescales_gradients_by_their_norm_is_refused():
+    with pytest.raises(SoftgateError, match="gain=matched"):
+        representation(build("resnet18"), images(), 0, sg.Surrogate(gain="matched"))

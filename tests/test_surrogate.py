@@ -49,6 +49,8 @@ def test_to_dict_is_plain_data_under_the_config_names():
         "scale": "global",
         "gain": "unit_rms",
         "mix": 0.25,
+        "sites": {"names": ["*"], "exclude": [], "kinds": [], "depth": [0.0, 1.0]},
+        "schedule": {"temperature": None, "mix": None, "on": None},
     }
 
 

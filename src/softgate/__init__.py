@@ -14,18 +14,24 @@ from softgate.callsites import Site
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.pullback import Ascent, ascend, pullback
 from softgate.representation import representation
+from softgate.schedule import Ramp, Schedule, Window
+from softgate.selection import Select
 from softgate.sites import Sites, attach, detach
 from softgate.surrogate import Surrogate
 
 __all__ = [
     "Ascent",
     "NoCallSites",
+    "Ramp",
+    "Schedule",
+    "Select",
     "Site",
     "Sites",
     "SoftgateError",
     "SoftgateWarning",
     "Surrogate",
     "UnreachableSites",
+    "Window",
     "ascend",
     "attach",
     "detach",

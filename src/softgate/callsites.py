@@ -6,15 +6,17 @@ Tables for `softgate.sites`, which does the attaching.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softgate import functional
+from softgate.errors import NoCallSites, UnreachableSites
 from softgate.functional import PiecewiseLinear
 
 RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
@@ -103,13 +105,13 @@ def coverage_table(sites: Sequence[Site]) -> str:
 
 @dataclass(frozen=True)
 class ActivationCall:
-    """A call of an activation, its arguments sorted; `shape` is None for ReLU itself."""
+    """A call of an activation, its arguments sorted; `activation` does not work in place."""
 
     kind: str
     z: Tensor
     inplace: bool
-    activation: Any = None
-    shape: PiecewiseLinear | None = None
+    activation: Any
+    shape: PiecewiseLinear
 
 
 def activation_call(func: Any, args: Any, kwargs: Any) -> ActivationCall:
@@ -125,7 +127,7 @@ def activation_call(func: Any, args: Any, kwargs: Any) -> ActivationCall:
 
 
 def _relu(input: Tensor, inplace: bool = False) -> ActivationCall:
-    return ActivationCall("relu", input, inplace)
+    return ActivationCall("relu", input, inplace, F.relu, functional.RELU)
 
 
 def _relu6(input: Tensor, inplace: bool = False) -> ActivationCall:
@@ -175,21 +177,38 @@ def max_pool2d_arguments(
     return input, (kernel_size, stride, padding, dilation, ceil_mode), indices
 
 
-def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> list[str]:
-    """What `patterns` call the nodes they match in the autograd graph between `inputs` and `out`."""
+def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[str]:
+    """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`."""
     seen = {tensor.grad_fn for tensor in _tensors(inputs)}
     todo = [tensor.grad_fn for tensor in _tensors(out)]
-    found: dict[str, None] = {}
+    found: Counter[str] = Counter()
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
-        if kind:
-            found[kind] = None
+        if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
+            found[kind] += 1
         todo += [upstream for upstream, _ in node.next_functions]
-    return list(found)
+    return found
+
+
+def unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
+    """The error for call sites that no rule covers."""
+    names = list(dict.fromkeys(missed))
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return UnreachableSites(
+        f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
+        f"relu6, hardtanh, leaky_relu and max_pool2d, as modules or functions."
+    )
+
+
+def no_sites(model: nn.Module) -> NoCallSites:
+    """The error for a model in which nothing can be gated."""
+    return NoCallSites(
+        f"{type(model).__name__} has no call site to attach a rule to: no relu or max_pool2d in its forward."
+    )
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from softgate.callsites import ADAPTIVE_MAX_POOL2D, MAX_POOL2D, PIECEWISE, RELU, UNSUPPORTED
+from softgate.sharing import CONSUMERS, Outputs
 from softgate.tracing import Call
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class State:
         self.counts: dict[str, int] = {}
         self.missed: list[str] = []
         self.gated = 0
+        self.spared = 0  # calls of sites that the rule does not choose
+        self.outputs = Outputs()
         self.trace: list[Call] | None = None  # while tracing: the calls seen
 
 
@@ -90,6 +93,8 @@ class Mode(TorchFunctionMode):
             return self.sites.on_adaptive_max_pool2d(self.state, func, args, kwargs)
         if func in UNSUPPORTED:
             self.sites.on_unsupported(self.state, UNSUPPORTED[func])
+        elif self.state.outputs and func in CONSUMERS:
+            return self.state.outputs.call(func, args, kwargs)
         return func(*args, **kwargs)
 
 

@@ -33,6 +33,24 @@ def finite(option: str, value: float) -> None:
         raise SoftgateError(f"{option}={value}: a finite number (up to 1e30) is needed.")
 
 
+def wide(x: Tensor) -> Tensor:
+    """`x` detached, in float32 if it is a half-precision tensor: what gate and softmax arithmetic is done in."""
+    x = x.detach()
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def matched(soft: Tensor, hard: Tensor) -> Tensor:
+    """`soft`, each example (first dimension) rescaled to the L2 norm that `hard` has there.
+
+    No example reads another, so the result does not depend on how a batch is put together, and norms match over
+    the batch too. The factor counts as a constant when differentiated; where `soft` is zero it stays zero.
+    """
+    dims = tuple(range(1, soft.dim())) or None
+    wanted, found = (torch.linalg.vector_norm(wide(t), dim=dims, keepdim=True) for t in (hard, soft))
+    factor = torch.where(found > 0, wanted / found, torch.ones_like(found))
+    return soft * factor.to(soft.dtype)
+
+
 KNOWN: dict[str, type[Gate]] = {}
 """The gates by the names used in configs and checkpoints."""
 
@@ -78,6 +96,18 @@ class Gate(ABC):
             A new tensor of the shape and dtype of `z`.
         """
 
+    def pull(self, grad: Tensor, z: Tensor) -> Tensor:
+        """The gradient through the gate, gate(z) * grad; a gate may know a faster way than these two steps.
+
+        Args:
+            grad: The upstream gradient, any shape.
+            z: Pre-activations of that shape.
+
+        Returns:
+            A new tensor of the shape and dtype of `grad`.
+        """
+        return (grad * self(wide(z))).to(grad.dtype)
+
 
 @dataclass(frozen=True)
 class Hard(Gate, name="hard"):
@@ -86,6 +116,11 @@ class Hard(Gate, name="hard"):
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values: 1 where `z` is positive, else 0."""
         return (z > 0).to(z.dtype)
+
+    def pull(self, grad: Tensor, z: Tensor) -> Tensor:
+        """The true gradient, in PyTorch's own kernel."""
+        hard: Tensor = torch.ops.aten.threshold_backward(grad, z.detach(), 0)
+        return hard
 
 
 @dataclass(frozen=True)
@@ -104,6 +139,15 @@ class Sigmoid(Gate, name="sigmoid"):
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values in (0, 1), 1/2 at zero."""
         return (z / self.temperature).sigmoid_()
+
+    def pull(self, grad: Tensor, z: Tensor) -> Tensor:
+        """sigmoid(z / T) * grad in one pass over memory: the sigmoid is the derivative of a softplus.
+
+        The kernel computes in float32 for half precision, and takes the gate as 1 above 40 T, where it is 1 in
+        float64 too.
+        """
+        soft: Tensor = torch.ops.aten.softplus_backward(grad, z.detach(), 1 / self.temperature, 40.0)
+        return soft
 
 
 @dataclass(frozen=True)

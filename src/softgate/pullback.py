@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
+from softgate.schedule import Schedule
 from softgate.sites import Sites, attached_sites
 from softgate.surrogate import Surrogate
 
@@ -42,26 +43,30 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
     """Runs the block with `rule` in force, in eval mode and with gradients on; then everything is as before.
 
     BatchNorm must use its running statistics: in train mode the images of a batch would read each other, and a
-    look at the network would change it.
+    look at the network would change it. A rule's schedule plays no part.
     """
     sites = attached_sites(model)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     temporary = sites is None
     if sites is None:
-        sites = Sites(model, rule, discover=False)
+        sites = Sites(model, rule, discover=rule is not None and not rule.sites.everything)
     training = [module for module in model.modules() if module.training]
-    former = sites.rule
     stance = torch.compiler.set_stance("force_eager")  # a compiled model need not be compiled anew for a look
+    lasting = rule if rule is None else replace(rule, schedule=Schedule())
     try:
-        sites.rule = rule
         for module in training:
             module.training = False
-        with stance, torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+        with (
+            sites.use(lasting),
+            stance,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices),
+        ):
             yield sites
     finally:
         for module in training:
             module.training = True
-        sites.rule = former
         if temporary:
             sites.detach()
 

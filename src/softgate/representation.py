@@ -32,7 +32,7 @@ LINEAR: frozenset[str] = frozenset(
     "Slice Index IndexSelect Gather View UnsafeView AliasBackward Alias ReshapeAlias Reshape Expand Repeat Permute "
     "Transpose T Squeeze Unsqueeze Flatten Unflatten Clone CopySlices AsStrided Copy ToCopy ConstantPadNd "
     "ReflectionPad2D ReplicationPad2D UpsampleNearest2D UpsampleBilinear2D UpsampleBicubic2D UpsampleBilinear2DAa "
-    "PixelShuffle PixelUnshuffle Roll Flip Contiguous AccumulateGrad _GatedReLU _SoftMaxPool2d Identity".split()
+    "PixelShuffle PixelUnshuffle Roll Flip Contiguous AccumulateGrad SoftMaxPool2d Identity".split()
 )
 """Autograd nodes that are linear in their input once gates and pooling weights are held fixed, constants aside."""
 
@@ -85,6 +85,10 @@ def read(
 ) -> Readout:
     """Logits, pullbacks and representation at the price of the pullbacks alone; arguments as `representation`."""
     model = inner(model)
+    norms = rule is not None and rule.matches
+    require(
+        not norms, f"representation: surrogate.gain={getattr(rule, 'gain', None)}: the gradient is no sum of paths."
+    )
     with reading_out(model, rule):
         targets, many = _targets(x, target)
         x = x.detach().clone().requires_grad_()
@@ -238,7 +242,7 @@ def _refuse_what_is_not_linear(model: nn.Module, out: Tensor) -> None:
         seen.add(node)
         todo += [upstream for upstream, _ in node.next_functions]
         name = _operation(node)
-        if name == "_GatedActivation":
+        if name == "_Gated":
             name = "LeakyRelu" if _kinks_at_zero(node) else "ReLU6 or Hardtanh"
         if name == "ConstantPadNd" and getattr(node, "_saved_value", None):
             name = "padding with a value other than 0"
@@ -271,4 +275,4 @@ def _activations(node: Any, name: str) -> int:
 
 
 def _kinks_at_zero(node: Any) -> bool:
-    return all(kink == 0 for _, kink in node.gate.shape.kinks)
+    return all(kink == 0 for _, kink in node.through.shape.kinks)

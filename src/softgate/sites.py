@@ -14,16 +14,15 @@ Only `forward` is covered. A method of your own that calls `F.relu` outside of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from softgate import functional
 from softgate.callsites import (
-    METHODS,
     POOL_NODES,
     RELU_NODES,
     Site,
@@ -32,15 +31,19 @@ from softgate.callsites import (
     adaptive_max_pool2d_window,
     coverage_table,
     max_pool2d_arguments,
+    no_sites,
     nodes_between,
+    unreachable,
 )
-from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
+from softgate.channels import Scales, channel_of, scales_of
+from softgate.discovery import avoid_inplace, opaque_parts, trace
+from softgate.errors import SoftgateError, UnreachableSites
 from softgate.frames import Frame, Mode, State, in_checkpoint, running
+from softgate.governing import Governing
 from softgate.surrogate import Surrogate
-from softgate.tracing import Call, CallSiteTracer, is_overwritten, reads_alone, undisturbed
+from softgate.tracing import Call, is_overwritten
 
-SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
-"""Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
+Observer = Callable[[str, str, Tensor], None]
 
 
 class Sites:
@@ -48,55 +51,81 @@ class Sites:
 
     Attributes:
         model: The model.
-        rule: The rule in force; None means the true gradient.
+        observers: Called with name, kind and pre-activation (for a pooling, its input) at each call of a covered site.
     """
 
-    def __init__(self, model: nn.Module, rule: Surrogate | None, *, discover: bool = True) -> None:
+    def __init__(self, model: nn.Module, rule: Surrogate | None, *, discover: bool = True, share: bool = True) -> None:
         _check_attachable(model)
-        _check_rule(rule)
         self.model = model
-        self.rule = rule
+        self._governing = Governing(rule)
+        self.observers: list[Observer] = []
+        self.calibrating = False  # whether forward passes feed the channel scales, each example alike
+        self._share = share
         self._table: dict[str, Site] = {}
         self._compiling: State | None = None
         self._audited = False
         self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
         self._fresh: set[str] = set()  # sites whose in-place call may be an ordinary one
         self._overwritten: set[str] = set()  # sites whose input is written to later
-        self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
-        for frame in self._frames:
+        self.frames = [Frame(self, name, module) for name, module in model.named_modules()]
+        for frame in self.frames:
             frame.module.__dict__["forward"] = frame.forward
         if discover:
             try:
                 self._discover()
+                self._choose(self._governing)
             except BaseException:
                 self.detach()
                 raise
 
-    # -- what users call ------------------------------------------------------------------------------
+    # -- what users call --
 
     def use(self, rule: Surrogate | None) -> AbstractContextManager[Sites]:
         """Puts another rule in force, at once and until further notice.
 
         Args:
-            rule: The rule, or None for the true gradient.
+            rule: The rule, or None for the true gradient; of a scheduled one, its beginning.
 
         Returns:
             A context manager; used in a `with`, it puts the former rule back at the end of the block.
+
+        Raises:
+            SoftgateError: If the rule's `sites` choose none of the model's call sites; the former rule stays.
         """
-        _check_rule(rule)
-        former, self.rule = self.rule, rule
+        former, new = self._governing, Governing(rule)
+        self._choose(new)
+        self._governing = new
         return _restoring(self, former)
+
+    def advance(self, epoch: float, step: int) -> None:
+        """Puts the rule of a moment in force, where the rule given to `attach` or `use` has a schedule.
+
+        Args:
+            epoch: Epochs done; a fraction within an epoch.
+            step: Optimiser steps done.
+        """
+        self._governing.advance(epoch, step)
+
+    @property
+    def rule(self) -> Surrogate | None:
+        """The rule in force; None means the true gradient."""
+        return self._governing.rule
+
+    @property
+    def scales(self) -> Scales:
+        """The per-channel scales that lie on the model; see `softgate.channels`."""
+        return scales_of(self.model)
 
     def detach(self) -> None:
         """Undoes `attach`: forwards and `inplace` flags are as they were. Calling it twice is fine."""
-        for frame in self._frames:
+        for frame in self.frames:
             if frame.own is not None:
                 frame.module.__dict__["forward"] = frame.own
             else:
                 frame.module.__dict__.pop("forward", None)
         for module in self._inplace:
             module.inplace = True  # type: ignore[assignment]  # modules type it as Tensor or Module
-        self._frames, self._inplace = [], []
+        self.frames, self._inplace = [], []
 
     def __enter__(self) -> Sites:
         return self
@@ -107,7 +136,7 @@ class Sites:
     @property
     def attached(self) -> bool:
         """Whether the model still runs through these sites."""
-        return bool(self._frames)
+        return bool(self.frames)
 
     def table(self) -> list[Site]:
         """Every call site known so far, in the order of the forward pass."""
@@ -121,7 +150,7 @@ class Sites:
         """The coverage table: name, kind, calls since `attach`, covered or not; one line each, and a sum."""
         return coverage_table(self.table())
 
-    # -- running the model ----------------------------------------------------------------------------
+    # -- running the model --
 
     def state(self) -> State | None:
         """The forward pass that runs in this thread, if one does."""
@@ -153,18 +182,45 @@ class Sites:
     def on_activation(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
         """Stands in for a call of ReLU, ReLU6, Hardtanh or LeakyReLU, in any spelling."""
         call = activation_call(func, args, kwargs)
-        name = self._count(state, call.kind)
-        rule = self.rule
-        if state.trace is not None or rule is None or not rule.softens_relu:
+        name = self.count_call(state, call.kind)
+        if state.trace is not None:
             out = func(*args, **kwargs)
-            if state.trace is not None:
-                state.trace.append(Call(name, call.kind, True, call.inplace, getattr(out, "node", None)))
+            state.trace.append(Call(name, call.kind, True, call.inplace, getattr(out, "node", None)))
             return out
+        rule, scale = self._law(state, name, call.kind, call.z)
+        if rule is None or not rule.softens_relu:
+            return func(*args, **kwargs)
         z = call.z.clone() if name in self._overwritten else call.z
         inplace = call.inplace and name not in self._fresh
-        if call.shape is None:
-            return functional.relu(z, rule, inplace)
-        return functional.gated(z, call.activation, call.shape, rule, inplace)
+        out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
+        if self._share and not inplace:
+            state.outputs.add(z, out, call.activation)
+        return out
+
+    def _law(self, state: State, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
+        """The rule in force at a call site and what its temperature is measured in there; observers are told."""
+        for observer in self.observers:
+            observer(name, kind, z)
+        rule = self.rule
+        if rule is None:
+            return None, None
+        if not rule.sites.everything and not self._governing.governs(name, kind):
+            state.spared += 1
+            return None, None
+        if rule.scale != "channel":
+            return rule, None
+        channel, scales = channel_of(name, z, pool="pool" in kind), self.scales
+        if self.calibrating:
+            scales.observe(name, z, channel, share=None)
+        elif state.frame is not None and state.frame.module.training:
+            scales.observe(name, z, channel)
+        elif not torch.is_grad_enabled():
+            return rule, None
+        return rule, scales.of(name, z, channel)
+
+    def _choose(self, governing: Governing) -> None:
+        covered = [(site.name, site.kind) for site in self._table.values() if site.covered]
+        governing.choose(type(self.model).__name__, covered)
 
     def on_max_pool2d(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
         """Stands in for a call of any max-pool function; indices, where they are asked for, are the true ones."""
@@ -181,13 +237,17 @@ class Sites:
         return self._pool(state, "adaptive_max_pool2d", func, args, kwargs, plain, indices)
 
     def _pool(self, state: State, kind: str, func: Any, args: Any, kwargs: Any, plain: Any, indices: bool) -> Any:
-        name, rule = self._count(state, kind, covered=plain is not None), self.rule
+        name = self.count_call(state, kind, covered=plain is not None)
         if state.trace is not None:
             state.trace.append(Call(name, kind, plain is not None, False, None))
-        if state.trace is not None or plain is None or rule is None or not rule.softens_pool:
+        if state.trace is not None or plain is None:
             return func(*args, **kwargs)
         x, settings = plain
-        y = functional.max_pool2d(x, *settings, pool=rule.pool, mix=rule.mix)
+        rule, scale = self._law(state, name, kind, x)
+        if rule is None or not rule.softens_pool:
+            return state.outputs.call(func, args, kwargs)
+        options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
+        y = state.outputs.call(functional.max_pool2d, (x, *settings), options)
         if not indices:
             return y
         with torch.no_grad():
@@ -195,14 +255,13 @@ class Sites:
 
     def on_unsupported(self, state: State, kind: str) -> None:
         """Takes note of a call that no rule covers."""
-        name = self._count(state, kind, covered=False)
-        soft = self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
-        if soft and torch.compiler.is_compiling():
-            raise _unreachable(self.model, state.missed)
+        name = self.count_call(state, kind, covered=False)
+        if self._governing.soft and state.missed and torch.compiler.is_compiling():
+            raise unreachable(self.model, state.missed)
         if state.trace is not None:
             state.trace.append(Call(name, kind, False, False, None))
 
-    def _count(self, state: State, kind: str, covered: bool = True) -> str:
+    def count_call(self, state: State, kind: str, covered: bool = True) -> str:
         """Registers a call and returns the name of its site."""
         frame = state.frame
         assert frame is not None
@@ -215,32 +274,38 @@ class Sites:
         if covered:
             state.gated += 1
         else:
-            state.missed.append(f"{name} ({kind})")
+            self._miss(state, name, kind)
         if state.trace is None and not torch.compiler.is_compiling():
             if not frame.activation and in_checkpoint():
-                state.missed.append(f"{name} ({kind} in a checkpointed function; checkpoint a module instead)")
+                self._miss(state, name, f"{kind} in a checkpointed function; checkpoint a module instead")
             site = self._table.setdefault(name, Site(name, kind, covered))
             site.calls += 1
         return name
 
-    # -- what must not go unnoticed -------------------------------------------------------------------
+    def _miss(self, state: State, name: str, why: str) -> None:
+        """Takes note of a call site that the rule should govern and does not reach."""
+        if self._governing.wants(name, why.split()[0]):
+            state.missed.append(f"{name} ({why})")
+
+    # -- what must not go unnoticed --
 
     def _verify(self, frame: Frame, state: State, inputs: Any, out: Any) -> None:
         """Raises if this forward pass had activations that the rule does not cover, or none that it does."""
         rule = self.rule
-        if rule is None or not (rule.softens_relu or rule.softens_pool):
+        if rule is None or not self._governing.soft:
             return
+        self._choose(self._governing)
         if state.missed:
-            raise _unreachable(self.model, state.missed)
+            raise unreachable(self.model, state.missed)
         if frame.module is not self.model:
             return
         if not state.gated:
-            raise _no_sites(self.model)
+            raise no_sites(self.model)
         if self._audited or not torch.is_grad_enabled():
             return
         patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
         hidden = nodes_between(inputs, out, patterns)
-        if hidden:
+        if hidden.total() > state.spared:
             raise UnreachableSites(
                 f"{type(self.model).__name__} has activations that run outside of Python, where no rule reaches "
                 f"them: {', '.join(hidden)}. Attach to the model before scripting or exporting it."
@@ -249,74 +314,36 @@ class Sites:
 
     def _discover(self) -> None:
         """Fills the table before the first forward pass, from a symbolic trace where the model allows one."""
-        opaque = [
-            f"{name} (scripted or compiled)"
-            for name, module in self.model.named_modules()
-            if isinstance(module, torch.jit.ScriptModule)
-            or hasattr(module, "_orig_mod")
-            or getattr(module, "_compiled_call_impl", None)
-        ]
+        opaque = opaque_parts(self.model)
         if opaque:
-            raise _unreachable(self.model, opaque)
-        calls = self._trace()
+            raise unreachable(self.model, opaque)
+        calls = trace(self)
         if calls is None:
             return
         self._table = {call.name: Site(call.name, call.kind, call.covered) for call in calls}
-        missed = [f"{call.name} ({call.kind})" for call in calls if not call.covered]
-        if self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool):
-            if missed:
-                raise _unreachable(self.model, missed)
+        uncovered = [call for call in calls if not call.covered and self._governing.wants(call.name, call.kind)]
+        if self._governing.soft:
+            if uncovered:
+                raise unreachable(self.model, [f"{call.name} ({call.kind})" for call in uncovered])
             if not calls:
-                raise _no_sites(self.model)
-        other = self._trace(flipped=True)
+                raise no_sites(self.model)
+        other = trace(self, flipped=True)
         gated = [call for call in calls + (other or []) if call.covered and "pool" not in call.kind]
         self._overwritten = {call.name for call in gated if is_overwritten(call)}
         if other is not None:
-            self._avoid_inplace([call for call in gated if call.inplace])
-
-    def _trace(self, flipped: bool = False) -> list[Call] | None:
-        """The calls of a symbolic forward pass, or of one with train and eval mode swapped; None if it fails."""
-        state, states = State(), running()
-        state.frame, state.trace = self._frames[0], []
-
-        def method(name: str, node: fx.Node) -> None:
-            assert state.trace is not None
-            state.trace.append(Call(self._count(state, "relu"), "relu", True, METHODS[name], node))
-
-        states[id(self)] = state
-        try:
-            with undisturbed(self.model), Mode(self, state):
-                if flipped:
-                    for module in self.model.modules():
-                        module.training = not module.training
-                CallSiteTracer(method).trace(self.model)
-        except Exception:
-            # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
-            return None
-        finally:
-            del states[id(self)]
-        return state.trace
-
-    def _avoid_inplace(self, calls: list[Call]) -> None:
-        """Switches in-place off where the traces, in train and in eval mode, show that nobody needs it.
-
-        An in-place call must copy its pre-activation to keep it, an ordinary one need not.
-        """
-        needed = {call.name.split("#")[0] for call in calls if not reads_alone(call, self.model)}
-        self._fresh = {call.name for call in calls if call.name.split("#")[0] not in needed}
-        for frame in self._frames:
-            if isinstance(frame.module, SWITCHABLE) and frame.module.inplace and frame.name in self._fresh:
-                frame.module.inplace = False
-                self._inplace.append(frame.module)
+            # An in-place call must copy its pre-activation to keep it, an ordinary one need not.
+            self._fresh, self._inplace = avoid_inplace(self.model, [call for call in gated if call.inplace])
 
 
-def attach(model: nn.Module, rule: Surrogate | None) -> Sites:
+def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True) -> Sites:
     """Puts a rule in force at every ReLU and max-pool call site of a model.
 
     Args:
         model: Any module, in train or eval mode. Attach before wrapping it in DistributedDataParallel and
             before torch.compile.
         rule: The rule; None leaves the true gradient until `Sites.use` says otherwise.
+        share: Keep one tensor for each ReLU, its pre-activation; the input of the layer that follows is recomputed
+            from it in the backward pass, bit for bit. False keeps both.
 
     Returns:
         The sites; a context manager that detaches at the end of its block, also after an exception.
@@ -327,7 +354,7 @@ def attach(model: nn.Module, rule: Surrogate | None) -> Sites:
             if the model can be traced symbolically, else at the end of the first forward pass.
         SoftgateError: If the model is attached already, or is scripted or compiled.
     """
-    return Sites(model, rule)
+    return Sites(model, rule, share=share)
 
 
 def detach(model: nn.Module) -> None:
@@ -349,11 +376,11 @@ def attached_sites(model: nn.Module) -> Sites | None:
 
 
 @contextmanager
-def _restoring(sites: Sites, former: Surrogate | None) -> Iterator[Sites]:
+def _restoring(sites: Sites, former: Governing) -> Iterator[Sites]:
     try:
         yield sites
     finally:
-        sites.rule = former
+        sites._governing = former
 
 
 def _check_attachable(model: nn.Module) -> None:
@@ -370,23 +397,3 @@ def _check_attachable(model: nn.Module) -> None:
         if attached_sites(module) is not None:
             where = f"its part '{name}'" if name else "it"
             raise SoftgateError(f"attach: {kind}: {where} is attached already; detach() first, or use(rule).")
-
-
-def _check_rule(rule: Any) -> None:
-    if rule is not None and not isinstance(rule, Surrogate):
-        raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, such as Surrogate(gate=...), or None.")
-
-
-def _unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
-    names = list(dict.fromkeys(missed))
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return UnreachableSites(
-        f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
-        f"relu6, hardtanh, leaky_relu and max_pool2d, as modules or functions."
-    )
-
-
-def _no_sites(model: nn.Module) -> NoCallSites:
-    return NoCallSites(
-        f"{type(model).__name__} has no call site to attach a rule to: no relu or max_pool2d in its forward."
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from softgate import gates, pools
 from softgate.errors import SoftgateError, require, unknown
+from softgate.schedule import Schedule
+from softgate.selection import Select
 
-SCALES = ("global",)
-GAINS = ("raw", "unit_rms")
+SCALES = ("global", "channel")
+GAINS = ("raw", "unit_rms", "matched")
 
 _Part = TypeVar("_Part", gates.Gate, pools.Pool)
 
@@ -32,10 +34,16 @@ class Surrogate:
     Args:
         gate: The gate of every ReLU call site (paper, equation 21).
         pool: The rule of every max-pool call site (paper 5.3).
-        scale: "global": temperatures are in units of the activation, the same everywhere.
+        scale: "global": temperatures are in units of the activation, the same everywhere. "channel": in units of the
+            running standard deviation of each channel of each call site (paper 4.2 and 5.2), which is estimated in
+            training or by `softgate.calibrate`.
         gain: "raw" takes the gate as it is. "unit_rms" divides it by sqrt(E[gate(z)^2] / 0.5), z ~ N(0, 1), so
-            that it passes on as much gradient energy as the hard gate does on average.
+            that it passes on as much gradient energy as the hard gate does on average. "matched" rescales the
+            gradient of each example at each call site, poolings included, to the norm of its true gradient there.
         mix: In [0, 1]. The gradient used is mix * surrogate + (1 - mix) * true gradient, at each call site.
+        sites: Which call sites the rule governs; all of them by default.
+        schedule: How temperature and mix change over training, and when the rule is on; `at` gives the rule of a
+            moment. What is said here about one rule holds at the start of training.
 
     Raises:
         SoftgateError: If an option is out of range; the message says what is allowed.
@@ -46,6 +54,9 @@ class Surrogate:
     scale: str = "global"
     gain: str = "raw"
     mix: float = 1.0
+    sites: Select = field(default_factory=Select)
+    schedule: Schedule = field(default_factory=Schedule)
+    _gain: float = field(init=False, repr=False, compare=False, default=1.0)
 
     def __post_init__(self) -> None:
         require(
@@ -62,6 +73,19 @@ class Surrogate:
             raise unknown("surrogate.gain", self.gain, GAINS)
         number = isinstance(self.mix, (int, float)) and not isinstance(self.mix, bool)
         require(number and 0 <= self.mix <= 1, f"surrogate.mix={self.mix}: a number from 0 to 1 is needed.")
+        require(isinstance(self.sites, Select), f"surrogate.sites={self.sites!r}: a softgate.Select is needed.")
+        require(
+            isinstance(self.schedule, Schedule),
+            f"surrogate.schedule={self.schedule!r}: a softgate.Schedule is needed.",
+        )
+        warms = any(hasattr(part, "temperature") for part in (self.gate, self.pool))
+        require(
+            self.schedule.temperature is None or warms,
+            f"surrogate.schedule.temperature: neither {self.gate} nor {self.pool} has a temperature.",
+        )
+        # Found here and kept: a compiled backward pass cannot integrate.
+        if self.gain == "unit_rms":
+            object.__setattr__(self, "_gain", _rms_gain(self.gate, self.mix))
 
     @property
     def softens_relu(self) -> bool:
@@ -73,21 +97,48 @@ class Surrogate:
         """Whether max-pool call sites differ from the true gradient under this rule."""
         return self.mix > 0 and not isinstance(self.pool, pools.Hard)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """The factor on the upstream gradient at a ReLU: gate, mix and gain together.
+    @property
+    def matches(self) -> bool:
+        """Whether gradients are rescaled to the norm of the true gradient."""
+        return self.gain == "matched"
+
+    def at(self, epoch: float = 0.0, step: int = 0) -> Surrogate:
+        """The rule of a moment in training, with nothing left to change.
 
         Args:
-            z: Pre-activations, any shape.
+            epoch: Epochs done; a fraction within an epoch.
+            step: Optimiser steps done.
+        """
+        plan = self.schedule
+        if plan.constant:
+            return self
+        mix = self.mix if plan.mix is None else plan.mix.at(epoch, step)
+        if plan.on is not None and not plan.on.at(epoch, step):
+            mix = 0.0
+        gate, pool = self.gate, self.pool
+        if plan.temperature is not None:
+            factor = plan.temperature.at(epoch, step)
+            gate, pool = _warmed(gate, factor), _warmed(pool, factor)
+        return replace(self, gate=gate, pool=pool, mix=mix, schedule=Schedule())
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The factor on the upstream gradient at a ReLU: gate, mix and unit_rms gain together.
+
+        Args:
+            z: Pre-activations, any shape, in units of the temperature.
 
         Returns:
             Factors of the same shape.
         """
-        factor = self._mixed(z)
-        return factor if self.gain == "raw" else factor / _rms_gain(self)
+        factor = _mixed(self.gate, self.mix, z)
+        return factor if self.gain != "unit_rms" else factor / self._gain
 
-    def _mixed(self, z: Tensor) -> Tensor:
-        soft = self.gate(z)
-        return soft if self.mix == 1 else torch.lerp((z > 0).to(soft.dtype), soft, self.mix)
+    def pull(self, grad: Tensor, z: Tensor) -> Tensor:
+        """The gradient through a ReLU, factor(z) * grad; see `softgate.gates.Gate.pull`."""
+        out = self.gate.pull(grad, z)
+        if self.mix != 1:
+            out = torch.lerp(gates.Hard().pull(grad, z), out, self.mix)
+        return out if self.gain != "unit_rms" else out / self._gain
 
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
@@ -97,6 +148,8 @@ class Surrogate:
             "scale": self.scale,
             "gain": self.gain,
             "mix": self.mix,
+            "sites": {key: list(value) for key, value in asdict(self.sites).items()},
+            "schedule": self.schedule.to_dict(),
         }
 
     @classmethod
@@ -108,7 +161,7 @@ class Surrogate:
         """
         require(isinstance(plain, Mapping), f"surrogate={plain}: a dict is needed.")
         settings = dict(plain)
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls) if f.init}
         for key in settings:
             if key not in known:
                 raise unknown("surrogate", key, known)
@@ -116,6 +169,15 @@ class Surrogate:
             settings["gate"] = _build("surrogate.gate", settings["gate"], gates.KNOWN)
         if "pool" in settings:
             settings["pool"] = _build("surrogate.pool", settings["pool"], pools.KNOWN)
+        if "sites" in settings:
+            chosen, allowed = settings["sites"], {f.name for f in fields(Select)}
+            require(isinstance(chosen, Mapping), f"surrogate.sites={chosen}: a dict is needed.")
+            for key in chosen:
+                if key not in allowed:
+                    raise unknown("surrogate.sites", key, allowed)
+            settings["sites"] = Select(**chosen)
+        if "schedule" in settings:
+            settings["schedule"] = Schedule.from_dict(settings["schedule"])
         return cls(**settings)
 
 
@@ -145,11 +207,22 @@ def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part
         raise SoftgateError(f"surrogate.{error}") from None
 
 
+def _warmed(part: _Part, factor: float) -> _Part:
+    """A gate or pool with its temperature, where it has one, times a factor."""
+    warm = getattr(part, "temperature", None)
+    return part if warm is None else replace(part, temperature=warm * factor)  # type: ignore[call-arg]  # it has one
+
+
+def _mixed(gate: gates.Gate, mix: float, z: Tensor) -> Tensor:
+    soft = gate(z)
+    return soft if mix == 1 else torch.lerp((z > 0).to(soft.dtype), soft, mix)
+
+
 @lru_cache(maxsize=256)
-def _rms_gain(rule: Surrogate) -> float:
+def _rms_gain(gate: gates.Gate, mix: float) -> float:
     """sqrt(E[factor(z)^2] / 0.5) for z ~ N(0, 1), by Gauss-Legendre quadrature on each side of zero."""
     nodes, weights = np.polynomial.legendre.leggauss(400)
     half = torch.tensor(6.0 * (nodes + 1))  # [-1, 1] -> [0, 12]; the normal density ends well before 12
     density = torch.tensor(6.0 * weights) * torch.exp(-half.square() / 2) / math.sqrt(2 * math.pi)
-    energy = sum(float((density * rule._mixed(sign * half).square()).sum()) for sign in (1.0, -1.0))
+    energy = sum(float((density * _mixed(gate, mix, sign * half).square()).sum()) for sign in (1.0, -1.0))
     return math.sqrt(energy / 0.5)
