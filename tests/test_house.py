@@ -33,8 +33,9 @@ FLOORS = {
     "representation": 10,
     "metrics": 11,
     "controls": 12,
-    "training": 13,
-    "runs": 14,
+    "alignment": 13,
+    "training": 14,
+    "runs": 15,
 }
 """A module imports only from floors below its own; `data`, `training` and `runs` are packages."""
 
