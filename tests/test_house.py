@@ -29,6 +29,7 @@ FLOORS = {
     "pullback": 9,
     "models": 9,
     "figures": 9,
+    "small_multiples": 9,
     "data": 9,
     "representation": 10,
     "metrics": 11,

@@ -95,7 +95,7 @@ def control_table(
         scores = _of_maps(model, explainer, probe, few)
         if isinstance(explainer, Pullback):
             scores |= _of_readout(model, explainer, probe)
-        found[name] = scores | _of_passes(model, explainer, few, probe.images, evaluator)
+        found[name] = scores | of_passes(model, explainer, few, probe.images, evaluator)
     return found
 
 
@@ -145,20 +145,37 @@ def _of_readout(model: nn.Module, explainer: Pullback, probe: Probe) -> dict[str
     )
 
 
-def _of_passes(
-    model: nn.Module, explainer: Explainer, few: Probe, images: Tensor, evaluator: nn.Module | None
+def of_passes(
+    model: nn.Module,
+    explainer: Explainer,
+    few: Probe,
+    images: Tensor,
+    evaluator: nn.Module | None,
+    but: Sequence[str] = (),
 ) -> dict[str, Score]:
+    """The metrics that take many passes.
+
+    Args:
+        model: The network.
+        explainer: Gives the maps.
+        few: The images.
+        images: [N, C, H, W] to re-estimate BatchNorm with.
+        evaluator: Judges the counterfactuals.
+        but: Metrics that are left out.
+
+    Returns:
+        Metric to score.
+    """
     x, labels = few.images, few.labels
     arguments = model, x, labels
     tiles, named = metrics.mosaics(x, labels, 2, max(1, len(x) // 4))
     others = _other_classes(few)
-    return _scored(
+    cases: list[tuple[str, ProbeMetric, tuple[object, ...]]] = [
         ("noise_cosine", metrics.NoiseCosine(explainer), arguments),
         ("max_sensitivity", metrics.MaxSensitivity(explainer), arguments),
-        *[
-            (f"randomization_{level}", metrics.Randomization(explainer, images, level), arguments)
-            for level in ("head", "top", "all")
-        ],
+        ("randomization_head", metrics.Randomization(explainer, images, "head"), arguments),
+        ("randomization_top", metrics.Randomization(explainer, images, "top"), arguments),
+        ("randomization_all", metrics.Randomization(explainer, images, "all"), arguments),
         ("grid_pointing", metrics.GridPointing(explainer), (model, tiles, named)),
         ("insertion_deletion", metrics.InsertionDeletion(explainer), arguments),
         ("infidelity", metrics.Infidelity(explainer), arguments),
@@ -167,7 +184,8 @@ def _of_passes(
             metrics.Counterfactual(explainer, evaluator, mean=few.mean, std=few.std),
             (model, x, others),
         ),
-    )
+    ]
+    return _scored(*[case for case in cases if case[0] not in but])
 
 
 def _other_classes(probe: Probe) -> Tensor:

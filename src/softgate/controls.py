@@ -7,7 +7,7 @@ centred logit, f_c minus the mean logit: the mean is free in a softmax, and woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,18 @@ class Pullback:
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         """Maps [B, C, H, W] for images [B, C, H, W] and targets [B]."""
         return _input_gradient(model, x, target, self.rule)
+
+    def all(self, model: nn.Module, x: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Maps [B, K, C, H, W] of K classes from one forward pass, and the logits [B, classes]."""
+        model = inner(model)
+        with reading_out(model, self.rule):
+            x = x.detach().clone().requires_grad_()
+            out: Any = model(x)
+            outputs = getattr(out, "logits", out)
+            targets = torch.tensor(list(classes), device=x.device).expand(len(x), -1)
+            picked = target_logits(outputs, targets, centred=True).sum(0)
+            maps = [torch.autograd.grad(one, x, retain_graph=True)[0] for one in picked]
+        return torch.stack(maps, 1), outputs.detach()
 
 
 def gradient() -> Pullback:

@@ -53,6 +53,12 @@ class ProbeMetric(Metric):
         """Numbers kept per image, besides the mark of a broken one."""
         return max(1, len(self.outputs))
 
+    def take(self, rows: Tensor, finite: Tensor) -> None:
+        """As `add`, for numbers that were computed elsewhere; counts as an update."""
+        self._update_count += 1
+        self._computed = None
+        self.add(rows, finite)
+
     def add(self, rows: Tensor, finite: Tensor | None = None) -> None:
         """Takes rows [B] or [B, width] in; `finite` [B] is False for images whose maps or logits are not."""
         rows = rows.detach().double().reshape(len(rows), -1)
