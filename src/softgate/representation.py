@@ -153,7 +153,7 @@ class _Constants(TorchFunctionMode):
             )
         factor = self.share.view(-1, *[1] * (out.dim() - 1)) if out.shape[:1] == self.share.shape else self.share
         addend = factor * torch.as_tensor(constant, dtype=self.share.dtype, device=out.device)
-        return out.add_(addend) if _in_place(func) else out + addend
+        return out.add_(addend)  # in place: none of these functions keeps its result for the backward pass
 
 
 Finder = Callable[..., Any]
@@ -162,11 +162,6 @@ Finder = Callable[..., Any]
 def _constant(func: Any, args: Any, kwargs: Any) -> Any:
     finder = FINDERS.get(func)
     return finder(*args, **kwargs) if finder else None
-
-
-def _in_place(func: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    return name in ("__iadd__", "__isub__") or (name.endswith("_") and not name.endswith("__"))
 
 
 def _of_convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **others: Any) -> Any:

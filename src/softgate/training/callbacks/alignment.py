@@ -61,7 +61,7 @@ class AlignmentCurves(Callback):
         soft: Mapping[str, Any],
         every_n_epochs: int = 1,
         images: int = 256,
-        few: int = 16,
+        few: int = 10,
         draws: int = 10,
         dear_epochs: int = 0,
         dear_images: int = 16,
