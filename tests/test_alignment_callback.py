@@ -76,6 +76,14 @@ def test_curves_have_a_panel_for_each_metric_with_both_read_outs(run):
         assert picture.height > 3 * 200  # rows of four
 
 
+def test_the_terminal_shows_the_run_and_leaves_alignment_to_the_files(tmp_path, capsys):
+    summary = train(composed(*SMALL, "trainer.max_epochs=1", directory=tmp_path))
+    assert "align/soft/noise_cosine" in summary
+    shown = capsys.readouterr().out
+    assert "val/acc" in shown
+    assert "align/" not in shown
+
+
 @pytest.fixture(scope="module")
 def measured():
     cfg = container(*SMALL)

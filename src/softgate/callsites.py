@@ -116,13 +116,7 @@ class ActivationCall:
 
 def activation_call(func: Any, args: Any, kwargs: Any) -> ActivationCall:
     """Sorts the arguments of a function in `RELU` or `PIECEWISE`."""
-    sorters: dict[str, Callable[..., ActivationCall]] = {
-        "relu": _relu,
-        "relu6": _relu6,
-        "hardtanh": _hardtanh,
-        "leaky_relu": _leaky_relu,
-    }
-    call = sorters[PIECEWISE.get(func, "relu")](*args, **kwargs)
+    call = _SORTERS[PIECEWISE.get(func, "relu")](*args, **kwargs)
     return replace(call, inplace=True) if func in INPLACE else call
 
 
@@ -143,6 +137,14 @@ def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplac
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> ActivationCall:
     shape = PiecewiseLinear(float(negative_slope), ((1.0 - float(negative_slope), 0.0),))
     return ActivationCall("leaky_relu", input, inplace, partial(F.leaky_relu, negative_slope=negative_slope), shape)
+
+
+_SORTERS: dict[str, Callable[..., ActivationCall]] = {
+    "relu": _relu,
+    "relu6": _relu6,
+    "hardtanh": _hardtanh,
+    "leaky_relu": _leaky_relu,
+}
 
 
 def adaptive_max_pool2d_arguments(

@@ -24,6 +24,7 @@ from softgate import gates, pools
 from softgate.errors import SoftgateError
 from softgate.gates import matched, wide
 from softgate.pooling import SoftMaxPool2d, SoftPooling
+from softgate.surrogate import Surrogate
 
 Size = int | tuple[int, ...] | list[int]
 GateFn = Callable[[Tensor], Tensor]
@@ -31,6 +32,20 @@ GateFn = Callable[[Tensor], Tensor]
 
 class _Gated(torch.autograd.Function):
     """An activation forward; backward, what `through` makes of the gradient and the pre-activation."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: Tensor | None, activation: GateFn, through: _Through) -> Tensor:
+        ctx.save_for_backward(z, scale)
+        ctx.through = through
+        return activation(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.through.pull(grad, *ctx.saved_tensors), None, None, None
+
+
+class _GatedInTransforms(torch.autograd.Function):
+    """The same for torch.func; a setup_context costs every call 0.1 ms, so it is not the only one."""
 
     generate_vmap_rule = True
 
@@ -43,9 +58,7 @@ class _Gated(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:2])
         ctx.through = inputs[3]
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.through.pull(grad, *ctx.saved_tensors), None, None, None
+    backward = _Gated.backward
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class _Through:
     def pull(self, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
         """The gradient at `z`; its norm matched to the true gradient's where the gate says so."""
         out = self._steps(self.gate, grad, z, scale)
-        if getattr(self.gate, "matches", False):
+        if isinstance(self.gate, Surrogate) and self.gate.matches:
             out = matched(out, self._steps(gates.Hard(), grad.detach(), z, None))
         return out
 
@@ -90,10 +103,11 @@ def _pull(gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor
     """The gradient through a gate at z / scale."""
     if scale is not None:
         z = wide(z) / scale
-    if not hasattr(gate, "pull"):
+    if not isinstance(gate, (gates.Gate, Surrogate)):
         return (grad * gate(wide(z))).to(grad.dtype)
-    out: Tensor = gate.pull(grad.to(z.dtype), z)
-    return out.to(grad.dtype)
+    if grad.dtype == z.dtype:
+        return gate.pull(grad, z)
+    return gate.pull(grad.to(z.dtype), z).to(grad.dtype)
 
 
 def relu(z: Tensor, gate: GateFn, inplace: bool = False, scale: Tensor | None = None) -> Tensor:
@@ -135,7 +149,9 @@ def gated(
     Returns:
         `activation(z)`, bit for bit.
     """
-    out: Tensor = _Gated.apply(z.clone() if inplace else z, scale, activation, _Through(shape, gate))
+    transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    function = _GatedInTransforms if transforming else _Gated
+    out: Tensor = function.apply(z.clone() if inplace else z, scale, activation, _Through(shape, gate))
     return z.copy_(out) if inplace else out
 
 

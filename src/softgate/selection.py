@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from softgate.errors import SoftgateError, require, unknown
 
@@ -50,7 +51,7 @@ class Select:
         )
         object.__setattr__(self, "depth", (float(self.depth[0]), float(self.depth[1])))
 
-    @property
+    @cached_property
     def everything(self) -> bool:
         """Whether no call site is left out."""
         return self == Select()

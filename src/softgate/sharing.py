@@ -85,18 +85,20 @@ class Outputs:
         """Calls a layer, with notes in the place of the outputs it would keep."""
         if not self._origins or not _hooks_are_free():
             return func(*args, **kwargs)
-        found = [(arg, self._find(arg)) for arg in args if isinstance(arg, Tensor)]
-
-        known = {arg.untyped_storage().data_ptr(): origin for arg, origin in found if origin is not None}
+        known: dict[int, Origin] = {}
+        for arg in args:
+            origin = self._find(arg) if isinstance(arg, Tensor) else None
+            if origin is not None:
+                known[arg.untyped_storage().data_ptr()] = origin
         if not known:
             return func(*args, **kwargs)
 
         def pack(tensor: Tensor) -> Tensor | _Note:
             origin = known.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
-            if origin is None or tensor.dtype != origin.z.dtype or tensor._version != origin.output_version:
+            y = None if origin is None else origin.output()
+            if origin is None or y is None or tensor.dtype != y.dtype or tensor._version != origin.output_version:
                 return tensor
-            whole = tensor.shape == origin.z.shape and tensor.stride() == origin.z.stride()
-            if whole and not tensor.storage_offset():
+            if tensor.shape == y.shape and tensor.stride() == y.stride() and not tensor.storage_offset():
                 return _Note(origin, None)
             return _Note(origin, (tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())))
 

@@ -96,7 +96,8 @@ def _conclude(
     if not config["trainer"]["fast_dev_run"]:
         report.write_json(summary, directory / "summary.json")
         report.save_curves(points, directory / "curves.png", config["name"])
-    console.print(report.table("interrupted" if interrupted else "finished", summary))
+    shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
+    console.print(report.table("interrupted" if interrupted else "finished", shown))
     console.print(f"run directory: {directory}", soft_wrap=True)
     return summary
 
