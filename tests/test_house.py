@@ -25,6 +25,7 @@ FLOORS = {
     "tracing": 6,
     "frames": 7,
     "discovery": 8,
+    "auditing": 8,
     "sites": 9,
     "pullback": 10,
     "calibration": 11,

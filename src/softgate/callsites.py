@@ -21,6 +21,9 @@ from softgate.functional import PiecewiseLinear
 
 RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 INPLACE: frozenset[Any] = frozenset({F.relu_, torch.relu_, Tensor.relu_, F.hardtanh_, F.leaky_relu_})
+HIDDEN_IN_COMPILE: frozenset[Any] = frozenset({torch.relu_, F.hardtanh_, F.leaky_relu_})
+"""In-place functions that torch.compile runs without asking any mode."""
+
 METHODS: dict[str, bool] = {"relu": False, "relu_": True}
 """Tensor methods that are call sites, and whether they work in place; a symbolic trace sees them by name only."""
 
@@ -181,8 +184,8 @@ def max_pool2d_arguments(
 
 def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[str]:
     """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`."""
-    seen = {tensor.grad_fn for tensor in _tensors(inputs)}
-    todo = [tensor.grad_fn for tensor in _tensors(out)]
+    seen = {tensor.grad_fn for tensor in tensors_in(inputs)}
+    todo = [tensor.grad_fn for tensor in tensors_in(out)]
     found: Counter[str] = Counter()
     while todo:
         node = todo.pop()
@@ -213,12 +216,13 @@ def no_sites(model: nn.Module) -> NoCallSites:
     )
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested dicts, tuples and lists."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
         for value in tree.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(tree, (tuple, list)):
         for value in tree:
-            yield from _tensors(value)
+            yield from tensors_in(value)

@@ -5,6 +5,7 @@ The machinery of `softgate.sites`: symbolic traces in train and in eval mode, an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -42,13 +43,17 @@ def trace(sites: Sites, flipped: bool = False) -> list[Call] | None:
     def method(name: str, node: fx.Node) -> None:
         calls.append(Call(sites.count_call(state, "relu"), "relu", True, METHODS[name], node))
 
+    def operator(name: str) -> None:
+        calls.append(Call(f"torch.ops.{name}", name, False, False, None))
+
     states[id(sites)] = state
     try:
-        with undisturbed(sites.model), Mode(sites, state):
+        with warnings.catch_warnings(), undisturbed(sites.model), Mode(sites, state):
+            warnings.simplefilter("ignore")  # about symbols where users' hooks and checkpoints expect tensors
             if flipped:
                 for module in sites.model.modules():
                     module.training = not module.training
-            CallSiteTracer(method).trace(sites.model)
+            CallSiteTracer(method, operator).trace(sites.model)
     except Exception:
         # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
         return None

@@ -10,12 +10,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from softgate.callsites import ADAPTIVE_MAX_POOL2D, MAX_POOL2D, PIECEWISE, RELU, UNSUPPORTED
-from softgate.sharing import CONSUMERS, Outputs
+from softgate.sharing import CONSUMERS, Outputs, current_hooks
 from softgate.tracing import Call
 
 if TYPE_CHECKING:
@@ -25,14 +26,25 @@ if TYPE_CHECKING:
 class State:
     """What is known while a forward pass runs: the module it is in, and how often each name was called."""
 
-    def __init__(self) -> None:
-        self.frame: Frame | None = None
+    def __init__(self, frame: Frame | None = None) -> None:
+        self.frame = frame
+        compiling = torch.compiler.is_compiling()
+        self.recomputing = not compiling and torch._C._current_graph_task_id() != -1  # within a backward pass
+        self.grad = compiling or torch.is_grad_enabled()
+        self.hooks = None if compiling else current_hooks()
+        self.checkpointed = False  # whether a part of the pass will be run again in the backward pass
         self.counts: dict[str, int] = {}
         self.missed: list[str] = []
         self.gated = 0
         self.spared = 0  # calls of sites that the rule does not choose
         self.outputs = Outputs()
         self.trace: list[Call] | None = None  # while tracing: the calls seen
+
+    def looks_checkpointed(self) -> bool:
+        """Whether gradients or saved tensors are handled otherwise than where the pass began; a cheap first look."""
+        if torch.compiler.is_compiling() or self.trace is not None:
+            return False
+        return torch.is_grad_enabled() != self.grad or current_hooks() is not self.hooks
 
 
 _RUNNING = threading.local()
@@ -69,6 +81,8 @@ class Frame:
         if state is None:
             return self.sites.run(self, args, kwargs)
         outer, state.frame = state.frame, self
+        if not state.checkpointed and state.looks_checkpointed():
+            state.checkpointed = in_checkpoint()
         try:
             return self.inner(*args, **kwargs)
         finally:

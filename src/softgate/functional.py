@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from softgate import gates, pools
 from softgate.errors import SoftgateError
-from softgate.gates import matched, wide
-from softgate.pooling import SoftMaxPool2d, SoftPooling
+from softgate.gates import in_transforms, matched, wide
+from softgate.pooling import SoftPooling, soft_max_pool2d
 from softgate.surrogate import Surrogate
 
 Size = int | tuple[int, ...] | list[int]
@@ -149,8 +149,7 @@ def gated(
     Returns:
         `activation(z)`, bit for bit.
     """
-    transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    function = _GatedInTransforms if transforming else _Gated
+    function = _GatedInTransforms if in_transforms() else _Gated
     out: Tensor = function.apply(z.clone() if inplace else z, scale, activation, _Through(shape, gate))
     return z.copy_(out) if inplace else out
 
@@ -218,5 +217,4 @@ def max_pool2d(
         mix,
         match,
     )
-    out: Tensor = SoftMaxPool2d.apply(x, scale, pooling)
-    return out
+    return soft_max_pool2d(x, scale, pooling)

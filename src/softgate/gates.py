@@ -39,6 +39,11 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def in_transforms() -> bool:
+    """Whether a transform of torch.func runs, such as grad or vmap."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def matched(soft: Tensor, hard: Tensor) -> Tensor:
     """`soft`, each example (first dimension) rescaled to the L2 norm that `hard` has there.
 
@@ -46,8 +51,9 @@ def matched(soft: Tensor, hard: Tensor) -> Tensor:
     the batch too. The factor counts as a constant when differentiated; where `soft` is zero it stays zero.
     """
     dims = tuple(range(1, soft.dim())) or None
-    wanted, found = (torch.linalg.vector_norm(wide(t), dim=dims, keepdim=True) for t in (hard, soft))
-    factor = torch.where(found > 0, wanted / found, torch.ones_like(found))
+    with torch.no_grad():
+        wanted, found = (torch.linalg.vector_norm(wide(t), dim=dims, keepdim=True) for t in (hard, soft))
+        factor = torch.where(found > 0, wanted / found, torch.ones_like(found))
     return soft * factor.to(soft.dtype)
 
 

@@ -44,6 +44,11 @@ class Governing:
         """Whether any gradient differs from the true one."""
         return self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
 
+    @property
+    def uniform(self) -> bool:
+        """Whether every call site is treated alike, so that their names do not matter."""
+        return self.rule is None or (self.rule.sites.everything and self.rule.scale == "global")
+
     def choose(self, model: str, covered: list[tuple[str, str]]) -> None:
         """Finds out, once for each rule, which call sites it governs.
 

@@ -10,32 +10,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softgate.gates import matched, wide
+from softgate.gates import in_transforms, matched, wide
 
 RANGE = {torch.float32: 60.0, torch.float64: 300.0}
 """How far from zero exponents may lie: window sums of exponentials then neither overflow nor lose digits."""
 
 
 def _channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if x.dim() != 4 or in_transforms():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _along(x: Tensor, axis: int, part: slice) -> Tensor:
     """A slice of a spatial axis, -2 or -1."""
-    return x[..., part, :] if axis == -2 else x[..., part]
+    piece: Tensor = torch.ops.aten.slice(x, axis, part.start, part.stop, part.step or 1)
+    return piece
 
 
 def _pooling_order(x: Tensor) -> Tensor:
     """`x` in channels-last order on the CPU, where PyTorch's pooling is many times faster in it."""
-    fits = x.dim() == 4 and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return x.detach().contiguous(memory_format=torch.channels_last) if fits else x.detach()
+    fits = x.dim() == 4 and x.device.type == "cpu" and not torch.compiler.is_compiling() and not in_transforms()
+    return x.contiguous(memory_format=torch.channels_last) if fits else x
 
 
 def _in_order_of(x: Tensor, out: Tensor) -> Tensor:
     """`out` in the memory order of `x`."""
+    if in_transforms():
+        return out
     return out.contiguous(memory_format=torch.channels_last if _channels_last(x) else torch.contiguous_format)
 
 
@@ -73,9 +78,9 @@ class SoftPooling:
             ordered, upstream = _pooling_order(values), _pooling_order(grad)
             out = self._spread_slices(upstream, ordered, self.pool(ordered))
         else:
-            out = self._spread_shared(grad.detach(), *shared)
+            out = self._spread_shared(grad, *shared)
         if self.mix != 1:
-            out = self.mix * out + (1 - self.mix) * self.spread_hard(grad.detach(), x.detach())
+            out = self.mix * out + (1 - self.mix) * self.spread_hard(grad, x.detach())
         return _in_order_of(x, out.to(grad.dtype))
 
     def spread_hard(self, grad: Tensor, x: Tensor) -> Tensor:
@@ -105,7 +110,8 @@ class SoftPooling:
 
     def _shared_excitation(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """d_i = (x_i - shift) / T, with one shift for each plane, and exp(d_i); None where slices must be walked."""
-        if self.dilation != (1, 1) or x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == 0:
+        plain = type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling() and not in_transforms()
+        if self.dilation != (1, 1) or x.device.type != "cpu" or not plain or x.numel() == 0:
             return None
         values = wide(x)
         room = RANGE[values.dtype] * self.temperature
@@ -259,29 +265,48 @@ class SoftPooling:
                 yield padded[..., rows, left : left + (out[-1] - 1) * sw + 1 : sw]
 
 
-class SoftMaxPool2d(torch.autograd.Function):
+def soft_max_pool2d(x: Tensor, scale: Tensor | None, pooling: SoftPooling) -> Tensor:
     """The true max pooling forward; `SoftPooling` backward."""
+    function = _SoftMaxPool2dInTransforms if in_transforms() else _SoftMaxPool2d
+    out: Tensor = function.apply(x, scale, pooling)
+    return out
 
+
+def _weigh(values: Tensor, x: Tensor, scale: Tensor | None, pooling: SoftPooling, transpose: bool) -> Tensor:
+    """`spread`, or its transpose `gather`: linear in the first argument, the weights held constant."""
+    function = _WeighInTransforms if in_transforms() else _Weigh
+    out: Tensor = function.apply(values, x, scale, pooling, transpose)
+    return out
+
+
+def _pull(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    """Spreads the gradient, and matches its norm to the true gradient's where the pooling says so."""
+    x, scale = ctx.saved_tensors
+    out = _weigh(grad, x, scale, ctx.pooling, False)
+    if ctx.pooling.match:
+        with torch.no_grad():
+            hard = ctx.pooling.spread_hard(grad, x)
+        out = matched(out, hard)
+    return out, None, None
+
+
+def _pull_again(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    x, scale = ctx.saved_tensors
+    return _weigh(grad, x, scale, ctx.pooling, not ctx.transpose), None, None, None, None
+
+
+class _SoftMaxPool2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, pooling: SoftPooling) -> Tensor:
-        """Pools; keeps the input only. The maxima are found again: the caller may overwrite them."""
+        # The maxima are not kept: the caller may overwrite them, and finding them again is cheap.
         ctx.save_for_backward(x, scale)
         ctx.pooling = pooling
         return pooling.pool(x)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Spreads the gradient, and matches its norm to the true gradient's where the pooling says so."""
-        x, scale = ctx.saved_tensors
-        out: Tensor = _Weigh.apply(grad, x, scale, ctx.pooling, False)
-        if ctx.pooling.match:
-            out = matched(out, ctx.pooling.spread_hard(grad.detach(), x.detach()))
-        return out, None, None
+    backward = staticmethod(_pull)
 
 
 class _Weigh(torch.autograd.Function):
-    """`spread`, or its transpose `gather`: linear in the first argument, the weights held constant."""
-
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, x: Tensor, scale: Tensor | None, pooling: SoftPooling, transpose: bool
@@ -290,7 +315,37 @@ class _Weigh(torch.autograd.Function):
         ctx.pooling, ctx.transpose = pooling, transpose
         return (pooling.gather if transpose else pooling.spread)(values, x, scale)
 
+    backward = staticmethod(_pull_again)
+
+
+# The same for torch.func, which wants a setup_context; that costs every call 0.1 ms.
+
+
+class _SoftMaxPool2dInTransforms(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        back = _Weigh.apply(grad, *ctx.saved_tensors, ctx.pooling, not ctx.transpose)
-        return back, None, None, None, None
+    def forward(x: Tensor, scale: Tensor | None, pooling: SoftPooling) -> Tensor:
+        return pooling.pool(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, SoftPooling], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.pooling = inputs[2]
+
+    backward = staticmethod(_pull)
+
+
+class _WeighInTransforms(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, x: Tensor, scale: Tensor | None, pooling: SoftPooling, transpose: bool) -> Tensor:
+        return (pooling.gather if transpose else pooling.spread)(values, x, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:3])
+        ctx.pooling, ctx.transpose = inputs[3:]
+
+    backward = staticmethod(_pull_again)

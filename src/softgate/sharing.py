@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from softgate.gates import in_transforms
+
 CONSUMERS: frozenset[Any] = frozenset(
     {
         *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
@@ -73,7 +75,8 @@ class Outputs:
 
     def add(self, z: Tensor, y: Tensor, activation: Callable[[Tensor], Tensor]) -> None:
         """Remembers that y = activation(z); `activation` must not work in place."""
-        if not _hooks_are_free() or y.grad_fn is None:
+        storage = type(y) is Tensor and y.device.type != "meta"  # fake and meta tensors have no address to go by
+        if not _hooks_are_free() or y.grad_fn is None or not storage:
             return
         z = z.detach()
         self._origins[id(y)] = Origin(weakref.ref(y), y._version, z, z._version, activation)
@@ -117,12 +120,18 @@ def _unpack(kept: Tensor | _Note) -> Tensor:
     return kept if isinstance(kept, Tensor) else kept.tensor()
 
 
+def current_hooks() -> Any:
+    """The saved-tensor hooks in force, such as those of activation checkpointing; None if there are none."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return None if hooks is None else hooks[0]
+
+
 def _hooks_are_free() -> bool:
     """Whether hooks may be set: not where others are in force (checkpoints, offloading), compiled, or in torch.func."""
     autograd: Any = torch._C._autograd
     return (
         not torch.compiler.is_compiling()
         and autograd._saved_tensors_hooks_is_enabled()
-        and autograd._top_saved_tensors_default_hooks(True) is None
-        and not torch._C._are_functorch_transforms_active()
+        and current_hooks() is None
+        and not in_transforms()
     )

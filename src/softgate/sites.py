@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from softgate import functional
+from softgate.auditing import audit, refuse_compiling, watch_recomputation
 from softgate.callsites import (
-    POOL_NODES,
-    RELU_NODES,
+    HIDDEN_IN_COMPILE,
     Site,
     activation_call,
     adaptive_max_pool2d_arguments,
@@ -32,12 +32,11 @@ from softgate.callsites import (
     coverage_table,
     max_pool2d_arguments,
     no_sites,
-    nodes_between,
     unreachable,
 )
 from softgate.channels import Scales, channel_of, scales_of
 from softgate.discovery import avoid_inplace, opaque_parts, trace
-from softgate.errors import SoftgateError, UnreachableSites
+from softgate.errors import SoftgateError
 from softgate.frames import Frame, Mode, State, in_checkpoint, running
 from softgate.governing import Governing
 from softgate.surrogate import Surrogate
@@ -57,7 +56,7 @@ class Sites:
     def __init__(self, model: nn.Module, rule: Surrogate | None, *, discover: bool = True, share: bool = True) -> None:
         _check_attachable(model)
         self.model = model
-        self._governing = Governing(rule)
+        self.governing = Governing(rule)
         self.observers: list[Observer] = []
         self.calibrating = False  # whether forward passes feed the channel scales, each example alike
         self._share = share
@@ -66,14 +65,15 @@ class Sites:
         self._audited = False
         self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
         self._fresh: set[str] = set()  # sites whose in-place call may be an ordinary one
-        self._overwritten: set[str] = set()  # sites whose input is written to later
+        self._overwritten: set[str] = set()  # sites, without #2 and so on, whose input is written to later
+        self._hidden: dict[str, None] = {}  # sites that torch.compile would not show
         self.frames = [Frame(self, name, module) for name, module in model.named_modules()]
         for frame in self.frames:
             frame.module.__dict__["forward"] = frame.forward
         if discover:
             try:
                 self._discover()
-                self._choose(self._governing)
+                self._choose(self.governing)
             except BaseException:
                 self.detach()
                 raise
@@ -92,9 +92,9 @@ class Sites:
         Raises:
             SoftgateError: If the rule's `sites` choose none of the model's call sites; the former rule stays.
         """
-        former, new = self._governing, Governing(rule)
+        former, new = self.governing, Governing(rule)
         self._choose(new)
-        self._governing = new
+        self.governing = new
         return _restoring(self, former)
 
     def advance(self, epoch: float, step: int) -> None:
@@ -104,12 +104,12 @@ class Sites:
             epoch: Epochs done; a fraction within an epoch.
             step: Optimiser steps done.
         """
-        self._governing.advance(epoch, step)
+        self.governing.advance(epoch, step)
 
     @property
     def rule(self) -> Surrogate | None:
         """The rule in force; None means the true gradient."""
-        return self._governing.rule
+        return self.governing.rule
 
     @property
     def scales(self) -> Scales:
@@ -160,29 +160,35 @@ class Sites:
 
     def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
-        state = State()
-        state.frame = frame
         if torch.compiler.is_compiling():
-            self._compiling = state
+            if self.governing.soft and (self._hidden or not self._table):
+                refuse_compiling(self.model, self._hidden)
+            self._compiling = State(frame)
             try:
-                with Mode(self, state):
+                with Mode(self, self._compiling):
                     return frame.inner(*args, **kwargs)
             finally:
                 self._compiling = None
-        states = running()
+        states, state = running(), State(frame)
         states[id(self)] = state
         try:
             with Mode(self, state):
                 out = frame.inner(*args, **kwargs)
         finally:
             del states[id(self)]
-        self._verify(frame, state, (args, kwargs), out)
+        if self.governing.soft:
+            self._choose(self.governing)
+            self._audited |= audit(self, frame, state, (args, kwargs), out, deep=not self._audited)
+            if state.checkpointed:
+                watch_recomputation(self, out)
         return out
 
     def on_activation(self, state: State, func: Any, args: Any, kwargs: Any) -> Any:
         """Stands in for a call of ReLU, ReLU6, Hardtanh or LeakyReLU, in any spelling."""
         call = activation_call(func, args, kwargs)
         name = self.count_call(state, call.kind)
+        if func in HIDDEN_IN_COMPILE:
+            self._hidden[name] = None
         if state.trace is not None:
             out = func(*args, **kwargs)
             state.trace.append(Call(name, call.kind, True, call.inplace, getattr(out, "node", None)))
@@ -190,7 +196,7 @@ class Sites:
         rule, scale = self._law(state, name, call.kind, call.z)
         if rule is None or not rule.softens_relu:
             return func(*args, **kwargs)
-        z = call.z.clone() if name in self._overwritten else call.z
+        z = call.z.clone() if name.split("#")[0] in self._overwritten else call.z
         inplace = call.inplace and name not in self._fresh
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self._share and not inplace:
@@ -204,12 +210,14 @@ class Sites:
         rule = self.rule
         if rule is None:
             return None, None
-        if not rule.sites.everything and not self._governing.governs(name, kind):
+        if not rule.sites.everything and not self.governing.governs(name, kind):
             state.spared += 1
             return None, None
         if rule.scale != "channel":
             return rule, None
         channel, scales = channel_of(name, z, pool="pool" in kind), self.scales
+        if state.recomputing:
+            return rule, scales.of(name, z, channel)
         if self.calibrating:
             scales.observe(name, z, channel, share=None)
         elif state.frame is not None and state.frame.module.training:
@@ -256,7 +264,7 @@ class Sites:
     def on_unsupported(self, state: State, kind: str) -> None:
         """Takes note of a call that no rule covers."""
         name = self.count_call(state, kind, covered=False)
-        if self._governing.soft and state.missed and torch.compiler.is_compiling():
+        if self.governing.soft and state.missed and torch.compiler.is_compiling():
             raise unreachable(self.model, state.missed)
         if state.trace is not None:
             state.trace.append(Call(name, kind, False, False, None))
@@ -275,42 +283,34 @@ class Sites:
             state.gated += 1
         else:
             self._miss(state, name, kind)
-        if state.trace is None and not torch.compiler.is_compiling():
-            if not frame.activation and in_checkpoint():
-                self._miss(state, name, f"{kind} in a checkpointed function; checkpoint a module instead")
-            site = self._table.setdefault(name, Site(name, kind, covered))
-            site.calls += 1
+        if torch.compiler.is_compiling():
+            return name
+        if not frame.activation and in_checkpoint():
+            why = f"{kind} in a checkpointed function; checkpoint a module instead"
+            self._miss(state, name, why)
+            if state.trace is not None:
+                state.trace.append(Call(name, why, False, False, None))
+        if state.trace is None:
+            if state.recomputing:
+                self._check_recomputed(name)
+            else:
+                self._table.setdefault(name, Site(name, kind, covered)).calls += 1
         return name
+
+    def _check_recomputed(self, name: str) -> None:
+        """A recomputation does not say which call of a module it repeats; where that matters it is an error."""
+        if f"{name}#2" in self._table and not self.governing.uniform:
+            raise SoftgateError(
+                f"{name} is called more than once and recomputed by an activation checkpoint; a rule with "
+                f"scale=channel or a choice of sites cannot tell the calls apart. Give each call a module of its own."
+            )
 
     def _miss(self, state: State, name: str, why: str) -> None:
         """Takes note of a call site that the rule should govern and does not reach."""
-        if self._governing.wants(name, why.split()[0]):
+        if self.governing.wants(name, why.split()[0]):
             state.missed.append(f"{name} ({why})")
 
-    # -- what must not go unnoticed --
-
-    def _verify(self, frame: Frame, state: State, inputs: Any, out: Any) -> None:
-        """Raises if this forward pass had activations that the rule does not cover, or none that it does."""
-        rule = self.rule
-        if rule is None or not self._governing.soft:
-            return
-        self._choose(self._governing)
-        if state.missed:
-            raise unreachable(self.model, state.missed)
-        if frame.module is not self.model:
-            return
-        if not state.gated:
-            raise no_sites(self.model)
-        if self._audited or not torch.is_grad_enabled():
-            return
-        patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
-        hidden = nodes_between(inputs, out, patterns)
-        if hidden.total() > state.spared:
-            raise UnreachableSites(
-                f"{type(self.model).__name__} has activations that run outside of Python, where no rule reaches "
-                f"them: {', '.join(hidden)}. Attach to the model before scripting or exporting it."
-            )
-        self._audited = rule.softens_relu and rule.softens_pool
+    # -- before the first forward pass --
 
     def _discover(self) -> None:
         """Fills the table before the first forward pass, from a symbolic trace where the model allows one."""
@@ -321,15 +321,16 @@ class Sites:
         if calls is None:
             return
         self._table = {call.name: Site(call.name, call.kind, call.covered) for call in calls}
-        uncovered = [call for call in calls if not call.covered and self._governing.wants(call.name, call.kind)]
-        if self._governing.soft:
+        wants = self.governing.wants
+        uncovered = [call for call in calls if not call.covered and wants(call.name, call.kind.split()[0])]
+        if self.governing.soft:
             if uncovered:
                 raise unreachable(self.model, [f"{call.name} ({call.kind})" for call in uncovered])
             if not calls:
                 raise no_sites(self.model)
         other = trace(self, flipped=True)
         gated = [call for call in calls + (other or []) if call.covered and "pool" not in call.kind]
-        self._overwritten = {call.name for call in gated if is_overwritten(call)}
+        self._overwritten = {call.name.split("#")[0] for call in gated if is_overwritten(call)}
         if other is not None:
             # An in-place call must copy its pre-activation to keep it, an ordinary one need not.
             self._fresh, self._inplace = avoid_inplace(self.model, [call for call in gated if call.inplace])
@@ -380,7 +381,7 @@ def _restoring(sites: Sites, former: Governing) -> Iterator[Sites]:
     try:
         yield sites
     finally:
-        sites._governing = former
+        sites.governing = former
 
 
 def _check_attachable(model: nn.Module) -> None:

@@ -22,6 +22,9 @@ from softgate.callsites import METHODS
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 """Modules whose output is a new tensor, never their input or a view of it."""
 
+OPERATORS = ("relu", "hardtanh", "threshold", "max_pool", "gelu", "silu", "hardswish", "elu")
+"""Parts of the names of operators that are activations or max poolings."""
+
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
@@ -57,11 +60,13 @@ class CallSiteTracer(fx.Tracer):
 
     Args:
         on_method: Told of tensor methods such as `x.relu_()`, which a trace records without a function call.
+        on_operator: Told of operators such as `torch.ops.aten.relu`, which no mode sees.
     """
 
-    def __init__(self, on_method: Callable[[str, fx.Node], None]) -> None:
+    def __init__(self, on_method: Callable[[str, fx.Node], None], on_operator: Callable[[str], None]) -> None:
         super().__init__()
         self.on_method = on_method
+        self.on_operator = on_operator
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Convolutions, norms and the like are leaves; whatever may call an activation is not."""
@@ -78,6 +83,10 @@ class CallSiteTracer(fx.Tracer):
         node = super().create_node(kind, target, *args, **kwargs)
         if kind == "call_method" and target in METHODS:
             self.on_method(target, node)
+        if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+            name = str(target)
+            if any(part in name for part in OPERATORS):
+                self.on_operator(name)
         return node
 
 
@@ -87,7 +96,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [dict(module.__dict__) for module in modules]
     containers = [(v, v.copy()) for kept in attributes for v in kept.values() if isinstance(v, (dict, list, set))]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(b, b.clone(), b._version) for b in model.buffers() if not b.is_inference()]
     for module in modules:
         module.__dict__ |= {"_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
     try:
@@ -99,8 +108,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for container, contents in containers:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(contents)
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
+        for buffer, value, version in buffers:
+            if buffer._version != version:
                 buffer.copy_(value)
 
 
