@@ -237,7 +237,7 @@ def _refuse_what_is_not_linear(model: nn.Module, out: Tensor) -> None:
         seen.add(node)
         todo += [upstream for upstream, _ in node.next_functions]
         name = _operation(node)
-        if name == "_Gated":
+        if name == "Gated":
             name = "LeakyRelu" if _kinks_at_zero(node) else "ReLU6 or Hardtanh"
         if name == "ConstantPadNd" and getattr(node, "_saved_value", None):
             name = "padding with a value other than 0"
@@ -253,7 +253,7 @@ def _refuse_what_is_not_linear(model: nn.Module, out: Tensor) -> None:
 
 
 def _operation(node: Any) -> str:
-    name: str = node.name().rpartition("::")[2].rstrip("0123456789")
+    name: str = node.name().rpartition("::")[2].rstrip("0123456789").lstrip("_")
     return name.removesuffix("s").removesuffix("Backward") if "Backward" in name else name
 
 
