@@ -32,11 +32,16 @@ FLOORS = {
     "folding": 10,
     "models": 10,
     "figures": 10,
+    "small_multiples": 10,
     "data": 10,
     "grids": 11,
     "explainers": 11,
-    "training": 13,
-    "runs": 14,
+    "representation": 11,
+    "metrics": 12,
+    "controls": 13,
+    "alignment": 14,
+    "training": 15,
+    "runs": 16,
 }
 """A module imports only from floors below its own; `data`, `training` and `runs` are packages."""
 

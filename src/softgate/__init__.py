@@ -13,6 +13,7 @@ from softgate import functional, gates, pools
 from softgate.callsites import Site
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.pullback import Ascent, ascend, pullback
+from softgate.representation import representation
 from softgate.schedule import Ramp, Schedule, Window
 from softgate.selection import Select
 from softgate.sites import Sites, attach, detach
@@ -38,4 +39,5 @@ __all__ = [
     "gates",
     "pools",
     "pullback",
+    "representation",
 ]

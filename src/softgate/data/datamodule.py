@@ -157,6 +157,39 @@ class ImageData(pl.LightningDataModule):
             images.append(self._datasets["val"][pick][0])
         return torch.stack(images), torch.tensor(labels)
 
+    def sample(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The same validation images every time, spread evenly over the classes.
+
+        Args:
+            count: How many; all where there are no more.
+            seed: Picks the images of each class.
+
+        Returns:
+            Images [count, 3, size, size] as the network takes them, labels [count]; the classes take turns, so that
+            the first images of a sample are as evenly spread.
+        """
+        self.setup("validate")
+        labels = self.val_listing.labels
+        shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        turn = torch.zeros_like(labels)
+        for c in range(len(self.classes)):
+            mine = labels[shuffled] == c
+            turn[mine] = torch.arange(int(mine.sum()))
+        order = shuffled[(turn * len(self.classes) + labels[shuffled]).argsort()][:count]
+        return torch.stack([self._datasets["val"][int(i)][0] for i in order]), labels[order]
+
+    def class_means(self, most: int = 1024) -> Tensor | None:
+        """Mean validation image of each class [classes, 3, size, size] as the network takes them.
+
+        Args:
+            most: Images that are read in all; None is returned where that leaves fewer than ten for a class.
+        """
+        share = most // len(self.classes)
+        if share < 10:
+            return None
+        images, labels = self.sample(share * len(self.classes), seed=0)
+        return torch.stack([images[labels == c].mean(0) for c in range(len(self.classes))])
+
     def denormalize(self, x: Tensor) -> Tensor:
         """Pixels in [0, 1] from images [B, 3, H, W] as the network takes them."""
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))

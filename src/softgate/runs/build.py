@@ -26,7 +26,14 @@ from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
-from softgate.training.callbacks import MovingAverage, ProgressBar, PullbackGrids, SaveOnException, Throughput
+from softgate.training.callbacks import (
+    AlignmentCurves,
+    MovingAverage,
+    ProgressBar,
+    PullbackGrids,
+    SaveOnException,
+    Throughput,
+)
 
 Config = Mapping[str, Any]
 
@@ -70,6 +77,7 @@ def check(cfg: Config) -> None:
     every = cfg["callbacks"]["grids"]["every_n_epochs"]
     fine = isinstance(every, int) and every >= 0
     require(fine, f"callbacks.grids.every_n_epochs={every}: a whole number >= 0 is needed; 0 is off.")
+    _check_alignment(dict(cfg["callbacks"]["alignment"]), cfg["readout"])
     options = cfg["trainer"]
     epochs, limited = options["max_epochs"], options["max_steps"] != -1 or options["max_time"] is not None
     fine = (isinstance(epochs, int) and epochs >= 1) or (epochs in (None, -1) and limited)
@@ -92,6 +100,26 @@ def check_readout(plain: Config) -> Surrogate:
         return Surrogate.from_dict(plain)
     except SoftgateError as error:
         raise SoftgateError(f"readout: {error}") from None
+
+
+def _check_alignment(options: dict[str, Any], readout: Config) -> None:
+    """Raises `SoftgateError` for wrong options of `callbacks.alignment`; builds no network."""
+    every, evaluator = options["every_n_epochs"], options.pop("evaluator")
+    fine = isinstance(every, int) and every >= 0
+    require(fine, f"callbacks.alignment.every_n_epochs={every}: a whole number >= 0 is needed; 0 is off.")
+    if every:
+        AlignmentCurves(readout, **options)
+        fine = evaluator is None or Path(str(evaluator)).expanduser().is_file()
+        require(fine, f"callbacks.alignment.evaluator={evaluator}: there is no such file; a checkpoint is needed.")
+
+
+def _evaluator(path: str | None) -> torch.nn.Module | None:
+    """The network of another run's checkpoint, to judge counterfactuals."""
+    if path is None:
+        return None
+    from softgate.runs.evaluate import restore  # imports this module
+
+    return restore(Path(path).expanduser())[0].net.eval()
 
 
 def data(cfg: Config) -> ImageData:
@@ -142,6 +170,10 @@ def callbacks(cfg: Config, directory: Path) -> list[Callback]:
     grids = dict(cfg["callbacks"]["grids"])
     if grids["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
         made.append(PullbackGrids(directory / "grids", cfg["readout"], **grids))
+    alignment = dict(cfg["callbacks"]["alignment"])
+    if alignment["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
+        judge = _evaluator(alignment.pop("evaluator"))
+        made.append(AlignmentCurves(cfg["readout"], **alignment, evaluator=judge))
     if cfg["ema"] is not None:
         made.append(MovingAverage(decay=cfg["ema"]))  # after the grids: they show what was validated
     if cfg["trainer"]["enable_checkpointing"] is not False:

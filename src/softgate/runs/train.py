@@ -21,7 +21,7 @@ from softgate.data import ImageData
 from softgate.runs import build, report
 from softgate.runs.cli import INTERRUPTED
 from softgate.training import SoftgateModule
-from softgate.training.callbacks import PullbackGrids
+from softgate.training.callbacks import AlignmentCurves, PullbackGrids
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         trainer = build.trainer(config, directory)
         data.setup("fit")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
-            if isinstance(callback, PullbackGrids):
+            if isinstance(callback, (AlignmentCurves, PullbackGrids)):
                 callback.prepare(data, module)
         started = time.perf_counter()
         try:
@@ -96,7 +96,8 @@ def _conclude(
     if not config["trainer"]["fast_dev_run"]:
         report.write_json(summary, directory / "summary.json")
         report.save_curves(points, directory / "curves.png", config["name"])
-    console.print(report.table("interrupted" if interrupted else "finished", summary))
+    shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
+    console.print(report.table("interrupted" if interrupted else "finished", shown))
     console.print(f"run directory: {directory}", soft_wrap=True)
     return summary
 

@@ -1,0 +1,246 @@
+"""Alignment over epochs: the same probe images, read out hard and soft, scored after every epoch.
+
+The cheap metrics share their passes: one forward and one backward for all images, and for a few images one backward
+per class and one noisy copy per draw, the same noise for both read-outs and for all metrics that need noise. The dear
+metrics run at a few epochs only. Training is bit-identical with and without it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from softgate import metrics
+from softgate.alignment import Probe, Score, of_passes, score
+from softgate.controls import Pullback
+from softgate.data import ImageData
+from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.metrics import ProbeMetric
+from softgate.metrics.base import draws
+from softgate.representation import read
+from softgate.surrogate import Surrogate
+from softgate.training.module import SoftgateModule
+
+CHUNK = 64
+"""Images per pass."""
+NOISE = 0.02
+"""Standard deviation of the noise, in units of the normalised input."""
+MOST_CLASSES = 10
+"""Up to so many classes are read out against each other."""
+STABILITY = ("noise_cosine", "max_sensitivity")
+
+
+class AlignmentCurves(Callback):
+    """Logs `align/hard/KEY` and `align/soft/KEY` after every n-th epoch, `_low` and `_high` being the interval's ends.
+
+    Args:
+        soft: The rule of the soft read-out, as plain data.
+        every_n_epochs: Epochs between two measurements; the last epoch always has one.
+        images: Probe images, spread evenly over the classes.
+        few: How many of them the metrics take that need noise or the maps of all classes.
+        draws: Noisy copies of each of these.
+        dear_epochs: At how many epochs, spread evenly on a log scale, the metrics of many passes run; 0 is never.
+        dear_images: How many of the probe images these take.
+        seed: Picks the probe images; the same in every epoch and run.
+        evaluator: An independently trained network for the same classes; judges the counterfactuals.
+
+    Raises:
+        SoftgateError: For a setting out of range.
+    """
+
+    def __init__(
+        self,
+        soft: Mapping[str, Any],
+        every_n_epochs: int = 1,
+        images: int = 256,
+        few: int = 10,
+        draws: int = 10,
+        dear_epochs: int = 0,
+        dear_images: int = 16,
+        seed: int = 314,
+        evaluator: nn.Module | None = None,
+    ) -> None:
+        for key, value, least in (
+            ("every_n_epochs", every_n_epochs, 1),
+            ("images", images, 2),
+            ("few", few, 1),
+            ("draws", draws, 1),
+            ("dear_epochs", dear_epochs, 0),
+            ("dear_images", dear_images, 1),
+            ("seed", seed, 0),
+        ):
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            require(whole, f"callbacks.alignment.{key}={value}: a whole number >= {least} is needed.")
+        self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": Surrogate.from_dict(soft)}
+        self.every_n_epochs, self.images, self.few, self.draws = every_n_epochs, images, few, draws
+        self.dear_epochs, self.dear_images, self.seed, self.evaluator = dear_epochs, dear_images, seed, evaluator
+        self.represents = True
+        self._probe: Probe | None = None
+        self._measured = -1
+
+    def prepare(self, data: ImageData, module: SoftgateModule) -> None:
+        """Picks the probe images and tries the read-outs; what cannot be had is said before training."""
+        images, labels = data.sample(self.images, self.seed)
+        classes = range(0, len(data.classes), -(-len(data.classes) // MOST_CLASSES))
+        self._probe = Probe(images, labels, data.class_means(), list(classes), data.mean, data.std)
+        probe = self._placed(module)
+        for name, rule in list(self.rules.items()):
+            try:
+                Pullback(rule)(module.net, probe.images[:1], probe.labels[:1])
+            except SoftgateError as error:
+                self._warn(f"no {name} read-out: {error}")
+                del self.rules[name]
+        try:
+            for rule in self.rules.values():
+                read(module.net, probe.images[:1], 0, rule)
+        except SoftgateError as error:
+            self.represents = False
+            self._warn(f"no representation and no kernel_agreement: {error}")
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures after the epoch's validation, with the weights that were validated."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._measure(trainer, pl_module)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures in epochs without validation."""
+        self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, module: Any) -> None:
+        epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
+        if epoch == self._measured or not (epoch == epochs - 1 or epoch % self.every_n_epochs == 0):
+            return
+        self._measured = epoch
+        if self._probe is None:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
+            self.prepare(data, module)
+        found = self.measure(module, dear=epoch in log_spaced(self.dear_epochs, epochs))
+        for key, value in found.items():
+            module.log(key, value, rank_zero_only=True)
+
+    def measure(self, module: SoftgateModule, dear: bool = False) -> dict[str, float]:
+        """What is logged: `align/READOUT/KEY` with its interval's ends.
+
+        Args:
+            module: The network, on the device it is trained on.
+            dear: Also the metrics of many passes.
+        """
+        probe = self._placed(module)
+        noise = NOISE * draws(probe.images[: self.few], self.draws, self.seed)
+        found: dict[str, float] = {}
+        for name, rule in self.rules.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("once", SoftgateWarning)
+                scores = self._cheap(module.net, rule, probe, noise)
+                if dear:
+                    part = probe.first(self.dear_images)
+                    scores |= of_passes(module.net, Pullback(rule), part, probe.images, self.evaluator, STABILITY)
+            for key, each in scores.items():
+                named = zip(("", "_low", "_high"), each, strict=True)
+                found |= {f"align/{name}/{key}{end}": value for end, value in named}
+        return found
+
+    def _cheap(self, net: nn.Module, rule: Surrogate | None, probe: Probe, noise: Tensor) -> dict[str, Score]:
+        x, labels, few = probe.images, probe.labels, len(noise[0])
+        made: dict[str, ProbeMetric] = {
+            "total_variation": metrics.TotalVariation(),
+            "high_frequency": metrics.HighFrequency(),
+            "spectral_slope": metrics.SpectralSlope(),
+            "data_alignment": metrics.DataAlignment(),
+            "input_specificity": metrics.InputSpecificity(),
+        }
+        if probe.means is not None:
+            made["mean_alignment"] = metrics.MeanAlignment(probe.means)
+        if self.represents:
+            made |= {
+                "representation": metrics.RepresentationError(),
+                "kernel_agreement": metrics.KernelAgreement(),
+                "kernel_agreement_within": metrics.KernelAgreement(within_class=True),
+            }
+        maps, bad = [], []
+        for part, mine in zip(torch.split(x, CHUNK), torch.split(labels, CHUNK), strict=True):
+            v, outputs = self._read(net, part, mine, rule, made)
+            maps.append(v)
+            bad.append(~outputs.isfinite().all(1))
+        # A network whose logits are no numbers has no map worth a score, whatever its gradient is.
+        v = torch.cat(maps).masked_fill(torch.cat(bad).view(-1, 1, 1, 1), torch.nan)
+        for key, arguments in {
+            **dict.fromkeys(("total_variation", "high_frequency"), (v,)),
+            **dict.fromkeys(("spectral_slope", "data_alignment"), (v, x)),
+            "mean_alignment": (v, x, labels),
+            "input_specificity": (v, labels),
+        }.items():
+            if key in made:
+                made[key].update(*arguments)
+        made |= self._of_few(net, rule, probe.first(few), v[:few], noise)
+        found: dict[str, Score] = {}
+        for key, metric in made.items():
+            found |= score(metric, key)
+        return found
+
+    def _read(
+        self, net: nn.Module, x: Tensor, labels: Tensor, rule: Surrogate | None, made: Mapping[str, ProbeMetric]
+    ) -> tuple[Tensor, Tensor]:
+        """Maps and logits of a chunk; what needs the affine reading is updated on the way."""
+        if not self.represents:
+            return Pullback(rule)(net, x, labels), metrics.base.logits(net, x)
+        out = read(net, x, labels, rule, centred=True)
+        made["representation"].update(out.logit, out.represented)
+        for key in ("kernel_agreement", "kernel_agreement_within"):
+            made[key].update(out.logit, out.represented, labels)
+        return out.pullback, out.outputs
+
+    def _of_few(
+        self, net: nn.Module, rule: Surrogate | None, probe: Probe, v: Tensor, noise: Tensor
+    ) -> dict[str, ProbeMetric]:
+        explain = Pullback(rule)
+        noisy = [explain(net, part, mine) for part, mine in _chunks(probe.images + noise, probe.labels)]
+        copies = torch.cat(noisy).view(noise.shape)
+        sound = metrics.base.finite(v, copies.transpose(0, 1))
+        cosines, sensitivity = metrics.NoiseCosine(explain), metrics.MaxSensitivity(explain)
+        cosines.take(metrics.noise_cosine(v, copies), sound)
+        sensitivity.take(metrics.max_sensitivity(v, copies), sound)
+        classes = list(probe.classes or ())
+        every, outputs = explain.all(net, probe.images, classes)
+        targets, accuracy = metrics.TargetSpecificity(), metrics.PullbackAccuracy()
+        targets.update(every)
+        accuracy.update(every, probe.images, outputs[:, classes])
+        return {
+            "noise_cosine": cosines,
+            "max_sensitivity": sensitivity,
+            "target_specificity": targets,
+            "pullback_accuracy": accuracy,
+        }
+
+    def _placed(self, module: SoftgateModule) -> Probe:
+        assert self._probe is not None
+        probe, like = self._probe, next(module.net.parameters())
+        order = torch.channels_last if module.channels_last else torch.contiguous_format
+        images = probe.images.to(like.device, like.dtype).contiguous(memory_format=order)
+        return Probe(images, probe.labels.to(like.device), probe.means, probe.classes, probe.mean, probe.std)
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"callbacks.alignment: {message}", SoftgateWarning, stacklevel=3)
+
+
+def log_spaced(count: int, epochs: int) -> set[int]:
+    """`count` epochs from the first to the last, spread evenly on a log scale; fewer where they coincide."""
+    if count < 1 or epochs < 1:
+        return set()
+    return {round(float(e)) - 1 for e in np.geomspace(1, epochs, count)} | {epochs - 1}
+
+
+def _chunks(copies: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Copies [draws, B, C, H, W] and labels [B] as chunks of images with their labels."""
+    flat, named = copies.flatten(0, 1), labels.repeat(len(copies))
+    return list(zip(torch.split(flat, CHUNK), torch.split(named, CHUNK), strict=True))
