@@ -86,6 +86,7 @@ def _networks(
     options = dict(config["data"]) | {"size": pretrained.image_size(config, names[0])}
     options |= {"batch_size": options.get("batch_size") or 64}
     data = ImageData(options, splits=("val",))
+    data.setup("validate")
     subjects, found = [], []
     for name in names:
         subject = pretrained.build(name, config["model"], data)
