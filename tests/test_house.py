@@ -27,6 +27,8 @@ FLOORS = {
     "discovery": 8,
     "sites": 9,
     "pullback": 10,
+    "calibration": 11,
+    "diagnostics": 11,
     "models": 10,
     "figures": 10,
     "data": 10,

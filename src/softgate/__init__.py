@@ -10,8 +10,10 @@ Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no 
 """
 
 from softgate import functional, gates, pools
+from softgate.calibration import calibrate
 from softgate.callsites import Site
-from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
+from softgate.diagnostics import SiteDiagnosis, diagnose, revived
+from softgate.errors import Diverged, NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.pullback import Ascent, ascend, pullback
 from softgate.schedule import Ramp, Schedule, Window
 from softgate.selection import Select
@@ -20,11 +22,13 @@ from softgate.surrogate import Surrogate
 
 __all__ = [
     "Ascent",
+    "Diverged",
     "NoCallSites",
     "Ramp",
     "Schedule",
     "Select",
     "Site",
+    "SiteDiagnosis",
     "Sites",
     "SoftgateError",
     "SoftgateWarning",
@@ -33,9 +37,12 @@ __all__ = [
     "Window",
     "ascend",
     "attach",
+    "calibrate",
     "detach",
+    "diagnose",
     "functional",
     "gates",
     "pools",
     "pullback",
+    "revived",
 ]

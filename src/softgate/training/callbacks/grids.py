@@ -21,6 +21,7 @@ from softgate.figures import pullback_grid
 from softgate.pullback import pullback
 from softgate.surrogate import Surrogate
 from softgate.training.module import SoftgateModule
+from softgate.training.scales import scaled
 
 
 def read_out(
@@ -49,7 +50,8 @@ def read_out(
     x = images.to(module.device, next(module.net.parameters()).dtype)
     blocks = {"hard: gradient": pullback(module.net, x, targets, None).float().cpu()}
     if soft is not None:
-        blocks["soft: excitation pullback"] = pullback(module.net, x, targets, soft).float().cpu()
+        with scaled(module, data, soft):
+            blocks["soft: excitation pullback"] = pullback(module.net, x, targets, soft).float().cpu()
     names = data.classes
     picture = pullback_grid(
         data.denormalize(images),
@@ -126,7 +128,8 @@ class PullbackGrids(Callback):
         self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.seed)
         try:
             x = images[:1].to(next(module.net.parameters()))
-            pullback(module.net, x, 0, self.soft)
+            with scaled(module, data, self.soft):
+                pullback(module.net, x, 0, self.soft)
         except (NoCallSites, UnreachableSites) as error:
             warnings.warn(
                 f"callbacks.grids: no soft read-out, the gradient alone: {error}", SoftgateWarning, stacklevel=2
