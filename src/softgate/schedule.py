@@ -160,9 +160,8 @@ class Schedule:
             return cls()
         require(isinstance(plain, Mapping), f"surrogate.schedule={plain}: a dict is needed.")
         for key in plain:
-            require(
-                key is not True, "surrogate.schedule: YAML takes a bare 'on:' for true; write it in quotes, \"on\":."
-            )
+            if str(key) == "True":
+                raise SoftgateError("surrogate.schedule: YAML takes a bare 'on:' for true; write it in quotes.")
             if key not in ("temperature", "mix", "on"):
                 raise unknown("surrogate.schedule", key, ("temperature", "mix", "on"))
         return cls(
