@@ -144,12 +144,12 @@ def test_the_true_gradient_has_cosine_and_ratio_one_and_spared_sites_the_hard_ga
 def test_a_dead_layer_has_nan_where_nothing_is_divided_by_nothing_and_can_be_revived():
     net, x = Net().eval(), images()
     with torch.no_grad():
-        net.b.bias.copy_(torch.tensor([-1e3, 0.1, -1e3, 0.1, 0.1]))
+        net.b.bias.copy_(torch.tensor([-1e3, 5, -1e3, 5, 5]))
     some = sg.diagnose(net, x, lambda out: out.sum(), RULE)
     assert some[2].dead_units == (0, 2)
     assert some[2].dead == 0.4
     with torch.no_grad():
-        net.b.bias[0], net.b.bias[1] = 0.1, -1e3
+        net.b.bias[0], net.b.bias[1] = 5, -1e3
     after = sg.diagnose(net, x, lambda out: out.sum(), RULE)
     assert after[2].dead_units == (1, 2)
     assert sg.revived(some, after)["six"] == 1
