@@ -156,6 +156,7 @@ def restore(path: Path) -> tuple[SoftgateModule, dict[str, Any]]:
         options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
         module = SoftgateModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
+        module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise SoftgateError(f"runs={path}: not a checkpoint that softgate wrote ({reason}).") from None
