@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from common import ARMS, NETWORKS, alternate, network, ratio, report
 
-
 ATTACHED = ("softgate", "share=False")
 
 
