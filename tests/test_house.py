@@ -32,7 +32,6 @@ FLOORS = {
     "folding": 10,
     "models": 10,
     "figures": 10,
-    "small_multiples": 10,
     "data": 10,
     "grids": 11,
     "explainers": 11,
