@@ -23,7 +23,7 @@ from softgate.errors import SoftgateError
 MISTAKE = 2
 INTERRUPTED = 130
 
-OPTIONAL = ("experiment", "debug")
+OPTIONAL = ("alignment", "experiment", "debug")
 """Groups that may be left without a choice."""
 
 
