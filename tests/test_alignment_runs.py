@@ -5,6 +5,7 @@ import io
 import json
 import math
 import shutil
+import sys
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from PIL import Image
 from rich.console import Console
 
 import softgate as sg
-from configs import composed
+from configs import CONF, composed
 from softgate import SoftgateError, controls
 from softgate.alignment import BETTER, SANITY, Score, control_table
 from softgate.figures import multiples
-from softgate.runs import alignment, evaluate
+from softgate.runs import alignment, cli, evaluate
 from softgate.training import SoftgateModule
 from test_runs import command
 
@@ -223,12 +224,26 @@ def test_fewer_validation_images_than_classes_are_refused():
         study.expect("x", options("x"), CLASSES, 3)
 
 
-def test_another_word_than_full_is_one_sentence(tmp_path):
+def test_another_word_than_full_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # which cli.run leaves behind in this process
     done = command("evaluate.py", "alignment=ful", "runs=x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip() == (
         "error: alignment=ful: there is no such choice; allowed: full. Did you mean alignment=full?"
     )
+
+
+def test_null_leaves_a_group_out(monkeypatch):
+    """Hydra itself ends with a stack trace."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "alignment=null", "runs=x", "experiment=null"])
+    cli.run(lambda: None, str(CONF), "evaluate")
+    assert sys.argv == ["evaluate.py", "runs=x"]
+
+
+def test_an_option_of_alignment_without_alignment_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "alignment.images=4"])
+    said = cli._unknown_key("alignment.images", str(CONF), "evaluate")
+    assert said == "alignment.images: alignment is not chosen; choose it too: alignment=full."
 
 
 # -- checkpoints and their labels -----------------------------------------------------------------------
