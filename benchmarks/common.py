@@ -60,6 +60,7 @@ def published():
 ARMS: dict[str, Callable[[nn.Module], AbstractContextManager]] = {
     "vanilla": lambda net: nullcontext(),
     "softgate": lambda net: sg.attach(net, sg.Surrogate()),
+    "share=False": lambda net: sg.attach(net, sg.Surrogate(), share=False),
     "published": lambda net: published(),
 }
 

@@ -8,19 +8,22 @@ import torch
 from common import ARMS, NETWORKS, alternate, network, ratio, report
 
 
+ATTACHED = ("softgate", "share=False")
+
+
 def step(name: str, arm: str, size: int, batch: int):
     net, x, labels = network(name), torch.randn(batch, 3, size, size), torch.arange(batch) % 10
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
 
     def run() -> None:
         with ExitStack() as stack:
-            if arm != "softgate":  # softgate stays attached, as in training; the listing patches F for each step
+            if arm not in ATTACHED:  # softgate stays attached, as in training; the listing patches F for each step
                 stack.enter_context(ARMS[arm](net))
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(net(x), labels).backward()
             optimizer.step()
 
-    if arm == "softgate":
+    if arm in ATTACHED:
         ARMS[arm](net)
     return run
 

@@ -30,6 +30,7 @@ FLOORS = {
     "pullback": 10,
     "calibration": 11,
     "folding": 10,
+    "diagnostics": 11,
     "models": 10,
     "figures": 10,
     "data": 10,

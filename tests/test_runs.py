@@ -43,7 +43,7 @@ def test_every_key_has_a_one_line_comment(path):
             assert " # " in value, f"{path.name}: {line.strip()}"
 
 
-@pytest.mark.parametrize("group", ["model", "surrogate", "data", "trainer", "logger", "callbacks", "optim"])
+@pytest.mark.parametrize("group", ["model", "surrogate", "schedule", "data", "trainer", "logger", "callbacks", "optim"])
 def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
     for path in (CONF / group).glob("*.yaml"):
         if path.stem != "default":
@@ -78,7 +78,30 @@ def test_help_speaks_of_options_that_exist():
     options = re.findall(r"^    ([a-z_.]+)=", text, flags=re.M)
     assert len(options) > 15
     for option in options:
-        assert OmegaConf.select(cfg, option, default="absent") != "absent", option
+        known = (CONF / option).is_dir() or OmegaConf.select(cfg, option, default="absent") != "absent"
+        assert known, option
+
+
+def test_a_schedule_is_chosen_as_a_group_and_changed_by_keys_and_the_read_out_has_none():
+    cfg = container("schedule=warmup", "surrogate=sugar", "surrogate.schedule.mix.until=7", directory=Path("x"))
+    rule = softgate.Surrogate.from_dict(cfg["surrogate"])
+    assert rule.schedule == softgate.Schedule(mix=softgate.Ramp(0.0, 1.0, 7))
+    assert rule.gate == softgate.gates.BSiLU()
+    assert softgate.Surrogate.from_dict(cfg["readout"]) == softgate.Surrogate()
+    words = ("schedule=anneal", "trainer.max_epochs=9", "surrogate.schedule.on={until: 4}")
+    rule = softgate.Surrogate.from_dict(container(*words, directory=Path("x"))["surrogate"])
+    assert rule.schedule.temperature == softgate.Ramp(3.0, 1.0, 9, shape="cosine")
+    assert rule.schedule.on == softgate.Window(until=4)
+    typed = container("surrogate.schedule.mix={start: 0, end: 1, until: 5}", directory=Path("x"))["surrogate"]
+    assert softgate.Surrogate.from_dict(typed).schedule.mix == softgate.Ramp(0, 1, 5)
+
+
+def test_sites_are_chosen_for_training_and_read_out_apart():
+    words = ("surrogate.sites.names=[layer1.*]", "readout.sites.kinds=[relu]", "readout.scale=channel")
+    cfg = container(*words, directory=Path("x"))
+    assert softgate.Surrogate.from_dict(cfg["surrogate"]).sites == softgate.Select(names=("layer1.*",))
+    readout = softgate.Surrogate.from_dict(cfg["readout"])
+    assert (readout.sites, readout.scale) == (softgate.Select(kinds=("relu",)), "channel")
 
 
 # -- mistakes -----------------------------------------------------------------------------------------
@@ -102,6 +125,15 @@ def test_help_speaks_of_options_that_exist():
         ("seed=99999999999", r"seed=99999999999"),
         ("trainer.limit_train_batches=0", r"trainer\.limit_train_batches=0: there is nothing to train on"),
         ("trainer.max_epochs=-1", r"trainer\.max_epochs=-1.*max_steps or max_time"),
+        ("surrogate.sites.kinds=[relus]", r"surrogate\.sites\.kinds=relus.*Did you mean 'relu'"),
+        ("surrogate.sites.depth=[1,0]", r"surrogate\.sites\.depth=\[1, 0\]: two numbers"),
+        ("surrogate.schedule.mix=1", r"surrogate\.schedule\.mix=1: a dict such as"),
+        ("surrogate.schedule.mix={start: 0, end: 1}", r"surrogate\.schedule\.mix=.*it lacks until"),
+        ("surrogate.schedule.on={until: -3}", r"surrogate\.schedule\.on: begin=0\.0, until=-3"),
+        ("surrogate.scale=layer", r"surrogate\.scale=layer.*allowed: channel, global"),
+        ("callbacks.guard.max_loss=-1", r"callbacks\.guard\.max_loss=-1: null or a number > 0"),
+        ("callbacks.guard.every_n_steps=x", r"callbacks\.guard\.every_n_steps=x"),
+        ("callbacks.diagnostics.images=1", r"callbacks\.diagnostics\.images=1: a whole number >= 2"),
         ("+surogate=none", r"option=surogate.*Did you mean 'surrogate'"),
     ],
 )
@@ -152,6 +184,8 @@ def command(script: str, *words: str, cwd: Path = ROOT) -> subprocess.CompletedP
             ["model=resnet81: there is no such choice; allowed:", "densenet121", "Did you mean model=resnet18"],
         ),
         (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
+        (["surrogate.schedule.mix={start: 0, end: 2, until: 5}"], ["surrogate.schedule.mix: 2: a number from 0 to 1"]),
+        (["schedule=warm"], ["schedule=warm: there is no such choice; allowed: ", "Did you mean schedule=warmup"]),
         (["logger=null"], ["logger=null: one of its choices is needed: csv, tensorboard, wandb"]),
         (["readout=normal"], ["surrogate=normal: there is no such choice", "Did you mean surrogate=normal_cdf"]),
         (["data=folder"], ["data.root=data: there is no such folder"]),
@@ -406,6 +440,11 @@ def test_a_directory_that_is_no_run_is_named(tmp_path):
 def test_summary_names_the_first_best_epoch():
     points = {"val/acc": [(0.0, 0.5), (1.0, 0.9), (2.0, 0.9), (3.0, 0.7)], "train/loss_step": [(0.0, 1.0)]}
     assert report.summarize(points) == {"val/acc": 0.7, "best/epoch": 1, "best/val/acc": 0.9}
+
+
+def test_a_number_that_is_none_is_null_in_json(tmp_path):
+    report.write_json({"a": float("nan"), "b": float("inf"), "c": 0.5}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=None) == {"a": None, "b": None, "c": 0.5}
 
 
 def test_json_is_replaced_whole(tmp_path):

@@ -10,8 +10,10 @@ Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no 
 """
 
 from softgate import functional, gates, pools
+from softgate.calibration import calibrate
 from softgate.callsites import Site
-from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
+from softgate.diagnostics import SiteDiagnosis, diagnose, revived
+from softgate.errors import Diverged, NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.pullback import Ascent, ascend, pullback
 from softgate.representation import representation
 from softgate.schedule import Ramp, Schedule, Window
@@ -21,11 +23,13 @@ from softgate.surrogate import Surrogate
 
 __all__ = [
     "Ascent",
+    "Diverged",
     "NoCallSites",
     "Ramp",
     "Schedule",
     "Select",
     "Site",
+    "SiteDiagnosis",
     "Sites",
     "SoftgateError",
     "SoftgateWarning",
@@ -34,10 +38,13 @@ __all__ = [
     "Window",
     "ascend",
     "attach",
+    "calibrate",
     "detach",
+    "diagnose",
     "functional",
     "gates",
     "pools",
     "pullback",
     "representation",
+    "revived",
 ]

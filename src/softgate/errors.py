@@ -22,6 +22,10 @@ class UnreachableSites(SoftgateError):
     """A model has activations or poolings that the rule does not cover; the message lists them."""
 
 
+class Diverged(SoftgateError):
+    """Training was stopped: its loss, or a weight, is no longer a number, or the loss passed its limit."""
+
+
 class SoftgateWarning(UserWarning):
     """Something was done differently from what was asked, and the run goes on."""
 

@@ -21,8 +21,6 @@ _Part = TypeVar("_Part", "Ramp", "Window")
 
 def _check_span(begin: float, until: float | None, unit: str) -> None:
     finite("begin", begin)
-    if until is not None:
-        finite("until", until)
     fine = begin >= 0 and (until is None or begin <= until)
     require(fine, f"begin={begin}, until={until}: 0 <= begin <= until is needed.")
     if unit not in UNITS:
@@ -60,6 +58,7 @@ class Ramp:
         finite("end", self.end)
         if self.shape not in SHAPES:
             raise unknown("shape", self.shape, SHAPES)
+        finite("until", self.until)
         _check_span(self.begin, self.until, self.unit)
 
     def at(self, epoch: float, step: int) -> float:
@@ -73,6 +72,11 @@ class Ramp:
         if self.shape == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * progress
+
+    def moving(self, epoch: float, step: int) -> bool:
+        """Whether the value changes from one step to the next."""
+        now = epoch if self.unit == "epoch" else step
+        return self.shape != "constant" and self.start != self.end and self.begin <= now < self.until
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Window:
     unit: str = "epoch"
 
     def __post_init__(self) -> None:
+        if self.until is not None:
+            finite("until", self.until)
         _check_span(self.begin, self.until, self.unit)
 
     def at(self, epoch: float, step: int) -> bool:
@@ -119,6 +125,10 @@ class Schedule:
     on: Window | None = None
 
     def __post_init__(self) -> None:
+        for option, kind in (("temperature", Ramp), ("mix", Ramp), ("on", Window)):
+            given = getattr(self, option)
+            fine = given is None or isinstance(given, kind)
+            require(fine, f"surrogate.schedule.{option}={given}: a softgate.{kind.__name__} or None is needed.")
         if self.temperature is not None:
             low = min(self.temperature.start, self.temperature.end)
             require(low > 0, f"surrogate.schedule.temperature: {low} is a factor, a number > 0 is needed.")
@@ -130,6 +140,10 @@ class Schedule:
     def constant(self) -> bool:
         """Whether nothing changes."""
         return self == Schedule()
+
+    def moving(self, epoch: float, step: int) -> bool:
+        """Whether a value changes from one step to the next."""
+        return any(ramp is not None and ramp.moving(epoch, step) for ramp in (self.temperature, self.mix))
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain data."""
@@ -146,6 +160,8 @@ class Schedule:
             return cls()
         require(isinstance(plain, Mapping), f"surrogate.schedule={plain}: a dict is needed.")
         for key in plain:
+            if str(key) == "True":
+                raise SoftgateError("surrogate.schedule: YAML takes a bare 'on:' for true; write it in quotes.")
             if key not in ("temperature", "mix", "on"):
                 raise unknown("surrogate.schedule", key, ("temperature", "mix", "on"))
         return cls(

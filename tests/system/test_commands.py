@@ -89,3 +89,20 @@ def test_the_main_job_reaches_97_percent_on_real_digits(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     print(f"{time.monotonic() - started:.0f} s, accuracy {summary['val/acc']}")
     assert summary["val/acc"] >= 0.97
+
+
+def test_a_run_that_diverges_ends_with_one_sentence_a_status_of_its_own_and_a_failed_logger_run(tmp_path):
+    env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    words = ["data.size=16", "callbacks=none", "optim.lr=1e30", "logger=wandb", "hydra.run.dir=run"]
+    done = command(tmp_path, "train.py", *SHORT, *words, env=env)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "training diverged: at step " in sentence
+    assert "optim.lr=1e+30" in sentence
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    from wandb_file import read_run
+
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    assert [r.exit.exit_code for r in read_run(file) if r.WhichOneof("record_type") == "exit"] == [1]

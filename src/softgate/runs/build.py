@@ -28,10 +28,12 @@ from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import (
     AlignmentCurves,
+    DivergenceGuard,
     MovingAverage,
     ProgressBar,
     PullbackGrids,
     SaveOnException,
+    SiteDiagnostics,
     Throughput,
 )
 
@@ -74,10 +76,12 @@ def check(cfg: Config) -> None:
     require(fine, f"seed={cfg['seed']}: a whole number from 0 to 2^32 - 1 is needed.")
     for key in ("compile", "channels_last", "print_config"):
         require(isinstance(cfg[key], bool), f"{key}={cfg[key]}: true or false is needed.")
-    every = cfg["callbacks"]["grids"]["every_n_epochs"]
-    fine = isinstance(every, int) and every >= 0
-    require(fine, f"callbacks.grids.every_n_epochs={every}: a whole number >= 0 is needed; 0 is off.")
+    for name, key in (("grids", "every_n_epochs"), ("diagnostics", "every_n_epochs"), ("guard", "every_n_steps")):
+        every = cfg["callbacks"][name][key]
+        fine = isinstance(every, int) and not isinstance(every, bool) and every >= 0
+        require(fine, f"callbacks.{name}.{key}={every}: a whole number >= 0 is needed; 0 is off.")
     _check_alignment(dict(cfg["callbacks"]["alignment"]), cfg["readout"])
+    _watchers(cfg, Path())
     options = cfg["trainer"]
     epochs, limited = options["max_epochs"], options["max_steps"] != -1 or options["max_time"] is not None
     fine = (isinstance(epochs, int) and epochs >= 1) or (epochs in (None, -1) and limited)
@@ -162,11 +166,12 @@ def loggers(cfg: Config, directory: Path) -> list[Logger]:
 
 
 def callbacks(cfg: Config, directory: Path) -> list[Callback]:
-    """Checkpoints, speed, progress, grids and the moving average, in the order they must run."""
+    """Speed, progress, guard, diagnostics, grids, moving average and checkpoints, in the order they must run."""
     speed = Throughput()
     made: list[Callback] = [speed]
     if cfg["trainer"]["enable_progress_bar"]:
         made.append(ProgressBar(speed))
+    made += _watchers(cfg, directory)
     grids = dict(cfg["callbacks"]["grids"])
     if grids["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
         made.append(PullbackGrids(directory / "grids", cfg["readout"], **grids))
@@ -178,6 +183,17 @@ def callbacks(cfg: Config, directory: Path) -> list[Callback]:
         made.append(MovingAverage(decay=cfg["ema"]))  # after the grids: they show what was validated
     if cfg["trainer"]["enable_checkpointing"] is not False:
         made += checkpoints(directory / "checkpoints")
+    return made
+
+
+def _watchers(cfg: Config, directory: Path) -> list[Callback]:
+    """The guard against divergence, which comes before anything is saved, and the diagnostics."""
+    made: list[Callback] = []
+    guard, sites = dict(cfg["callbacks"]["guard"]), dict(cfg["callbacks"]["diagnostics"])
+    if guard["every_n_steps"]:
+        made.append(DivergenceGuard(**guard))
+    if sites["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
+        made.append(SiteDiagnostics(directory / "diagnostics.csv", **sites))
     return made
 
 

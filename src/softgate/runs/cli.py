@@ -18,9 +18,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from softgate.errors import SoftgateError
+from softgate.errors import Diverged, SoftgateError
 
 MISTAKE = 2
+DIVERGED = 3
 INTERRUPTED = 130
 
 OPTIONAL = ("alignment", "experiment", "debug")
@@ -30,7 +31,7 @@ OPTIONAL = ("alignment", "experiment", "debug")
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
-    0 is success, 2 a mistake in what was asked for, 130 Ctrl-C; other errors raise.
+    0 is success, 2 a mistake in what was asked for, 3 a run that diverged, 130 Ctrl-C; other errors raise.
     """
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     # Hydra takes no null for a group, and these have no other default.
@@ -57,6 +58,8 @@ def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Runs one job; a `SoftgateError` ends the process, before Hydra adds lines of its own to the message."""
     try:
         return function(cfg)
+    except Diverged as error:
+        _refuse(str(error), DIVERGED)
     except SoftgateError as error:
         _refuse(str(error))
 
@@ -69,11 +72,11 @@ def _check_choice(word: str, config_dir: Path) -> None:
         _refuse(f"{group}={choice}: one of its choices is needed: {', '.join(allowed)}.")
 
 
-def _refuse(sentence: str) -> NoReturn:
+def _refuse(sentence: str, status: int = MISTAKE) -> NoReturn:
     # An error in a process that loads images arrives with that process's stack trace around it.
     sentence = sentence.rpartition("SoftgateError: ")[2]
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
-    sys.exit(MISTAKE)
+    sys.exit(status)
 
 
 def _explain(error: BaseException, config_dir: str, config_name: str) -> str:

@@ -153,6 +153,7 @@ def _networks(
     if study is not None:
         for name in names:
             study.expect(name, options, data.classes, len(data.val_listing))
+    data.setup("validate")
     subjects, found = [], []
     for name in names:
         subject = pretrained.build(name, config["model"], data)
@@ -266,6 +267,7 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
         options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
         module = SoftgateModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
+        module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise SoftgateError(f"{option}={path}: not a checkpoint that softgate wrote ({reason}).") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Writes a JSON file; whoever reads it sees the old one or the new one, never half of it."""
+    plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.write_text(json.dumps(plain, indent=2) + "\n")  # JSON has no nan: null
     partial.replace(path)
 
 

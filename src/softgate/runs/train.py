@@ -18,10 +18,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from softgate.data import ImageData
+from softgate.errors import Diverged
 from softgate.runs import build, report
 from softgate.runs.cli import INTERRUPTED
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import AlignmentCurves, PullbackGrids
+from softgate.training.scales import calibrate_for_training
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
+        Diverged: If the loss is no finite number any more; the last good checkpoint stays.
         SystemExit: With status 130 after Ctrl-C; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
@@ -56,6 +59,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with _finishing_wandb():
         trainer = build.trainer(config, directory)
         data.setup("fit")
+        if config["model"]["weights"] is not None:
+            calibrate_for_training(module, data)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, (AlignmentCurves, PullbackGrids)):
                 callback.prepare(data, module)
@@ -66,8 +71,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         except SystemExit:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:
-                _conclude(directory, config, console, time.perf_counter() - started, interrupted=True)
+                _conclude(directory, config, console, time.perf_counter() - started, "interrupted")
             raise SystemExit(INTERRUPTED) from None
+        except Diverged:
+            if first:
+                _conclude(directory, config, console, time.perf_counter() - started, "diverged")
+            raise
     summary: dict[str, Any] = {}
     if first:
         summary = _conclude(directory, config, console, time.perf_counter() - started)
@@ -87,17 +96,17 @@ def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModul
 
 
 def _conclude(
-    directory: Path, config: dict[str, Any], console: Console, seconds: float, interrupted: bool = False
+    directory: Path, config: dict[str, Any], console: Console, seconds: float, status: str = "finished"
 ) -> dict[str, Any]:
     metrics = directory / "metrics.csv"
     points = report.history(metrics) if metrics.is_file() else {}
     summary = report.summarize(points)
-    summary |= {"seconds": round(seconds, 2), "status": "interrupted" if interrupted else "finished"}
+    summary |= {"seconds": round(seconds, 2), "status": status}
     if not config["trainer"]["fast_dev_run"]:
         report.write_json(summary, directory / "summary.json")
         report.save_curves(points, directory / "curves.png", config["name"])
     shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
-    console.print(report.table("interrupted" if interrupted else "finished", shown))
+    console.print(report.table(status, shown))
     console.print(f"run directory: {directory}", soft_wrap=True)
     return summary
 

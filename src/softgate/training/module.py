@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,11 +17,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from softgate import models
+from softgate.errors import SoftgateWarning
 from softgate.sites import Sites, attach
 from softgate.surrogate import Surrogate
 from softgate.training import optim as optimizers
 
 Batch = tuple[Tensor, Tensor]
+
+SCALES = "softgate_scales"
+"""Where a checkpoint keeps the per-channel scales: beside the state dict, so that this loads anywhere."""
 
 
 def accuracies(classes: int) -> MetricCollection:
@@ -27,6 +34,15 @@ def accuracies(classes: int) -> MetricCollection:
     if classes > 5:
         found["acc5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
     return MetricCollection(found)
+
+
+def moment(rule: Surrogate | None) -> dict[str, float]:
+    """The rule of this moment as curves: temperature (of the gate, or else the pool), mix, and whether it is on."""
+    if rule is None:
+        return {}
+    warm = next((part.temperature for part in (rule.gate, rule.pool) if hasattr(part, "temperature")), None)
+    found = {} if warm is None else {"surrogate/temperature": float(warm)}
+    return found | {"surrogate/mix": float(rule.mix), "surrogate/on": float(rule.mix > 0)}
 
 
 class SoftgateModule(pl.LightningModule):
@@ -71,6 +87,7 @@ class SoftgateModule(pl.LightningModule):
         self.channels_last = channels_last
         self.rule = Surrogate.from_dict(surrogate)
         self.sites: Sites = attach(self.net, self.rule)
+        self.moving = False  # whether the rule's schedule changes a value from step to step now
         smoothing = float(optim["label_smoothing"]) if optim else 0.0
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
         self.mix_images = _mixing(len(self.classes), optim or {})
@@ -82,13 +99,51 @@ class SoftgateModule(pl.LightningModule):
         """Logits [B, classes] for images [B, 3, H, W]."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.net(x)
+        # A rule's numbers are constants of a compiled network: it would be compiled anew in every step.
+        stance: AbstractContextManager[Any]
+        stance = torch.compiler.set_stance("force_eager") if self.compile_net and self.moving else nullcontext()
+        with stance:
+            logits: Tensor = self.net(x)
         return logits
 
     def setup(self, stage: str) -> None:
         """Compiles the network, if asked to, before training starts."""
         if stage == "fit" and self.compile_net:
             self.net.compile()  # in place: no wrapper, no prefix in the state dict
+            if any(
+                ramp and ramp.shape != "constant" for ramp in (self.rule.schedule.temperature, self.rule.schedule.mix)
+            ):
+                warnings.warn(
+                    "compile=true: while surrogate.schedule moves the rule from step to step the network runs eagerly; "
+                    "each new value would be compiled anew.",
+                    SoftgateWarning,
+                    stacklevel=2,
+                )
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """Puts the rule of this moment in force, where it has a schedule."""
+        if self.rule.schedule.constant:
+            return
+        batches = self.trainer.num_training_batches
+        epoch = self.current_epoch + (index / batches if math.isfinite(batches) else 0.0)
+        self.sites.advance(epoch, self.global_step)
+        self.moving = self.rule.schedule.moving(epoch, self.global_step)
+        self.log_dict({f"{name}_step": value for name, value in moment(self.sites.rule).items()})
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
+        """Averages the per-channel scales over processes, so that all of them gate alike."""
+        if self.rule.scale == "channel" and self.trainer.world_size > 1:
+            self.sites.scales.average()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the per-channel scales beside the state dict."""
+        if self.sites.scales:
+            checkpoint[SCALES] = self.sites.scales.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts them back."""
+        if SCALES in checkpoint:
+            self.sites.scales.load_state_dict(checkpoint[SCALES])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch, under the training rule."""
@@ -104,8 +159,10 @@ class SoftgateModule(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's training loss and accuracy, and the learning rate it ended with."""
+        """Logs the epoch's training loss and accuracy, and the rule and learning rate it ended with."""
         self._log_epoch("train", self.train_loss, self.train_scores)
+        if not self.rule.schedule.constant:
+            self.log_dict(moment(self.sites.rule))
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def validation_step(self, batch: Batch, index: int) -> None:

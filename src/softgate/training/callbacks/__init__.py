@@ -1,8 +1,19 @@
 """Callbacks: what happens beside training. None of them changes a weight."""
 
 from softgate.training.callbacks.alignment import AlignmentCurves
+from softgate.training.callbacks.diagnostics import SiteDiagnostics
 from softgate.training.callbacks.grids import PullbackGrids
+from softgate.training.callbacks.guard import DivergenceGuard
 from softgate.training.callbacks.interrupt import MovingAverage, SaveOnException
 from softgate.training.callbacks.progress import ProgressBar, Throughput
 
-__all__ = ["AlignmentCurves", "MovingAverage", "ProgressBar", "PullbackGrids", "SaveOnException", "Throughput"]
+__all__ = [
+    "AlignmentCurves",
+    "DivergenceGuard",
+    "MovingAverage",
+    "ProgressBar",
+    "PullbackGrids",
+    "SaveOnException",
+    "SiteDiagnostics",
+    "Throughput",
+]

@@ -28,6 +28,7 @@ from softgate.metrics.base import draws
 from softgate.representation import read
 from softgate.surrogate import Surrogate
 from softgate.training.module import SoftgateModule
+from softgate.training.scales import scaled
 
 CHUNK = 64
 """Images per pass."""
@@ -84,23 +85,27 @@ class AlignmentCurves(Callback):
         self.dear_epochs, self.dear_images, self.seed, self.evaluator = dear_epochs, dear_images, seed, evaluator
         self.represents = True
         self._probe: Probe | None = None
+        self._data: ImageData | None = None
         self._measured = -1
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images and tries the read-outs; what cannot be had is said before training."""
         images, labels = data.sample(self.images, self.seed)
         classes = range(0, len(data.classes), -(-len(data.classes) // MOST_CLASSES))
+        self._data = data
         self._probe = Probe(images, labels, data.class_means(), list(classes), data.mean, data.std)
         probe = self._placed(module)
         for name, rule in list(self.rules.items()):
             try:
-                Pullback(rule)(module.net, probe.images[:1], probe.labels[:1])
+                with scaled(module, data, rule):
+                    Pullback(rule)(module.net, probe.images[:1], probe.labels[:1])
             except SoftgateError as error:
                 self._warn(f"no {name} read-out: {error}")
                 del self.rules[name]
         try:
             for rule in self.rules.values():
-                read(module.net, probe.images[:1], 0, rule)
+                with scaled(module, data, rule):
+                    read(module.net, probe.images[:1], 0, rule)
         except SoftgateError as error:
             self.represents = False
             self._warn(f"no representation and no kernel_agreement: {error}")
@@ -139,7 +144,8 @@ class AlignmentCurves(Callback):
         noise = NOISE * draws(probe.images[: self.few], self.draws, self.seed)
         found: dict[str, float] = {}
         for name, rule in self.rules.items():
-            with warnings.catch_warnings():
+            assert self._data is not None
+            with warnings.catch_warnings(), scaled(module, self._data, rule):
                 warnings.simplefilter("once", SoftgateWarning)
                 scores = self._cheap(module.net, rule, probe, noise)
                 if dear:

@@ -23,6 +23,7 @@ from softgate.surrogate import Surrogate
 from softgate.training.callbacks import media
 from softgate.training.callbacks.film import Film, save, save_picture
 from softgate.training.module import SoftgateModule
+from softgate.training.scales import scaled
 
 HARD, SOFT = "hard: gradient", "soft: excitation pullback"
 
@@ -53,7 +54,8 @@ def read_out(
     x = images.to(module.device, next(module.net.parameters()).dtype)
     rules: dict[str, Any] = {HARD: None} | ({SOFT: soft} if soft is not None else {})
     places: dict[str, Any] = {"names": data.classes, "mean": data.mean, "std": data.std}
-    return grids.read(module.net, x, labels.tolist(), targets, rules, **places, **settings)
+    with scaled(module, data, soft):
+        return grids.read(module.net, x, labels.tolist(), targets, rules, **places, **settings)
 
 
 def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[int]:
@@ -140,7 +142,8 @@ class PullbackGrids(Callback):
         self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.seed)
         try:
             x = images[:1].to(next(module.net.parameters()))
-            pullback(module.net, x, 0, self.soft)
+            with scaled(module, data, self.soft):
+                pullback(module.net, x, 0, self.soft)
         except (NoCallSites, UnreachableSites) as error:
             warnings.warn(
                 f"callbacks.grids: no soft read-out, the gradient alone: {error}", SoftgateWarning, stacklevel=2

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 
+from softgate.errors import Diverged
+from softgate.training.callbacks.guard import finite_weights
+
 
 class MovingAverage(EMAWeightAveraging):
     """Lightning's moving average of the weights, right also where validation is interrupted.
@@ -34,7 +37,7 @@ class MovingAverage(EMAWeightAveraging):
 
 
 class SaveOnException(Callback):
-    """Saves a checkpoint when training ends by Ctrl-C or an exception.
+    """Saves a checkpoint when training ends by Ctrl-C or an exception; never one of weights that are no numbers.
 
     Lightning's own `OnExceptionCheckpoint` does this too, but makes every `fit` look for its file and warn.
 
@@ -47,5 +50,6 @@ class SaveOnException(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves, if training had begun."""
-        if trainer.state.fn == "fit" and trainer.global_step > 0:
+        sound = not isinstance(exception, Diverged) and finite_weights(pl_module)
+        if trainer.state.fn == "fit" and trainer.global_step > 0 and sound:
             trainer.save_checkpoint(self.path)

@@ -1,0 +1,110 @@
+"""Diagnostics while training: what the rule does to the gradient at each call site, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from softgate.data import ImageData
+from softgate.diagnostics import SiteDiagnosis, diagnose, revived
+from softgate.errors import require
+from softgate.training.module import SoftgateModule
+from softgate.training.probe import spread
+
+COLUMNS = ("epoch", "site", "kind", "cosine", "norm_ratio", "gate_mean", "dead", "revived")
+MEDIANS = ("cosine", "norm_ratio", "gate_mean", "dead")
+
+
+class SiteDiagnostics(Callback):
+    """Writes `diagnostics.csv` after every n-th epoch, and logs medians over the call sites.
+
+    The same validation images every time, in train mode as in a training step, with the rule of that moment and the
+    criterion of training. `sites/cosine`, `sites/norm_ratio`, `sites/gate_mean` and `sites/dead` are medians,
+    `sites/revived` is the number of units of the whole network that were dead the time before and are alive now.
+    Training is bit-identical with and without it; see `softgate.diagnose`.
+
+    Args:
+        path: The CSV file; a resumed run adds to it.
+        every_n_epochs: Epochs between two looks.
+        images: How many validation images.
+        seed: Picks them.
+    """
+
+    def __init__(self, path: str | Path, every_n_epochs: int = 1, images: int = 32, seed: int = 314) -> None:
+        for key, value, least in (("every_n_epochs", every_n_epochs, 1), ("images", images, 2), ("seed", seed, 0)):
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            require(whole, f"callbacks.diagnostics.{key}={value}: a whole number >= {least} is needed.")
+        self.path = Path(path)
+        self.every_n_epochs, self.images, self.seed = every_n_epochs, images, seed
+        self._probe: tuple[Tensor, Tensor] | None = None
+        self._before: list[SiteDiagnosis] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Picks the probe; a run from the beginning starts a new file."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
+        assert isinstance(data, ImageData)
+        self._probe = spread(data, self.images, self.seed)
+        if trainer.is_global_zero and trainer.global_step == 0:
+            self.path.unlink(missing_ok=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks, on every process alike: synchronised BatchNorm needs all of them."""
+        if trainer.current_epoch % self.every_n_epochs == 0:
+            assert isinstance(pl_module, SoftgateModule)
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, module: SoftgateModule) -> None:
+        assert self._probe is not None
+        rule = module.sites.rule
+        assert rule is not None
+        weight = next(module.net.parameters())
+        layout = torch.channels_last if module.channels_last else torch.contiguous_format
+        images, labels = self._probe
+        x = images.to(weight.device, weight.dtype).contiguous(memory_format=layout)
+        labels = labels.to(weight.device)
+        found = diagnose(module.net, x, lambda logits: module.criterion(logits, labels), rule)
+        alive = revived(self._before, found)
+        self._before = found
+        if trainer.is_global_zero:
+            self._write(trainer.current_epoch, found, alive)
+        for key in MEDIANS:
+            _log(module, key, _median(getattr(site, key) for site in found))
+        if alive:
+            _log(module, "revived", float(sum(alive.values())))
+
+    def _write(self, epoch: int, found: list[SiteDiagnosis], alive: dict[str, int]) -> None:
+        fresh = not self.path.is_file()
+        with self.path.open("a", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            if fresh:
+                table.writeheader()
+            for site in found:
+                table.writerow({"epoch": epoch, "site": site.name, "revived": alive.get(site.name, ""), **asdict(site)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last look, so that a resumed run knows which units were dead."""
+        return {"before": [asdict(site) for site in self._before]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts it back."""
+        self._before = [SiteDiagnosis(**site) for site in state_dict["before"]]
+
+
+def _median(values: Iterable[float]) -> float:
+    defined = [value for value in values if math.isfinite(value)]
+    return statistics.median(defined) if defined else math.nan
+
+
+def _log(module: pl.LightningModule, key: str, value: float) -> None:
+    if math.isfinite(value):
+        module.log(f"sites/{key}", value, rank_zero_only=True)

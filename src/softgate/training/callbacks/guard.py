@@ -1,0 +1,98 @@
+"""The divergence guard: a run that can only produce nonsense ends with one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from softgate.errors import Diverged, require
+from softgate.training.module import SoftgateModule
+
+
+def finite_weights(module: nn.Module) -> bool:
+    """Whether every parameter and buffer is a finite number; waits for the device once."""
+    tensors = [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+
+class DivergenceGuard(Callback):
+    """Raises `Diverged` where the training loss is no finite number, or exceeds a limit.
+
+    The first bad loss is remembered on the device and read every n steps, before each validation and at the end of each
+    epoch, so that no step waits for it. There the weights are tested too: the last step of an epoch may have spoilt
+    them without a loss to show it. All of that comes before a checkpoint is written.
+
+    Args:
+        max_loss: Greatest loss of a batch that is let pass; None is any finite one.
+        every_n_steps: Steps between two readings.
+    """
+
+    def __init__(self, max_loss: float | None = None, every_n_steps: int = 50) -> None:
+        number = isinstance(max_loss, (int, float)) and not isinstance(max_loss, bool) and max_loss > 0
+        require(max_loss is None or number, f"callbacks.guard.max_loss={max_loss}: null or a number > 0 is needed.")
+        whole = isinstance(every_n_steps, int) and not isinstance(every_n_steps, bool) and every_n_steps >= 1
+        require(whole, f"callbacks.guard.every_n_steps={every_n_steps}: a whole number >= 1 is needed.")
+        self.limit = math.inf if max_loss is None else float(max_loss)
+        self.every_n_steps = every_n_steps
+        self._first: Tensor | None = None  # [2]: step and value of the first bad loss; the step is -1 before one
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes note of a bad loss, without waiting for the device."""
+        loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches  # Lightning has divided by it
+        if self._first is None:
+            self._first = torch.tensor([-1.0, 0.0], dtype=loss.dtype, device=loss.device)
+        bad = ~torch.isfinite(loss) | (loss > self.limit)
+        seen = torch.stack([torch.full_like(loss, trainer.global_step), loss])
+        self._first = torch.where(bad & (self._first[0] < 0), seen, self._first)
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            self._read(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reads before a validation that could make nonsense the best checkpoint."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._read(trainer, pl_module, weights=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reads before the epoch's checkpoint."""
+        self._read(trainer, pl_module, weights=True)
+
+    def _read(self, trainer: pl.Trainer, module: Any, weights: bool = False) -> None:
+        if self._first is None:
+            return
+        step, loss = self._first.tolist()
+        spoilt = weights and not finite_weights(module)
+        own = torch.tensor(float(step >= 0 or spoilt), device=module.device)
+        if not float(trainer.strategy.reduce(own, reduce_op="sum")):  # all processes end together
+            return
+        if step >= 0:
+            over = f" (callbacks.guard.max_loss={self.limit:g})" if math.isfinite(loss) else ""
+            what = f"at step {int(step)} the training loss was {loss:.4g}{over}"
+        elif spoilt:
+            what = f"at step {trainer.global_step} a weight is no finite number any more"
+        else:
+            what = (
+                f"at step {trainer.global_step} another process saw a loss that is no finite number or over its limit"
+            )
+        raise Diverged(f"training diverged: {what}, {_circumstances(module)}; {_advice(module)}")
+
+
+def _circumstances(module: SoftgateModule) -> str:
+    rule = module.sites.rule
+    lr = "" if module.optim is None else f" and optim.lr={module.optim['lr']:g}"
+    gain = "" if rule is None or rule.gain == "raw" else f", gain={rule.gain}"
+    return f"under {rule.gate if rule else None}, {rule.pool if rule else None}{gain}{lr}"
+
+
+def _advice(module: SoftgateModule) -> str:
+    rule = module.sites.rule
+    tries = ["a lower optim.lr", "trainer.gradient_clip_val=1"]
+    if rule is not None and (rule.softens_relu or rule.softens_pool):
+        tries += ["schedule=warmup"] if rule.gain == "matched" else ["surrogate.gain=matched", "schedule=warmup"]
+    return f"try {', '.join(tries[:-1])} or {tries[-1]}."
