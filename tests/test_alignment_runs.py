@@ -132,6 +132,13 @@ def test_the_scores_are_those_of_the_control_table(runs, images, tmp_path, three
             assert (value is None and math.isnan(should)) or value == pytest.approx(should, rel=1e-4, abs=1e-6), key
 
 
+def test_a_read_out_with_channel_scales_is_calibrated_first(runs, tmp_path, three):
+    found = evaluated(tmp_path, f"runs={runs}/sweep/hard", *FEW, "readout.scale=channel", "alignment.images=4")
+    scores = found["alignment"]["networks"][0]["scores"]["pullback"]
+    assert scores["randomization_all"][0] is not None
+    assert scores["noise_cosine"][0] is not None
+
+
 def test_a_network_that_no_run_trained_has_its_table_and_all_explainers(images, tmp_path):
     words = ("model=squeezenet1_1", "data=folder", f"data.root={images}", "data.size=32", "model.stem=imagenet")
     found = evaluated(tmp_path, *words, *FEW, "alignment.images=4")["alignment"]
