@@ -121,7 +121,7 @@ def test_dear_metrics_are_measured_where_they_are_due(measured):
     for key in (
         "randomization_head",
         "grid_pointing",
-        "insertion_deletion_deletion",
+        "deletion",
         "infidelity",
         "counterfactual_flip",
     ):

@@ -1,6 +1,7 @@
 """The documents: code blocks run, links lead somewhere, commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,12 @@ def test_commands_in_the_documents_use_options_that_exist():
             for line in block.splitlines():
                 words = re.match(r"(?:uv run|python) evaluate\.py(.*)", line.split("#")[0].strip())
                 if words:
-                    composed(*words[1].split(), name="evaluate", directory=Path("x"))
+                    composed(*shlex.split(words[1]), name="evaluate", directory=Path("x"))
                 words = re.match(r"(?:uv run|python) train\.py(.*)", line.split("#")[0].strip())
                 if words and "--help" not in line:
-                    parts = [w.replace("=none,excitation", "=none").replace("=0,1,2", "=0") for w in words[1].split()]
+                    parts = [
+                        w.replace("=none,excitation", "=none").replace("=0,1,2", "=0") for w in shlex.split(words[1])
+                    ]
                     composed(*[w for w in parts if w != "-m"], directory=Path("x"))
 
 

@@ -33,7 +33,6 @@ FLOORS = {
     "diagnostics": 11,
     "models": 10,
     "figures": 10,
-    "small_multiples": 10,
     "data": 10,
     "grids": 11,
     "explainers": 11,

@@ -7,8 +7,10 @@ nothing: those whose maps stay what they are when the weights or the target chan
 from __future__ import annotations
 
 import math
+import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from softgate import metrics
 from softgate.controls import Pullback
-from softgate.errors import require
+from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.metrics import Explainer, ProbeMetric
 from softgate.metrics.base import logits
 from softgate.representation import read
@@ -26,6 +28,38 @@ SANITY = ("randomization_head", "target_specificity")
 
 TOLERANCE = 0.1
 """By how much a map may look less sane than the gradient, which depends on all weights and the target."""
+
+CHUNK = 32
+"""Images per pass, where all of a probe set are read out."""
+
+_KINDS: dict[str, type[ProbeMetric]] = {
+    "randomization_head": metrics.Randomization,
+    "randomization_top": metrics.Randomization,
+    "randomization_all": metrics.Randomization,
+    "target_specificity": metrics.TargetSpecificity,
+    "input_specificity": metrics.InputSpecificity,
+    "representation": metrics.RepresentationError,
+    "kernel_agreement": metrics.KernelAgreement,
+    "kernel_agreement_within": metrics.KernelAgreement,
+    "pullback_accuracy": metrics.PullbackAccuracy,
+    "noise_cosine": metrics.NoiseCosine,
+    "max_sensitivity": metrics.MaxSensitivity,
+    "total_variation": metrics.TotalVariation,
+    "high_frequency": metrics.HighFrequency,
+    "spectral_slope": metrics.SpectralSlope,
+    "data_alignment": metrics.DataAlignment,
+    "mean_alignment": metrics.MeanAlignment,
+    "counterfactual_flip": metrics.Counterfactual,
+    "counterfactual_transfer": metrics.Counterfactual,
+    "counterfactual_gain": metrics.Counterfactual,
+    "grid_pointing": metrics.GridPointing,
+    "deletion": metrics.InsertionDeletion,
+    "insertion": metrics.InsertionDeletion,
+    "infidelity": metrics.Infidelity,
+}
+
+BETTER: dict[str, bool | None] = {key: kind.higher_is_better for key, kind in _KINDS.items()}
+"""Every key of a control table, in the order of docs/alignment.md, to whether more is better; None: zero is best."""
 
 
 class Score(NamedTuple):
@@ -47,6 +81,7 @@ class Probe:
         classes: The classes that are compared with each other; None is all of them.
         mean: [C] subtracted from pixels in [0, 1].
         std: [C] then divided by.
+        numbers: The classes that `means` are of; None is all, in their order.
     """
 
     images: Tensor
@@ -55,6 +90,7 @@ class Probe:
     classes: Sequence[int] | None = None
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
+    numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         fits = self.images.dim() == 4 and self.labels.shape == self.images.shape[:1]
@@ -63,7 +99,7 @@ class Probe:
 
     def first(self, count: int) -> Probe:
         """The same with the first `count` images only."""
-        return Probe(self.images[:count], self.labels[:count], self.means, self.classes, self.mean, self.std)
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
 def control_table(
@@ -73,6 +109,7 @@ def control_table(
     evaluator: nn.Module | None = None,
     *,
     dear: int | None = None,
+    draws: int = 10,
     told: Callable[[str], None] = lambda name: None,
 ) -> dict[str, dict[str, Score]]:
     """Every metric of every explainer.
@@ -83,10 +120,12 @@ def control_table(
         probe: The images.
         evaluator: An independently trained network for the same classes, to judge counterfactuals.
         dear: How many of the images the metrics of many passes take; None is all.
+        draws: Noisy copies of each of these, for `noise_cosine` and `max_sensitivity`.
         told: Called with the name of each explainer before its turn.
 
     Returns:
-        Explainer to metric to score. `representation` and `kernel_agreement` are those of pullbacks only.
+        Explainer to metric to score. `representation` and `kernel_agreement` are those of pullbacks only, and left out
+        with a warning where a network's logit is no such sum.
     """
     few = probe if dear is None else probe.first(dear)
     found = {}
@@ -94,8 +133,11 @@ def control_table(
         told(name)
         scores = _of_maps(model, explainer, probe, few)
         if isinstance(explainer, Pullback):
-            scores |= _of_readout(model, explainer, probe)
-        found[name] = scores | of_passes(model, explainer, few, probe.images, evaluator)
+            try:
+                scores |= _of_readout(model, explainer, probe)
+            except SoftgateError as error:
+                warnings.warn(f"no representation: {error}", SoftgateWarning, stacklevel=2)
+        found[name] = scores | of_passes(model, explainer, few, probe.images, evaluator, draws=draws)
     return found
 
 
@@ -104,7 +146,8 @@ def score(metric: ProbeMetric, key: str) -> dict[str, Score]:
     value, ends = metric.compute(), metric.interval()
     if not metric.outputs:
         return {key: Score(float(value), *map(float, ends))}
-    return {f"{key}_{name}": Score(float(value[name]), *map(float, ends[name])) for name in metric.outputs}
+    prefix = "" if key == "insertion_deletion" else f"{key}_"
+    return {f"{prefix}{name}": Score(float(value[name]), *map(float, ends[name])) for name in metric.outputs}
 
 
 def _scored(*cases: tuple[str, ProbeMetric, tuple[object, ...]]) -> dict[str, Score]:
@@ -117,7 +160,7 @@ def _scored(*cases: tuple[str, ProbeMetric, tuple[object, ...]]) -> dict[str, Sc
 
 def _of_maps(model: nn.Module, explainer: Explainer, probe: Probe, few: Probe) -> dict[str, Score]:
     x, labels = probe.images, probe.labels
-    maps = explainer(model, x, labels)
+    maps = torch.cat([explainer(model, part, mine) for part, mine in _parts(probe)])
     outputs = logits(model, few.images)
     classes = list(range(outputs.shape[1])) if probe.classes is None else list(probe.classes)
     every = torch.stack([explainer(model, few.images, torch.full_like(few.labels, c)) for c in classes], 1)
@@ -131,13 +174,14 @@ def _of_maps(model: nn.Module, explainer: Explainer, probe: Probe, few: Probe) -
         ("pullback_accuracy", metrics.PullbackAccuracy(), (every, few.images, outputs[:, classes])),
     ]
     if probe.means is not None:
-        cases.append(("mean_alignment", metrics.MeanAlignment(probe.means), (maps, x, labels)))
+        rows = labels if probe.numbers is None else _positions(labels, probe.numbers)
+        cases.append(("mean_alignment", metrics.MeanAlignment(probe.means), (maps, x, rows)))
     return _scored(*cases)
 
 
 def _of_readout(model: nn.Module, explainer: Pullback, probe: Probe) -> dict[str, Score]:
-    out = read(model, probe.images, probe.labels, explainer.rule, centred=True)
-    pair = out.logit, out.represented
+    read_out = [read(model, part, mine, explainer.rule, centred=True) for part, mine in _parts(probe)]
+    pair = torch.cat([out.logit for out in read_out]), torch.cat([out.represented for out in read_out])
     return _scored(
         ("representation", metrics.RepresentationError(), pair),
         ("kernel_agreement", metrics.KernelAgreement(), (*pair, probe.labels)),
@@ -152,6 +196,7 @@ def of_passes(
     images: Tensor,
     evaluator: nn.Module | None,
     but: Sequence[str] = (),
+    draws: int = 10,
 ) -> dict[str, Score]:
     """The metrics that take many passes.
 
@@ -162,6 +207,7 @@ def of_passes(
         images: [N, C, H, W] to re-estimate BatchNorm with.
         evaluator: Judges the counterfactuals.
         but: Metrics that are left out.
+        draws: Noisy copies of each image.
 
     Returns:
         Metric to score.
@@ -171,8 +217,8 @@ def of_passes(
     tiles, named = metrics.mosaics(x, labels, 2, max(1, len(x) // 4))
     others = _other_classes(few)
     cases: list[tuple[str, ProbeMetric, tuple[object, ...]]] = [
-        ("noise_cosine", metrics.NoiseCosine(explainer), arguments),
-        ("max_sensitivity", metrics.MaxSensitivity(explainer), arguments),
+        ("noise_cosine", metrics.NoiseCosine(explainer, count=draws), arguments),
+        ("max_sensitivity", metrics.MaxSensitivity(explainer, count=draws), arguments),
         ("randomization_head", metrics.Randomization(explainer, images, "head"), arguments),
         ("randomization_top", metrics.Randomization(explainer, images, "top"), arguments),
         ("randomization_all", metrics.Randomization(explainer, images, "all"), arguments),
@@ -190,9 +236,18 @@ def of_passes(
 
 def _other_classes(probe: Probe) -> Tensor:
     """For each image the next of the compared classes after its own."""
-    classes = sorted(set(probe.labels.tolist())) if probe.classes is None else list(probe.classes)
-    after = {c: classes[(i + 1) % len(classes)] for i, c in enumerate(classes)}
-    return torch.tensor([after[c] for c in probe.labels.tolist()], device=probe.labels.device)
+    classes = sorted(set(probe.labels.tolist() if probe.classes is None else probe.classes))
+    after = [classes[bisect_right(classes, c) % len(classes)] for c in probe.labels.tolist()]
+    return torch.tensor(after, device=probe.labels.device)
+
+
+def _parts(probe: Probe) -> Iterable[tuple[Tensor, Tensor]]:
+    return zip(torch.split(probe.images, CHUNK), torch.split(probe.labels, CHUNK), strict=True)
+
+
+def _positions(labels: Tensor, numbers: Sequence[int]) -> Tensor:
+    where = {number: place for place, number in enumerate(numbers)}
+    return torch.tensor([where[label] for label in labels.tolist()], device=labels.device)
 
 
 def failures(table: Mapping[str, Mapping[str, Score]], reference: str = "gradient") -> dict[str, list[str]]:

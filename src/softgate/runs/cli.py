@@ -24,7 +24,7 @@ MISTAKE = 2
 DIVERGED = 3
 INTERRUPTED = 130
 
-OPTIONAL = ("experiment", "debug")
+OPTIONAL = ("alignment", "experiment", "debug")
 """Groups that may be left without a choice."""
 
 
@@ -34,7 +34,9 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     0 is success, 2 a mistake in what was asked for, 3 a run that diverged, 130 Ctrl-C; other errors raise.
     """
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
-    words = [word for word in sys.argv[1:] if word not in flags]
+    # Hydra takes no null for a group, and these have no other default.
+    empty = [f"{group}=null" for group in OPTIONAL]
+    words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     sys.argv[1:] = flags + [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
@@ -118,6 +120,10 @@ def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
     with initialize_config_dir(config_dir, version_base="1.3"):
         config = compose(config_name, overrides=chosen)
     known = list(_paths(config))
+    group, _, option = key.partition(".")
+    if option and group in OPTIONAL and group not in known and (Path(config_dir) / group).is_dir():
+        choices = sorted(path.stem for path in (Path(config_dir) / group).glob("*.yaml"))
+        return f"{key}: {group} is not chosen; choose it too: {', '.join(f'{group}={each}' for each in choices)}."
     parent = key.rpartition(".")[0]
     siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
     near = get_close_matches(key, known, n=1)

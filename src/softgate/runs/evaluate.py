@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.pullback import predict
-from softgate.runs import build, pictures, pretrained, report
+from softgate.runs import alignment, build, pictures, pretrained, report
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.module import accuracies
@@ -29,7 +30,7 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates a run or a network as a config says; prints a table, writes `results.json` and pictures.
+    """Evaluates runs or networks as a config says; prints a table, writes `results.json` and pictures.
 
     Args:
         cfg: The config of `conf/evaluate.yaml`, composed.
@@ -47,45 +48,111 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     soft = build.check_readout(config["readout"])
     pictures.check(config["grid"])
     device = _device(config["accelerator"])
+    study = _study(config, soft)
     if config["runs"] is None and config.get("model"):
-        results = {"schema": SCHEMA, "runs": _networks(config, soft, device, directory)}
+        results: dict[str, Any] = {"schema": SCHEMA, "runs": _networks(config, soft, device, directory, study)}
     else:
         require(not config.get("model"), "runs and model: only one of them can be given.")
-        results = {"schema": SCHEMA, "runs": [_run(config, soft, device, directory)]}
+        results = {"schema": SCHEMA, "runs": _runs(config, soft, device, directory, study)}
+    if study is not None:
+        results["alignment"] = study.report(directory)
     report.write_json(results, directory / "results.json")
     _print(results, directory)
     return results
 
 
-def _run(config: Mapping[str, Any], soft: Surrogate, device: torch.device, directory: Path) -> dict[str, Any]:
-    path = find_checkpoint(config["runs"], config["checkpoint"])
-    module, options = restore(path)
-    options |= {key: value for key, value in config["data"].items() if value is not None}
-    data = ImageData(options, splits=("val",))
+def _study(config: Mapping[str, Any], soft: Surrogate) -> alignment.Study | None:
+    options = config.get("alignment")
+    if options is None:
+        return None
+    require(isinstance(options, Mapping), f"alignment={options}: there is no such choice; allowed: full, null.")
+    alignment.check(options, soft)
+    judge = None
+    if options["evaluator"] is not None:
+        module, data = restore(Path(str(options["evaluator"])).expanduser(), "alignment.evaluator")
+        module.sites.detach()
+        judge = module.net, data, module.classes
+    return alignment.Study(options, soft, judge)
+
+
+def _runs(
+    config: Mapping[str, Any],
+    soft: Surrogate,
+    device: torch.device,
+    directory: Path,
+    study: alignment.Study | None,
+) -> list[dict[str, Any]]:
+    paths = find_checkpoints(config["runs"], config["checkpoint"])
+    labels = labelled(paths)
+    changed = {key: value for key, value in config["data"].items() if value is not None}
+    restored = [restore(path) for path in paths]
+    for label, path, (module, options) in zip(labels, paths, restored, strict=True):
+        options |= changed
+        if study is not None:
+            judge = study.options["evaluator"]
+            itself = judge is not None and _home(Path(str(judge)).expanduser()) == _home(path)
+            require(not itself, f"alignment.evaluator={judge}: it is of one of the runs; another network must judge.")
+            study.expect(label, options, module.classes)
+    found = []
+    known: dict[str, ImageData] = {}
+    for label, path, (module, options) in zip(labels, paths, restored, strict=True):
+        if repr(options) not in known:
+            known[repr(options)] = ImageData(options, splits=("val",))
+        data = known[repr(options)]
+        place = directory if len(paths) == 1 else directory / label
+        found.append(_run(config, soft, device, place, label, path, module, data, study))
+    return found
+
+
+def _run(
+    config: Mapping[str, Any],
+    soft: Surrogate,
+    device: torch.device,
+    directory: Path,
+    label: str,
+    path: Path,
+    module: SoftgateModule,
+    data: ImageData,
+    study: alignment.Study | None,
+) -> dict[str, Any]:
+    options = data.options
     expected, found = module.classes, data.classes
     require(
         expected == found,
         f"data.root={options.get('root')}: its {len(found)} classes are not the {len(expected)} of {path}.",
     )
+    if study is not None:
+        study.expect(label, options, found, len(data.val_listing))
     subject = pretrained.Subject(str(module.hparams["model"]["name"]), module.net, found, list(range(len(found))))
     pictures.check(config["grid"], len(found), len(found))
     data.setup("validate")
     module.to(device).eval()
     scores = measure(module, data) if config["measure"] else {}
     pictures.draw(subject, data, soft, config["grid"], directory, title=str(path))
+    if study is not None:
+        pictures.scale(subject, data, [soft], config["grid"])
+        study.look(label, module.rule, subject, data)
+    module.cpu()
     model, rule = dict(module.hparams["model"]), module.rule.to_dict()
     named = {"checkpoint": str(path), "data": options["name"], "images": len(data.val_listing)}
     return {**named, "model": model, "surrogate": rule, **scores}
 
 
 def _networks(
-    config: Mapping[str, Any], soft: Surrogate, device: torch.device, directory: Path
+    config: Mapping[str, Any],
+    soft: Surrogate,
+    device: torch.device,
+    directory: Path,
+    study: alignment.Study | None,
 ) -> list[dict[str, Any]]:
     names = [str(name) for name in config["models"] or [config["model"]["name"]]]
     pretrained.check(config, names)
     options = dict(config["data"]) | {"size": pretrained.image_size(config, names[0])}
     options |= {"batch_size": options.get("batch_size") or 64}
     data = ImageData(options, splits=("val",))
+    if study is not None:
+        for name in names:
+            study.expect(name, options, data.classes, len(data.val_listing))
     data.setup("validate")
     subjects, found = [], []
     for name in names:
@@ -101,6 +168,9 @@ def _networks(
             place = directory if len(names) == 1 else directory / name
             title = pretrained.about(subject, config["model"])
             pictures.draw(subject, data, soft, config["grid"], place, title)
+        if study is not None:
+            pictures.scale(subject, data, [soft], config["grid"])
+            study.look(name, None, subject, data)
     if config["grid"]["figures"]:
         pictures.paper_figures(subjects, data, soft, config["grid"], directory, config["model"])
     return found
@@ -117,6 +187,47 @@ def measure_among(subject: pretrained.Subject, data: ImageData) -> dict[str, flo
         among += int((logits[:, classes].argmax(1) == labels).sum())
         total += len(x)
     return {"acc": right / total, "acc_among_data_classes": among / total}
+
+
+def find_checkpoints(runs: Any, which: str) -> list[Path]:
+    """The checkpoint files that `runs` and `checkpoint` name: of a run, of a list, or of all that a glob matches.
+
+    Raises:
+        SoftgateError: If there is none, or one of them is no run's.
+    """
+    given = [runs] if runs is None or isinstance(runs, str) else runs
+    fine = isinstance(given, list) and len(given) > 0 and all(one is None or isinstance(one, str) for one in given)
+    require(fine, f"runs={runs}: a run's directory, a checkpoint file, or a list or a glob of them is needed.")
+    found: list[Path] = []
+    for one in given:
+        pattern = str(Path(str(one)).expanduser())
+        if one is None or not any(mark in one for mark in "*?[") or Path(pattern).exists():
+            found.append(find_checkpoint(one, which))
+            continue
+        matched = sorted(glob(pattern))  # noqa: PTH207  # Path.glob takes no absolute pattern
+        # A sweep's directory holds other things than runs.
+        runs_of = [path for path in matched if path.endswith(".ckpt") or Path(path, "checkpoints").is_dir()]
+        require(bool(runs_of), f"runs={one}: no run's directory and no checkpoint matches.")
+        found += [find_checkpoint(path, which) for path in runs_of]
+    return list(dict.fromkeys(found))
+
+
+def labelled(paths: Sequence[Path]) -> list[str]:
+    """For each checkpoint the shortest end of its path that no other one shares, as one word for files and tables."""
+    parts = [[part for part in path.absolute().with_suffix("").parts if part != "checkpoints"] for path in paths]
+    if len({tuple(each[:-1]) for each in parts}) == len(parts):
+        parts = [each[:-1] for each in parts]  # best or last says nothing that the directory does not
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part.strip("/") for part in each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _home(path: Path) -> Path:
+    """A run's directory for its checkpoints, whichever it is; other files are their own."""
+    path = path.resolve()
+    return path.parents[1] if path.parent.name == "checkpoints" else path
 
 
 def find_checkpoint(runs: str | None, which: str) -> Path:
@@ -140,7 +251,7 @@ def find_checkpoint(runs: str | None, which: str) -> Path:
     return file
 
 
-def restore(path: Path) -> tuple[SoftgateModule, dict[str, Any]]:
+def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str, Any]]:
     """Rebuilds a trained module from a checkpoint, read with `weights_only`, and the data options it was trained on.
 
     Raises:
@@ -150,7 +261,7 @@ def restore(path: Path) -> tuple[SoftgateModule, dict[str, Any]]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SoftgateError(f"runs={path}: not a checkpoint of plain data, or cut short ({reason}).") from None
+        raise SoftgateError(f"{option}={path}: not a checkpoint of plain data, or cut short ({reason}).") from None
     try:
         settings = dict(checkpoint["hyper_parameters"])
         options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
@@ -159,7 +270,7 @@ def restore(path: Path) -> tuple[SoftgateModule, dict[str, Any]]:
         module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise SoftgateError(f"runs={path}: not a checkpoint that softgate wrote ({reason}).") from None
+        raise SoftgateError(f"{option}={path}: not a checkpoint that softgate wrote ({reason}).") from None
     return module, dict(options)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,16 @@ def read(
     settings = {key: options[key] for key in ("steps", "step_size", "radius", "chunk")}
     places: dict[str, Any] = {"names": subject.names, "mean": data.mean, "std": data.std}
     x = x.to(next(subject.net.parameters()))
-    for rule in rules.values():
+    scale(subject, data, rules.values(), options)
+    return grids.read(subject.net, x, own, targets, rules, kind=kind, **places, **settings)
+
+
+def scale(subject: pretrained.Subject, data: ImageData, rules: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Measures the channel scales of a network that brings none, where a rule wants them."""
+    for rule in rules:
         if isinstance(rule, Surrogate) and rule.scale == "channel" and not scales_of(subject.net):
             batches = math.ceil(options["calibrate"] / data.batch_size)
             calibrate(subject.net, data.val_dataloader(), rule, batches)
-    return grids.read(subject.net, x, own, targets, rules, kind=kind, **places, **settings)
 
 
 def paper_figures(

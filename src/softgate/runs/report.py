@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from softgate import figures, small_multiples
+from softgate import figures
+from softgate.figures import multiples
 
 PANELS = {
     "loss": {"train": "train/loss", "val": "val/loss"},
@@ -55,22 +56,22 @@ def save_curves(points: Mapping[str, list[tuple[float, float]]], path: Path, tit
         return False
     alignment = alignment_panels(points)
     if alignment:
-        first = {name: {line: small_multiples.Line(xy) for line, xy in panel.items()} for name, panel in panels.items()}
-        small_multiples.draw(first | alignment, title).save(path)
+        first = {name: {line: multiples.Line(xy) for line, xy in panel.items()} for name, panel in panels.items()}
+        multiples.draw(first | alignment, title).save(path)
         return True
     figures.curves(panels, title).save(path)
     return True
 
 
-def alignment_panels(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, dict[str, small_multiples.Line]]:
+def alignment_panels(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, dict[str, multiples.Line]]:
     """One panel for each metric of the alignment callback: the hard and the soft read-out with their intervals."""
-    panels: dict[str, dict[str, small_multiples.Line]] = {}
+    panels: dict[str, dict[str, multiples.Line]] = {}
     for key, values in points.items():
         head, _, rest = key.partition("/")
         readout, _, metric = rest.partition("/")
         if head == "align" and not metric.endswith(("_low", "_high")):
             ends = points.get(f"{key}_low", []), points.get(f"{key}_high", [])
-            panels.setdefault(metric, {})[readout] = small_multiples.Line(values, *ends)
+            panels.setdefault(metric, {})[readout] = multiples.Line(values, *ends)
     return {metric: dict(sorted(panels[metric].items())) for metric in sorted(panels)}
 
 

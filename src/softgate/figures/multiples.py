@@ -1,0 +1,164 @@
+"""Many small panels, one for each metric: lines over epochs with bands of uncertainty, or dots with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from softgate.errors import require
+
+DPI = 100
+ACROSS = 4
+"""Panels in a row."""
+COLOURS = {"hard": "#1f77b4", "soft": "#d62728", "train": "#7f7f7f", "val": "#2ca02c"}
+"""Fixed colours, so that a line means the same in every panel."""
+
+MARKERS = "osD^vP"
+"""Of the series of dots, in turn."""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of (x, y) points; with the ends of an interval at the same x, a band around it."""
+
+    points: Points
+    low: Points = ()
+    high: Points = ()
+
+
+def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Image:
+    """Draws the panels in rows of four, each with its own y-axis.
+
+    Args:
+        panels: Panel title to line name to line. Panels without points are left out.
+        title: A line above all.
+
+    Returns:
+        The picture, RGB.
+
+    Raises:
+        SoftgateError: If there is no point at all.
+    """
+    filled = {name: lines for name, lines in panels.items() if any(line.points for line in lines.values())}
+    require(bool(filled), "curves: there is no point to draw.")
+    rows = -(-len(filled) // ACROSS)
+    figure = Figure(figsize=(3.2 * ACROSS, 2.5 * rows + 0.3), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (name, lines) in enumerate(filled.items(), start=1):
+        axes = figure.add_subplot(rows, ACROSS, place)
+        for label, line in lines.items():
+            _plot(axes, label, line)
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=7)
+    figure.supxlabel("epoch", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _plot(axes: Any, label: str, line: Line) -> None:
+    if not line.points:
+        return
+    x, y = zip(*line.points, strict=True)
+    colour = COLOURS.get(label)
+    (drawn,) = axes.plot(x, y, marker="o", markersize=2.5, linewidth=1.3, label=label, color=colour)
+    if len(line.low) == len(line.high) == len(line.points):
+        low, high = ([value for _, value in ends] for ends in (line.low, line.high))
+        axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One series of values with intervals, a dot for each row of a panel.
+
+    Attributes:
+        label: For the legend.
+        rows: Row to (value, low, high); a row whose value is NaN has no dot.
+        hollow: Rows whose dot is hollow.
+        kind: Picks the colour, see `COLOURS`; None is black.
+    """
+
+    label: str
+    rows: Mapping[str, tuple[float, ...]]
+    hollow: Collection[str] = ()
+    kind: str | None = None
+
+
+def dots(panels: Mapping[str, Sequence[Dots]], rows: Sequence[str], title: str = "") -> Image.Image:
+    """Draws panels of dots with intervals in rows of four: the values of each panel across, the rows down.
+
+    Args:
+        panels: Panel title to its series, the same ones in every panel. Panels without a value are left out.
+        rows: Names of the rows, from the top.
+        title: A line above all.
+
+    Returns:
+        The picture, RGB.
+
+    Raises:
+        SoftgateError: If there is no value at all.
+    """
+    filled = {
+        name: series
+        for name, series in panels.items()
+        if any(math.isfinite(values[0]) for each in series for values in each.rows.values())
+    }
+    require(bool(filled), "alignment: there is no value to draw.")
+    down, most = -(-len(filled) // ACROSS), max(len(series) for series in filled.values())
+    height = 0.5 + len(rows) * max(0.2, 0.09 * most)
+    figure = Figure(figsize=(3.0 * ACROSS + 1.2, height * down + 0.6 + 0.2 * most), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (name, series) in enumerate(filled.items()):
+        axes = figure.add_subplot(down, ACROSS, place + 1)
+        for turn, each in enumerate(series):
+            _dot(axes, each, rows, 0.7 * ((turn + 0.5) / len(series) - 0.5), MARKERS[turn % len(MARKERS)])
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), rows if place % ACROSS == 0 else [""] * len(rows), fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=_colour(each.kind), marker=MARKERS[turn % len(MARKERS)], linewidth=1, label=each.label)
+        for turn, each in enumerate(next(iter(filled.values())))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _colour(kind: str | None) -> str:
+    return COLOURS.get(kind or "", "black")
+
+
+def _dot(axes: Any, series: Dots, rows: Sequence[str], shift: float, marker: str) -> None:
+    colour = _colour(series.kind)
+    for place, row in enumerate(rows):
+        value, low, high = series.rows.get(row, (math.nan,) * 3)
+        if math.isfinite(value):
+            if math.isfinite(low) and math.isfinite(high):
+                axes.plot((low, high), (place + shift,) * 2, color=colour, linewidth=1.2, alpha=0.6)
+            face = "white" if row in series.hollow else colour
+            axes.plot(value, place + shift, marker, color=colour, markerfacecolor=face, markersize=4)
