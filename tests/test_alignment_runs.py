@@ -231,8 +231,7 @@ def test_fewer_validation_images_than_classes_are_refused():
         study.expect("x", options("x"), CLASSES, 3)
 
 
-def test_another_word_than_full_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # which cli.run leaves behind in this process
+def test_another_word_than_full_is_one_sentence(tmp_path):
     done = command("evaluate.py", "alignment=ful", "runs=x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip() == (

@@ -1,6 +1,7 @@
 """From configs to runs: what is checked before anything is loaded, how mistakes are phrased, what is restored."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -200,6 +201,18 @@ def test_a_mistyped_command_ends_with_one_sentence_and_status_2(words, said, tmp
     for part in said:
         assert part in lines[0]
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_a_command_leaves_the_environment_as_it_was(monkeypatch, before):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if before is None:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    else:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
+    cli.run(lambda: None, str(CONF), "train")
+    assert os.environ.get("HYDRA_FULL_ERROR") == before
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -52,6 +52,11 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
         if traced == "1":
             raise
         _refuse(_explain(error, config_dir, config_name))
+    finally:
+        if traced is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = traced
 
 
 def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
