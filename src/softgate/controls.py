@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from softgate import gates, pools
-from softgate.callsites import INPLACE, RELU
 from softgate.errors import require
+from softgate.explainers.baselines import Guiding
 from softgate.metrics.base import Explainer, draws
 from softgate.metrics.blur import blur
 from softgate.metrics.high_frequency import high_frequency
@@ -97,35 +96,8 @@ class GuidedBackprop:
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         """Maps [B, C, H, W]."""
-        with _GuidedReLUs():
+        with Guiding():
             return _input_gradient(model, x, target, None)
-
-
-class _GuidedReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        ctx.save_for_backward(z)
-        return F.relu(z)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (z,) = ctx.saved_tensors
-        passed: Tensor = F.relu(grad) * (z > 0)
-        return passed
-
-
-class _GuidedReLUs(TorchFunctionMode):
-    """Puts guided ReLUs in the place of all."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func not in RELU:
-            return func(*args, **kwargs)
-        values = [*args, *kwargs.values()]
-        z, inplace = values[0], func in INPLACE or (len(values) > 1 and values[1] is True)
-        if not inplace:
-            return _GuidedReLU.apply(z)
-        return z.copy_(_GuidedReLU.apply(z.clone()))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any) -> Tensor:
     wanted = classes(x, target)
     with reading_out(model, None):
         image = x.detach().clone().requires_grad_()
-        with _Guiding() as guide:
+        with Guiding() as guide:
             out: Any = model(image)
         logits: Tensor = getattr(out, "logits", out)
         kind = type(model).__name__
@@ -141,7 +141,7 @@ class _GuidedReLU(torch.autograd.Function):
         return grad.clamp(min=0) * (z > 0)
 
 
-class _Guiding(TorchFunctionMode):
+class Guiding(TorchFunctionMode):
     """Puts `_GuidedReLU` in the place of every ReLU called within."""
 
     def __init__(self) -> None:
