@@ -1,5 +1,7 @@
 """A copy of a network for reading it out: BatchNorm folded into the convolutions, weights frozen, channels last.
 
+Activations work out of place in it, and the first convolution gives its input gradient the fast way.
+
 In eval mode a BatchNorm is an affine map with constants, and a convolution before it can do its work. The copy gives
 the logits and pullbacks of the original up to rounding, in less time and memory; it is not for training.
 """
@@ -17,7 +19,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from softgate.discovery import SWITCHABLE
 from softgate.sites import attached_sites
+from softgate.stems import Stem
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit, at which the folded copy is trusted."""
@@ -49,6 +53,11 @@ def fold(model: nn.Module, x: Tensor) -> nn.Module:
             pairs = _pairs(folded, x[:1])
             for conv, norm in pairs:
                 _fold(folded, conv, norm)
+            for name, module in list(folded.named_modules()):
+                if isinstance(module, SWITCHABLE):
+                    module.inplace = False  # under a rule it would cost two copies
+                elif Stem.fits(module) and not module._forward_hooks and not module._forward_pre_hooks:
+                    folded.set_submodule(name, Stem(module).eval())
             folded.to(memory_format=torch.channels_last)
             found = _logits(folded, x[:1])
         except Exception:  # the network's own code, run in a way it did not expect: read it out unfolded

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from softgate.errors import require
+from softgate.errors import is_whole, require
 from softgate.schedule import Schedule
 from softgate.sites import Sites, attached_sites
 from softgate.surrogate import Surrogate
@@ -106,18 +106,10 @@ def pullback(
         SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
     """
     model = inner(model)
-
-    def read(part: slice) -> Tensor:
-        images = x[part].detach().clone().requires_grad_()
-        columns = _pick(_logits(model, images), targets[part]).unbind(1)
-        rows = []
-        for k, column in enumerate(columns):
-            rows.append(torch.autograd.grad(column.sum(), images, retain_graph=k + 1 < len(columns))[0])
-        return torch.stack(rows, 1)
-
     with reading_out(model, rule):
         targets, many = _targets(x, target)
-        rows = torch.cat(_in_chunks(read, x, len(x), chunk))
+        parts = _in_chunks(lambda part: _pull(model, x[part], targets[part])[1], x, len(x), chunk)
+        rows = torch.cat(parts)
     return rows if many else rows[:, 0]
 
 
@@ -169,26 +161,29 @@ def ascend(
     model = inner(model)
 
     def climb(part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        origin = x.detach()[cells[part]]
-        image, path, predicted = origin, [], []
-        for step in range(steps + 1):
-            image = image.detach().clone().requires_grad_(step < steps)
-            with torch.set_grad_enabled(step < steps):
-                logits = _logits(model, normalize(image) if normalize else image)
-                logit = _pick(logits, flat[part])[:, 0]
-            path.append(logit.detach())
-            if step in (0, steps):
-                predicted.append(logits.detach().argmax(1))
+        origin, logits, direction = x.detach()[cells[part]], start[cells[part]], first[part]
+        image, path, predicted = origin, [_pick(logits, flat[part])], [logits.argmax(1)]
+        for step in range(1, steps + 1):
+            image = _project(image + step_size * _unit(direction), origin, radius).clamp(low, high)
             if step < steps:
-                (direction,) = torch.autograd.grad(logit.sum(), image)
-                image = _project(image.detach() + step_size * _unit(direction), origin, radius).clamp(low, high)
-        return image, image - origin, torch.stack(path, 1), torch.stack(predicted, 1)
+                logits, rows = _pull(model, image, flat[part], normalize)
+                direction = rows[:, 0]
+            else:
+                with torch.no_grad():
+                    logits = _logits(model, normalize(image) if normalize else image)
+            path.append(_pick(logits, flat[part]))
+        predicted.append(logits.argmax(1))
+        return image, image - origin, torch.cat(path, 1), torch.stack(predicted, 1)
 
     with reading_out(model, rule):
         targets, many = _targets(x, target)
         count = targets.shape[1]
         cells = torch.arange(len(x), device=x.device).repeat_interleave(count)
         flat = targets.reshape(-1, 1)
+        # At the first step the targets of an image still share its forward pass.
+        begun = _in_chunks(lambda part: _pull(model, x[part], targets[part], normalize), x, len(x), chunk)
+        start, first = (torch.cat(part) for part in zip(*begun, strict=True))
+        first = first.flatten(0, 1)
         parts = zip(*_in_chunks(climb, x, len(flat), chunk), strict=True)
     image, difference, path, predicted = (torch.cat(part) for part in parts)
     shape = (x.shape[0], count) if many else (x.shape[0],)
@@ -218,7 +213,7 @@ def size_factor(x: Tensor) -> float:
 
 def _in_chunks(work: Callable[[slice], _Part], x: Tensor, count: int, chunk: int | None) -> list[_Part]:
     """Runs `work` on slices of `count` items until all are done; smaller slices where memory runs out."""
-    whole = isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1
+    whole = is_whole(chunk, 1)
     require(chunk is None or whole, f"chunk={chunk}: a whole number >= 1 is needed, or None.")
     size = max(1, CHUNK * PAPER_PIXELS // max(1, x[0].numel())) if chunk is None else chunk
     done, parts, size = 0, [], min(size, count)
@@ -255,6 +250,19 @@ def inner(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def _pull(
+    model: nn.Module, x: Tensor, targets: Tensor, normalize: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The logits [B, classes] of images and the pullbacks [B, K, C, H, W] of targets [B, K], of one forward pass."""
+    images = x.detach().clone().requires_grad_()
+    logits = _logits(model, normalize(images) if normalize else images)
+    columns = _pick(logits, targets).unbind(1)
+    rows = []
+    for k, column in enumerate(columns):
+        rows.append(torch.autograd.grad(column.sum(), images, retain_graph=k + 1 < len(columns))[0])
+    return logits.detach(), torch.stack(rows, 1)
 
 
 def _norm(x: Tensor) -> Tensor:
