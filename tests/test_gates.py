@@ -214,7 +214,89 @@ def test_known_gates_and_pools_are_found_by_their_config_names():
         "nelu": gates.NeLU,
         "abs_nelu": gates.AbsNeLU,
         "leaky": gates.Leaky,
+        "random": gates.Random,
+        "shuffled": gates.Shuffled,
     }
     assert named == gates.KNOWN
     assert pools.KNOWN["hard"] is pools.Hard
     assert pools.KNOWN["lse"] is pools.LSE
+
+
+# -- controls: gates that do not depend on the input ----------------------------------------------------
+
+
+def test_random_gates_do_not_depend_on_the_input_and_are_distributed_as_excitation_gates():
+    gate = gates.Random(0.3, seed=1)
+    z = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    values = gate(z)
+    assert torch.equal(values, gate(-3 * z))
+    assert torch.equal(values[0], values[3])
+    expected = gates.Sigmoid(0.3)(torch.special.ndtri((torch.arange(2048.0) + 0.5) / 2048))
+    assert (values[0].flatten().sort().values - expected).abs().max() < 0.06
+    assert abs(float(torch.corrcoef(torch.stack([values[0].flatten(), z[0].flatten()]))[0, 1])) < 0.08
+
+
+def test_random_gates_differ_from_site_to_site_and_seed_to_seed_and_leave_the_random_state_alone():
+    z, before = torch.zeros(1, 4096), torch.random.get_rng_state()
+    gate = gates.Random(0.3)
+    found = [
+        one(z)[0] for one in (gate.at_site("layer1"), gate.at_site("layer2"), gates.Random(0.3, 1).at_site("layer1"))
+    ]
+    assert torch.equal(found[0], gates.Random(0.3).at_site("layer1")(z)[0])
+    apart = torch.corrcoef(torch.stack(found)) - torch.eye(3)
+    assert apart.abs().max() < 0.06
+    assert torch.equal(torch.random.get_rng_state(), before)
+    # Neighbours are unrelated too: a counter shows through a poor hash.
+    assert abs(float(torch.corrcoef(torch.stack([found[0][1:], found[0][:-1]]))[0, 1])) < 0.06
+    assert gates.Sigmoid().at_site("layer1") == gates.Sigmoid()
+
+
+def test_shuffled_gates_are_those_of_another_example():
+    z = torch.randn(3, 5, 2, 2)
+    torch.testing.assert_close(gates.Shuffled(0.3)(z), gates.Sigmoid(0.3)(z)[[2, 0, 1]])
+    with pytest.raises(SoftgateError, match=r"gate\.name=shuffled.*batches of 2"):
+        gates.Shuffled()(z[:1])
+    with pytest.raises(SoftgateError, match=r"gate\.name=shuffled"):
+        torch.func.vmap(gates.Shuffled())(z)
+
+
+@pytest.mark.parametrize("mix", [1.0, 0.4])
+@pytest.mark.parametrize("kind", [gates.Random, gates.Shuffled])
+def test_the_gain_of_a_gate_that_is_independent_of_the_input_is_its_mean_energy(kind, mix):
+    rule = Surrogate(gate=kind(0.3), gain="unit_rms", mix=mix)
+    z = torch.randn(10, 100_000, generator=torch.Generator().manual_seed(0))
+    assert float(rule(z).square().mean()) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True])
+def test_a_seed_of_random_gates_out_of_range_is_refused(seed):
+    with pytest.raises(SoftgateError, match=r"gate\.seed="):
+        gates.Random(seed=seed)
+
+
+@pytest.mark.parametrize("gate", [gates.Random(0.2, 3), gates.Shuffled(0.4)])
+def test_controls_are_plain_data(gate):
+    rule = Surrogate(gate=gate)
+    assert Surrogate.from_dict(rule.to_dict()) == rule
+    assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_call_site_of_a_network_has_random_gates_of_its_own(compiled):
+    import softgate
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.ReLU(), torch.nn.ReLU()
+
+        def forward(self, x):
+            return self.second(self.first(x) + 1)
+
+    net, rule = Net(), Surrogate(gate=gates.Random(0.3), pool=pools.Hard())
+    x = torch.randn(2, 64, requires_grad=True)
+    with softgate.attach(net, rule):
+        run = torch.compile(net, backend="aot_eager", fullgraph=True) if compiled else net
+        (found,) = torch.autograd.grad(run(x).sum(), x)
+    expected = rule.gate.at_site("first")(x) * rule.gate.at_site("second")(x)
+    assert torch.allclose(found, expected)

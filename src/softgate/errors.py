@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TypeGuard
 
 
 class SoftgateError(ValueError):
@@ -26,6 +27,10 @@ class Diverged(SoftgateError):
     """Training was stopped: its loss, or a weight, is no longer a number, or the loss passed its limit."""
 
 
+class JobFailed(RuntimeError):
+    """A job of a sweep did not finish; a sweeper finds this in place of the job's objective."""
+
+
 class SoftgateWarning(UserWarning):
     """Something was done differently from what was asked, and the run goes on."""
 
@@ -42,3 +47,13 @@ def require(condition: bool, message: str) -> None:
     """Raises `SoftgateError(message)` unless `condition` holds."""
     if not condition:
         raise SoftgateError(message)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or a float; true and false are neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object, least: int) -> TypeGuard[int]:
+    """Whether a value is an int >= `least`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

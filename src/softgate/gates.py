@@ -10,25 +10,28 @@ Sources: M. Satkiewicz, "Tapping into the black box" (arXiv 2507.22832), equatio
 
 from __future__ import annotations
 
+import math
+import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, is_number, is_whole
 
 
 def positive(option: str, value: float) -> None:
     """Raises `SoftgateError` unless `value` is a number above zero that float32 arithmetic can divide by."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = is_number(value)
     if not number or not 1e-30 <= value <= 1e30:
         raise SoftgateError(f"{option}={value}: a finite number > 0 (from 1e-30 to 1e30) is needed.")
 
 
 def finite(option: str, value: float) -> None:
     """Raises `SoftgateError` unless `value` is a finite number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = is_number(value)
     if not number or not abs(value) <= 1e30:
         raise SoftgateError(f"{option}={value}: a finite number (up to 1e30) is needed.")
 
@@ -75,7 +78,12 @@ class Gate(ABC):
     ...         return (z / self.width + 0.5).clamp(0, 1)
     >>> Ramp(2.0)(torch.tensor([-2.0, 0.0, 0.5])).tolist()
     [0.0, 0.5, 0.75]
+
+    Attributes:
+        local: Whether call sites have gates of their own, which `at_site` gives.
     """
+
+    local: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str | None = None) -> None:
         """Makes the gate known by `name`; without one it can be used in code only.
@@ -101,6 +109,19 @@ class Gate(ABC):
         Returns:
             A new tensor of the shape and dtype of `z`.
         """
+
+    def at_site(self, name: str) -> Gate:
+        """The gate of the call site of that name: for all but random gates, the same everywhere."""
+        return self
+
+    def mixed(self, z: Tensor, share: float) -> Tensor:
+        """Gate values of which `share` is this gate's and the rest the hard gate's."""
+        soft = self(z)
+        return soft if share == 1 else torch.lerp((z > 0).to(soft.dtype), soft, share)
+
+    def energy(self, z: Tensor, share: float) -> Tensor:
+        """The square of `mixed`, which `gain=unit_rms` averages over z ~ N(0, 1)."""
+        return self.mixed(z, share).square()
 
     def pull(self, grad: Tensor, z: Tensor) -> Tensor:
         """The gradient through the gate, gate(z) * grad; a gate may know a faster way than these two steps.
@@ -266,3 +287,89 @@ class Leaky(Gate, name="leaky"):
     def __call__(self, z: Tensor) -> Tensor:
         """Gate values, 1 or the slope."""
         return torch.where(z > 0, torch.ones_like(z), torch.full_like(z, self.slope))
+
+
+class _Blind(Gate):
+    """A control: gates as soft as the excitation gate's that do not depend on the example whose gradient they take."""
+
+    temperature: float
+
+    def energy(self, z: Tensor, share: float) -> Tensor:
+        """The same in the mean as where gate and pre-activation are independent, the gate's average taken first."""
+        nodes = torch.special.ndtri((torch.arange(4096, dtype=z.dtype) + 0.5) / 4096)
+        soft = Sigmoid(self.temperature)(nodes)
+        hard = (z > 0).to(z.dtype) * (1 - share)
+        return hard.square() + 2 * hard * share * soft.mean() + share**2 * soft.square().mean()
+
+
+@dataclass(frozen=True)
+class Random(_Blind, name="random"):
+    """A control: sigmoid(u / T) with u ~ N(0, 1) drawn once for each unit of each call site, whatever the input.
+
+    These are the values that excitation gates have at standard normal pre-activations, without what they know. A unit
+    keeps its gate for the whole of training; a small T makes it 0 or 1.
+
+    Args:
+        temperature: T > 0, as of `Sigmoid`.
+        seed: Of the draws; they take nothing from PyTorch's random state and are the same on every device.
+    """
+
+    temperature: float = 0.3
+    seed: int = 0
+    local = True
+
+    def __post_init__(self) -> None:
+        positive("gate.temperature", self.temperature)
+        whole = is_whole(self.seed, 0) and self.seed < 2**32
+        if not whole:
+            raise SoftgateError(f"gate.seed={self.seed}: a whole number from 0 to 2^32 - 1 is needed.")
+
+    def at_site(self, name: str) -> Gate:
+        """The gate of a call site: other draws for every name."""
+        return replace(self, seed=zlib.crc32(name.encode(), self.seed))
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values in (0, 1), the same for every example: all dimensions but the first are units."""
+        units = z.shape[1:]
+        uniform = (_scrambled(math.prod(units), self.seed, z.device).to(z.dtype) + 0.5) / 2**24
+        normal: Tensor = torch.special.ndtri(uniform)
+        return (normal / self.temperature).sigmoid().view(units).expand(z.shape).clone()
+
+
+@dataclass(frozen=True)
+class Shuffled(_Blind, name="shuffled"):
+    """A control: each example gets the excitation gates of another one of its batch, sigmoid(z' / T).
+
+    Every unit's gate has the distribution it would have, and the gates of one example still fit each other from layer
+    to layer; what they lack is the example at hand. The examples are taken in turn, the first one's gates for the
+    second and so on: the order of a training batch is random already.
+
+    Args:
+        temperature: T > 0, as of `Sigmoid`.
+    """
+
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        positive("gate.temperature", self.temperature)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Gate values in (0, 1) for pre-activations [B, ...], B > 1.
+
+        Raises:
+            SoftgateError: If there is no other example, or none can be seen, as within torch.func.vmap.
+        """
+        if z.dim() == 0 or len(z) < 2 or in_transforms():
+            raise SoftgateError("gate.name=shuffled: it takes the gates of another example; batches of 2 are needed.")
+        return (z.roll(1, 0) / self.temperature).sigmoid_()
+
+
+def _scrambled(count: int, seed: int, device: torch.device) -> Tensor:
+    """[count] whole numbers below 2^24, as if drawn at random: a counter twice through a 32-bit hash."""
+    number = torch.arange(count, device=device)
+    for salt in (0, seed):
+        number = number ^ salt
+        for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):  # both below 2^31: no product overflows
+            number = ((number ^ (number >> shift)) * factor) & 0xFFFFFFFF
+        number = number ^ (number >> 15)
+    return number >> 8

@@ -33,11 +33,22 @@ class Governing:
         self.rule = None if rule is None else rule.at()
         self._known: set[str] = set()
         self._chosen: set[str] = set()
+        self._local: dict[str, Surrogate] = {}
 
     def advance(self, epoch: float, step: int) -> None:
         """Goes on to another moment of the schedule."""
         if self.scheduled is not None and not self.scheduled.schedule.constant:
             self.rule = self.scheduled.at(epoch, step)
+            self._local = {}
+
+    def at_site(self, name: str) -> Surrogate | None:
+        """The rule of this moment at a call site."""
+        rule = self.rule
+        if rule is None or not rule.gate.local:
+            return rule
+        if name not in self._local:
+            self._local[name] = rule.at_site(name)
+        return self._local[name]
 
     @property
     def soft(self) -> bool:
@@ -47,7 +58,8 @@ class Governing:
     @property
     def uniform(self) -> bool:
         """Whether every call site is treated alike, so that their names do not matter."""
-        return self.rule is None or (self.rule.sites.everything and self.rule.scale == "global")
+        rule = self.rule
+        return rule is None or (rule.sites.everything and rule.scale == "global" and not rule.gate.local)
 
     def choose(self, model: str, covered: list[tuple[str, str]]) -> None:
         """Finds out, once for each rule, which call sites it governs.
@@ -61,6 +73,9 @@ class Governing:
             SoftgateError: If it governs none, a pattern matches none, or the order matters and is not known.
         """
         rule = self.rule
+        if rule is not None and rule.gate.local:
+            for name, _ in covered:  # now: a compiled forward pass makes no rule
+                self.at_site(name)
         if rule is None or rule.sites.everything or self._known:
             return
         if not covered and rule.sites.needs_order:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_number, require, unknown
 
 KINDS = ("relu", "relu6", "hardtanh", "leaky_relu", "max_pool2d", "adaptive_max_pool2d")
 """Every kind of call site a rule can govern."""
@@ -44,7 +44,7 @@ class Select:
             if kind not in KINDS:
                 raise unknown("surrogate.sites.kinds", kind, KINDS)
         fine = isinstance(self.depth, (list, tuple)) and len(self.depth) == 2
-        fine = fine and all(isinstance(d, (int, float)) and not isinstance(d, bool) for d in self.depth)
+        fine = fine and all(is_number(d) for d in self.depth)
         require(
             fine and 0 <= self.depth[0] <= self.depth[1] <= 1,
             f"surrogate.sites.depth={self.depth}: two numbers, 0 <= least <= greatest <= 1, are needed.",

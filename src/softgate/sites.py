@@ -207,7 +207,7 @@ class Sites:
         """The rule in force at a call site and what its temperature is measured in there; observers are told."""
         for observer in self.observers:
             observer(name, kind, z)
-        rule = self.rule
+        rule = self.governing.at_site(name)
         if rule is None:
             return None, None
         if not rule.sites.everything and not self.governing.governs(name, kind):
@@ -302,7 +302,7 @@ class Sites:
         if f"{name}#2" in self._table and not self.governing.uniform:
             raise SoftgateError(
                 f"{name} is called more than once and recomputed by an activation checkpoint; a rule with "
-                f"scale=channel or a choice of sites cannot tell the calls apart. Give each call a module of its own."
+                f"scale=channel, random gates or a choice of sites cannot tell the calls apart. Give each a module."
             )
 
     def _miss(self, state: State, name: str, why: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from softgate import gates, pools
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_number, require, unknown
 from softgate.schedule import Schedule
 from softgate.selection import Select
 
@@ -71,7 +71,7 @@ class Surrogate:
             raise unknown("surrogate.scale", self.scale, SCALES)
         if self.gain not in GAINS:
             raise unknown("surrogate.gain", self.gain, GAINS)
-        number = isinstance(self.mix, (int, float)) and not isinstance(self.mix, bool)
+        number = is_number(self.mix)
         require(number and 0 <= self.mix <= 1, f"surrogate.mix={self.mix}: a number from 0 to 1 is needed.")
         require(isinstance(self.sites, Select), f"surrogate.sites={self.sites!r}: a softgate.Select is needed.")
         require(
@@ -121,6 +121,10 @@ class Surrogate:
             gate, pool = _warmed(gate, factor), _warmed(pool, factor)
         return replace(self, gate=gate, pool=pool, mix=mix, schedule=Schedule())
 
+    def at_site(self, name: str) -> Surrogate:
+        """The rule of the call site of that name; the same everywhere, unless the gates are random."""
+        return replace(self, gate=self.gate.at_site(name)) if self.gate.local else self
+
     def __call__(self, z: Tensor) -> Tensor:
         """The factor on the upstream gradient at a ReLU: gate, mix and unit_rms gain together.
 
@@ -130,7 +134,7 @@ class Surrogate:
         Returns:
             Factors of the same shape.
         """
-        factor = _mixed(self.gate, self.mix, z)
+        factor = self.gate.mixed(z, self.mix)
         return factor if self.gain != "unit_rms" else factor / self._gain
 
     def pull(self, grad: Tensor, z: Tensor) -> Tensor:
@@ -213,16 +217,11 @@ def _warmed(part: _Part, factor: float) -> _Part:
     return part if warm is None else replace(part, temperature=warm * factor)  # type: ignore[call-arg]  # it has one
 
 
-def _mixed(gate: gates.Gate, mix: float, z: Tensor) -> Tensor:
-    soft = gate(z)
-    return soft if mix == 1 else torch.lerp((z > 0).to(soft.dtype), soft, mix)
-
-
 @lru_cache(maxsize=256)
 def _rms_gain(gate: gates.Gate, mix: float) -> float:
     """sqrt(E[factor(z)^2] / 0.5) for z ~ N(0, 1), by Gauss-Legendre quadrature on each side of zero."""
     nodes, weights = np.polynomial.legendre.leggauss(400)
     half = torch.tensor(6.0 * (nodes + 1))  # [-1, 1] -> [0, 12]; the normal density ends well before 12
     density = torch.tensor(6.0 * weights) * torch.exp(-half.square() / 2) / math.sqrt(2 * math.pi)
-    energy = sum(float((density * _mixed(gate, mix, sign * half).square()).sum()) for sign in (1.0, -1.0))
+    energy = sum(float((density * gate.energy(sign * half, mix)).sum()) for sign in (1.0, -1.0))
     return math.sqrt(energy / 0.5)
