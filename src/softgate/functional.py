@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from softgate import gates, pools
 from softgate.errors import SoftgateError
 from softgate.gates import in_transforms, matched, wide
-from softgate.pooling import SoftPooling, soft_max_pool2d
+from softgate.pooling import SoftPooling, Window, soft_max_pool2d
 from softgate.surrogate import Surrogate
 
 Size = int | tuple[int, ...] | list[int]
@@ -201,20 +201,33 @@ def max_pool2d(
     Raises:
         SoftgateError: For a rule that has no backward pass here.
     """
-    step = stride if isinstance(stride, int) or stride else kernel_size
+    window = window_of(kernel_size, stride, padding, dilation, ceil_mode)
     if isinstance(pool, pools.Hard) or mix == 0:
-        return F.max_pool2d(x, kernel_size, step, padding, dilation, ceil_mode)
-    if not isinstance(pool, (pools.LSE, pools.SoftmaxFull)):
-        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard, LSE and SoftmaxFull.")
-    pooling = SoftPooling(
+        return window.pool(x)
+    return soft_max_pool2d(x, scale, soft_pooling(window, pool, mix, match))
+
+
+def window_of(
+    kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+) -> Window:
+    """The geometry that the arguments of a max pooling describe; as in `max_pool2d`."""
+    step = stride if isinstance(stride, int) or stride else kernel_size
+    return Window(
         _pair("kernel_size", kernel_size),
         _pair("stride", step),
         _pair("padding", padding),
         _pair("dilation", dilation),
         bool(ceil_mode),
-        pool.temperature,
-        isinstance(pool, pools.SoftmaxFull),
-        mix,
-        match,
     )
-    return soft_max_pool2d(x, scale, pooling)
+
+
+def soft_pooling(window: Window, pool: pools.Pool, mix: float = 1.0, match: bool = False) -> SoftPooling:
+    """A max pooling of a geometry under a pooling rule.
+
+    Raises:
+        SoftgateError: For a rule that has no backward pass here.
+    """
+    if not isinstance(pool, (pools.LSE, pools.SoftmaxFull)):
+        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard, LSE and SoftmaxFull.")
+    geometry = (window.kernel, window.stride, window.padding, window.dilation, window.ceil_mode)
+    return SoftPooling(*geometry, pool.temperature, isinstance(pool, pools.SoftmaxFull), mix, match)

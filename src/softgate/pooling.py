@@ -45,7 +45,43 @@ def _in_order_of(x: Tensor, out: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SoftPooling:
+class Window:
+    """The geometry of one max pooling."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The true max pooling."""
+        return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """Where each window's maximum stands in its plane, [..., oH, oW]; among ties, PyTorch's choice."""
+        shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
+        return F.max_pool2d(x, *shape, return_indices=True)[1]
+
+    def pads(self, size: torch.Size, out: torch.Size) -> tuple[int, int, int, int]:
+        """Padding (left, right, top, bottom) that holds every window; the far side covers ceil_mode."""
+        far = []
+        for axis in (-2, -1):
+            reach = (out[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            far.append(max(0, reach - size[axis] - self.padding[axis]))
+        return self.padding[1], far[1], self.padding[0], far[0]
+
+    def slices(self, padded: Tensor, out: torch.Size) -> Iterator[Tensor]:
+        """For each offset in the window, the [..., oH, oW] view of `padded` that it touches."""
+        (sh, sw), (dh, dw) = self.stride, self.dilation
+        for top in range(0, self.kernel[0] * dh, dh):
+            for left in range(0, self.kernel[1] * dw, dw):
+                rows = slice(top, top + (out[-2] - 1) * sh + 1, sh)
+                yield padded[..., rows, left : left + (out[-1] - 1) * sw + 1 : sw]
+
+
+@dataclass(frozen=True)
+class SoftPooling(Window):
     """One max pooling: its geometry, and the linear map its backward pass applies, both ways.
 
     With the maximum y at hand, e_i = exp(d_i), d_i = (x_i - y)/T <= 0, needs no further shift and no index tensor:
@@ -53,19 +89,10 @@ class SoftPooling:
     softmax_full, w_i (1 + d_i - S) with S = sum of w_i d_i, which is Listing 2's 1 + (x_i - s)/T.
     """
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    ceil_mode: bool
     temperature: float
     full: bool
     mix: float
     match: bool = False
-
-    def pool(self, x: Tensor) -> Tensor:
-        """The true max pooling."""
-        return F.max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def spread(self, grad: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Distributes `grad` [..., oH, oW] over the windows: sum over windows of weight_i * grad, [..., H, W].
@@ -86,7 +113,7 @@ class SoftPooling:
     def spread_hard(self, grad: Tensor, x: Tensor) -> Tensor:
         """The true gradient of the max pooling."""
         shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
-        out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *shape, self._argmax(x))
+        out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *shape, self.argmax(x))
         return out
 
     def gather(self, values: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -94,15 +121,22 @@ class SoftPooling:
         scaled = x if scale is None else wide(x) / scale
         y = self.pool(scaled)
         padded, top, total, mean = self._prepare(scaled, y)
-        source = F.pad(values.to(padded.dtype), self._pads(x.shape, y.shape))
+        source = F.pad(values.to(padded.dtype), self.pads(x.shape, y.shape))
         out = torch.zeros_like(top)
-        for piece, part in zip(self._slices(padded, y.shape), self._slices(source, y.shape), strict=True):
+        for piece, part in zip(self.slices(padded, y.shape), self.slices(source, y.shape), strict=True):
             out += self._weight(piece, top, mean).mul_(part)
         out = out / total
         if self.mix != 1:
-            hard = values.to(out.dtype).flatten(-2).gather(-1, self._argmax(x).flatten(-2)).view_as(out)
+            hard = values.to(out.dtype).flatten(-2).gather(-1, self.argmax(x).flatten(-2)).view_as(out)
             out = self.mix * out + (1 - self.mix) * hard
         return out.to(values.dtype)
+
+    def weights(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The weights of the rule without `mix`, [..., window elements, oH, oW], in float32 at least."""
+        scaled = wide(x) if scale is None else wide(x) / scale
+        y = self.pool(scaled)
+        padded, top, total, mean = self._prepare(scaled, y)
+        return torch.stack([self._weight(piece, top, mean) / total for piece in self.slices(padded, y.shape)], -3)
 
     # Fast: one exponential for each input element, not one for each element of each window, and sums over windows.
     # Exact as long as no window's exponentials run out of digits; on the CPU that is looked up, elsewhere looking
@@ -205,7 +239,7 @@ class SoftPooling:
         padded, top, total, mean = self._prepare(x, y)
         share = grad / total
         out = torch.zeros_like(padded)
-        for piece, target in zip(self._slices(padded, y.shape), self._slices(out, y.shape), strict=True):
+        for piece, target in zip(self.slices(padded, y.shape), self.slices(out, y.shape), strict=True):
             target += self._weight(piece, top, mean).mul_(share)
         height, width = x.shape[-2:]
         return out[..., self.padding[0] : self.padding[0] + height, self.padding[1] : self.padding[1] + width]
@@ -219,11 +253,11 @@ class SoftPooling:
         values = wide(x)
         bound = torch.finfo(values.dtype).max / 4
         values, top = values.clamp(-bound, bound), wide(y).clamp(-bound, bound)
-        pads = self._pads(x.shape, y.shape)
+        pads = self.pads(x.shape, y.shape)
         padded = F.pad(values, pads, value=float("-inf")) if any(pads) else values
         total = torch.zeros_like(top)
         mean = torch.zeros_like(top) if self.full else None
-        for piece in self._slices(padded, y.shape):
+        for piece in self.slices(padded, y.shape):
             if mean is None:
                 total += (piece - top).div_(self.temperature).exp_()
             else:
@@ -243,26 +277,6 @@ class SoftPooling:
     def _depth(self, piece: Tensor, top: Tensor) -> Tensor:
         """d_i, no lower than -1e4, where exp is 0 in every dtype: 0 * inf must not arise."""
         return (piece - top).div_(self.temperature).clamp_(min=-1e4)
-
-    def _argmax(self, x: Tensor) -> Tensor:
-        shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
-        return F.max_pool2d(x, *shape, return_indices=True)[1]
-
-    def _pads(self, size: torch.Size, out: torch.Size) -> tuple[int, int, int, int]:
-        """Padding (left, right, top, bottom) that holds every window; the far side covers ceil_mode."""
-        far = []
-        for axis in (-2, -1):
-            reach = (out[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1
-            far.append(max(0, reach - size[axis] - self.padding[axis]))
-        return self.padding[1], far[1], self.padding[0], far[0]
-
-    def _slices(self, padded: Tensor, out: torch.Size) -> Iterator[Tensor]:
-        """For each offset in the window, the [..., oH, oW] view of `padded` that it touches."""
-        (sh, sw), (dh, dw) = self.stride, self.dilation
-        for top in range(0, self.kernel[0] * dh, dh):
-            for left in range(0, self.kernel[1] * dw, dw):
-                rows = slice(top, top + (out[-2] - 1) * sh + 1, sh)
-                yield padded[..., rows, left : left + (out[-1] - 1) * sw + 1 : sw]
 
 
 def soft_max_pool2d(x: Tensor, scale: Tensor | None, pooling: SoftPooling) -> Tensor:

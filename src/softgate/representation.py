@@ -98,7 +98,7 @@ def read(
             out: Any = torch.func.functional_call(model, parameters, (x,))
             outputs = getattr(out, "logits", out)
             picked = target_logits(outputs, targets, centred)
-        _refuse_what_is_not_linear(model, picked)
+        require_linear(model, picked)
         logits = picked.detach()
         pullbacks, values = [], []
         for k in range(picked.shape[1]):
@@ -225,7 +225,7 @@ FINDERS: dict[Any, Finder] = {
 """Functions that add constants, and what finds the constant among their arguments."""
 
 
-def _refuse_what_is_not_linear(model: nn.Module, out: Tensor) -> None:
+def require_linear(model: nn.Module, out: Tensor) -> None:
     """Raises for whatever between the image and the logits is not known to be linear with its gates held fixed."""
     seen: set[Any] = set()
     odd: dict[str, None] = {}
