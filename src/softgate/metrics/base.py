@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from softgate.correlation import bootstrap_weights
 from softgate.errors import SoftgateWarning, require
 from softgate.pullback import reading_out
 
@@ -103,10 +104,7 @@ class ProbeMetric(Metric):
         size = max(1, len(self.outputs))
         if rows is None:
             return self._named(torch.full((size, 2), torch.nan, dtype=torch.float64, device=self.device))
-        count = len(rows)
-        picks = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
-        weights = torch.zeros(resamples, count, dtype=torch.float64)
-        weights.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
+        weights = bootstrap_weights(len(rows), resamples, seed)
         found = self.statistic(rows, weights.to(rows.device))
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=found.dtype, device=found.device)
         return self._named(torch.nanquantile(found, ends, dim=0).T)

@@ -6,33 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from softgate.correlation import memberships, pearson, pearson_within
 from softgate.metrics.base import ProbeMetric, finite
-
-SAME = 1e-6
-"""Spread, relative to the largest absolute value, up to which numbers count as all the same."""
-
-
-def pearson(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The Pearson correlation of a [N] and b [N], each pair counted `weights` times.
-
-    Args:
-        a: [N].
-        b: [N].
-        weights: [R, N]; None counts each pair once.
-
-    Returns:
-        [R], or a scalar without weights; NaN where a or b is constant.
-    """
-    each = torch.ones(1, len(a), dtype=a.dtype, device=a.device) if weights is None else weights
-    total = each.sum(1, keepdim=True)
-    da, db = (v - (each @ v)[:, None] / total for v in (a, b))
-    va, vb = ((each * d.square()).sum(1) for d in (da, db))
-    found = (each * da * db).sum(1) / (va * vb).sqrt()
-    for v, spread in ((a, va), (b, vb)):
-        found = found.where((spread / total[:, 0]).sqrt() > SAME * v.abs().max(), torch.nan)
-    return found[0] if weights is None else found
 
 
 def kernel_agreement(logit: Tensor, represented: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -50,20 +26,8 @@ def kernel_agreement(logit: Tensor, represented: Tensor, labels: Tensor | None =
     logit, represented = logit.double(), represented.double()
     if labels is None:
         return pearson(logit, represented)
-    members = F.one_hot(labels).double()
     one = torch.ones(1, len(logit), dtype=torch.float64, device=logit.device)
-    return _within(logit, represented, members, one)[0]
-
-
-def _within(a: Tensor, b: Tensor, members: Tensor, weights: Tensor) -> Tensor:
-    """Pearson of deviations from class means: a, b [N], members [N, classes], weights [R, N] -> [R]."""
-    sizes = (weights @ members).clamp_min(1)
-    da, db = (v - ((weights @ (members * v[:, None])) / sizes) @ members.T for v in (a, b))
-    va, vb = ((weights * d.square()).sum(1) for d in (da, db))
-    found = (weights * da * db).sum(1) / (va * vb).sqrt()
-    for v, spread in ((a, va), (b, vb)):
-        found = found.where((spread / weights.sum(1)).sqrt() > SAME * v.abs().max(), torch.nan)
-    return found
+    return pearson_within(logit, represented, memberships(labels), one)[0]
 
 
 class KernelAgreement(ProbeMetric):
@@ -107,12 +71,11 @@ class KernelAgreement(ProbeMetric):
     def statistic(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Pearson of the first two columns; NaN also where classes have several images and none varies within."""
         a, b, labels = rows.unbind(1)
-        _, numbered = torch.unique(labels, return_inverse=True)
-        members = F.one_hot(numbered).double()
+        members = memberships(labels)
         if self.within_class:
-            return _within(a, b, members, weights)[:, None]
+            return pearson_within(a, b, members, weights)[:, None]
         found = pearson(a, b, weights)[:, None]
         # A dead network's logits are its biases: they differ between classes, and agree.
         repeated = bool((members.sum(0) > 1).any())
-        dead = repeated and bool(_within(a, b, members, torch.ones_like(weights[:1])).isnan())
+        dead = repeated and bool(pearson_within(a, b, members, torch.ones_like(weights[:1])).isnan())
         return torch.full_like(found, torch.nan) if dead else found
