@@ -9,7 +9,7 @@ torch.Size([2, 3, 64, 64])
 Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no W&B.
 """
 
-from softgate import functional, gates, pools
+from softgate import functional, gates, paths, pools
 from softgate.calibration import calibrate
 from softgate.callsites import Site
 from softgate.diagnostics import SiteDiagnosis, diagnose, revived
@@ -43,6 +43,7 @@ __all__ = [
     "diagnose",
     "functional",
     "gates",
+    "paths",
     "pools",
     "pullback",
     "representation",

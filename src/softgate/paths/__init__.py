@@ -1,0 +1,32 @@
+"""Gate patterns: recorded, compared over training, and run with.
+
+The first test of the paper's Hypothesis 1 (arXiv 2507.22832, 4.3): do the paths of a network settle early?
+"""
+
+from softgate.paths.agreement import Agreement, compare, gate_agreement, path_cosine
+from softgate.paths.gates import Gates, SiteGates
+from softgate.paths.kernel import kernel, product_kernel
+from softgate.paths.recording import Point, Recording
+from softgate.paths.running import record, run
+from softgate.paths.similarity import cka, kernel_accuracy, label_alignment
+from softgate.paths.swapping import Swaps, swap
+
+__all__ = [
+    "Agreement",
+    "Gates",
+    "Point",
+    "Recording",
+    "SiteGates",
+    "Swaps",
+    "cka",
+    "compare",
+    "gate_agreement",
+    "kernel",
+    "kernel_accuracy",
+    "label_alignment",
+    "path_cosine",
+    "product_kernel",
+    "record",
+    "run",
+    "swap",
+]

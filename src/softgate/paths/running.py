@@ -1,0 +1,339 @@
+r"""Recording the gates of a network, and running it with given ones (paper, equations 3 and 4).
+
+With its gates given a ReLU network is affine in its input: :math:`M_\Lambda(x) = \Lambda_L W_L \cdots \Lambda_1 W_1 x`,
+plus what its biases and BatchNorms add. The call sites are those of `softgate.attach`: its mode counts and names every
+call and, the rule being None, calls the true function; a second mode around it sees that call and puts the gated one
+in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from softgate.callsites import (
+    ADAPTIVE_MAX_POOL2D,
+    MAX_POOL2D,
+    PIECEWISE,
+    POOL_NODES,
+    RELU,
+    RELU_NODES,
+    UNSUPPORTED,
+    ActivationCall,
+    activation_call,
+    adaptive_max_pool2d_arguments,
+    adaptive_max_pool2d_window,
+    max_pool2d_arguments,
+    no_sites,
+    nodes_between,
+    unreachable,
+)
+from softgate.channels import channel_of
+from softgate.errors import require
+from softgate.functional import soft_pooling, window_of
+from softgate.gates import wide
+from softgate.governing import Governing
+from softgate.paths.gates import Gates, SiteGates, joined
+from softgate.paths.windows import choose, take, weigh
+from softgate.pooling import Window
+from softgate.pullback import _in_chunks, inner, reading_out
+from softgate.representation import require_linear
+from softgate.sites import Sites
+from softgate.surrogate import Surrogate
+
+CHUNK = 64
+"""Images that run at once where `chunk` is None."""
+
+
+class Calls(TorchFunctionMode):
+    """Hands the calls of a network's sites to `activation` and `pooling`, each with the name of its site.
+
+    Args:
+        sites: The attached sites, with the rule None.
+    """
+
+    def __init__(self, sites: Sites) -> None:
+        super().__init__()
+        self.sites = sites
+        self.site = "", ""
+
+    def note(self, name: str, kind: str, z: Tensor) -> None:
+        """Observes which site makes the next call."""
+        self.site = name, kind
+
+    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
+        """What a call of an activation returns."""
+        raise NotImplementedError
+
+    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
+        """What a call of a max pooling returns, but for the indices."""
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+
+        def original() -> Any:
+            return func(*args, **kwargs)
+
+        if func in RELU or func in PIECEWISE:
+            return self.activation(activation_call(func, args, kwargs), original)
+        if func in MAX_POOL2D:
+            x, settings, indices = max_pool2d_arguments(func, *args, **kwargs)
+            require(not indices, f"paths: {self.site[0]} returns indices, which are no function of the gates.")
+            return self.pooling(x, window_of(*settings), original)
+        if func in ADAPTIVE_MAX_POOL2D:
+            x, size, indices = adaptive_max_pool2d_arguments(func, *args, **kwargs)
+            fixed = adaptive_max_pool2d_window(x, size)
+            if fixed is None:
+                raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
+            require(not indices, f"paths: {self.site[0]} returns indices, which are no function of the gates.")
+            return self.pooling(x, window_of(fixed), original)
+        if func in UNSUPPORTED:
+            raise unreachable(self.sites.model, [UNSUPPORTED[func]])
+        return original()
+
+
+class _Recording(Calls):
+    """Keeps the gates of each call."""
+
+    def __init__(self, sites: Sites, governing: Governing, images: int) -> None:
+        super().__init__(sites)
+        self.governing, self.images = governing, images
+        self.found: dict[str, SiteGates] = {}
+
+    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
+        name, kind = self.site
+        self._check(name, call.z)
+        rule, scale = self._law(name, kind, call.z)
+        z = wide(call.z)
+        steps = []
+        for _, kink in call.shape.kinks:
+            at = z - kink if kink else z
+            soft = rule is not None and rule.softens_relu
+            steps.append(rule(at if scale is None else at / scale) if rule is not None and soft else at > 0)
+        values = steps[0] if len(steps) == 1 else torch.stack(steps, 1)
+        self.found[name] = SiteGates(name, kind, values)
+        return original()
+
+    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
+        name, kind = self.site
+        self._check(name, x)
+        rule, scale = self._law(name, kind, x)
+        values = choose(window, x.detach())
+        if rule is not None and rule.softens_pool:
+            soft = soft_pooling(window, rule.pool).weights(x.detach(), scale)
+            if rule.mix != 1:
+                soft = torch.lerp(SiteGates(name, kind, values, window).weights().to(soft.dtype), soft, rule.mix)
+            values = soft
+        self.found[name] = SiteGates(name, kind, values, window)
+        return original()
+
+    def _check(self, name: str, z: Tensor) -> None:
+        fits = z.dim() > 1 and len(z) == self.images
+        require(
+            fits, f"paths: {name} has an input of shape {tuple(z.shape)}, whose rows are not the {self.images} images."
+        )
+
+    def _law(self, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
+        rule = self.governing.rule
+        if rule is None or not self.governing.governs(name, kind):
+            return None, None
+        if rule.scale != "channel":
+            return rule, None
+        return rule, self.sites.scales.of(name, z, channel_of(name, z, pool="pool" in kind))
+
+
+class _Gated(Calls):
+    """Puts given gates in the place of each call."""
+
+    def __init__(self, sites: Sites, gates: Gates) -> None:
+        super().__init__(sites)
+        self.gates = gates
+        self.used: set[str] = set()
+
+    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
+        values = self._values(len(call.shape.kinks), call.z.shape)
+        steps = [values] if len(call.shape.kinks) == 1 else list(values.unbind(1))
+        out = gated(call, steps)
+        return call.z.copy_(out) if call.inplace else out
+
+    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
+        site = self._site()
+        shape = tuple(window.pool(x[:1].detach()).shape[1:])
+        given = tuple(site.values.shape[1:])
+        given = given if site.hard else (*given[:-3], *given[-2:])
+        require(site.window == window and given == shape, self._refusal(site, shape))
+        if site.hard:
+            return take(window, x, site.values)
+        return weigh(window, x, site.values.to(x.dtype))
+
+    def _site(self) -> SiteGates:
+        name, _ = self.site
+        require(name in self.gates.sites, f"paths.run: no gates for {name}; they are of another network.")
+        self.used.add(name)
+        return self.gates.sites[name]
+
+    def _values(self, kinks: int, shape: torch.Size) -> Tensor:
+        site = self._site()
+        wanted = tuple(shape[1:]) if kinks == 1 else (kinks, *shape[1:])
+        require(site.window is None and tuple(site.values.shape[1:]) == wanted, self._refusal(site, wanted))
+        return site.values
+
+    def _refusal(self, site: SiteGates, wanted: tuple[int, ...]) -> str:
+        return (
+            f"paths.run: {site.name} has gates of shape {tuple(site.values.shape[1:])} for each image and needs "
+            f"{wanted}; they are of another network or another image size."
+        )
+
+
+def gated(call: ActivationCall, steps: list[Tensor]) -> Tensor:
+    """A piecewise linear activation with its steps given: affine in its input.
+
+    Piece 0 where all steps are 0, and each step adds the difference to the next piece. Hard steps choose a piece, so
+    that with the network's own ones the result is the activation's, bit for bit.
+    """
+    z = call.z
+    slope = call.shape.base
+    first = call.shape.kinks[0][1]
+    offset = float(call.activation(torch.tensor(first, dtype=torch.float64))) - slope * first
+    out = _piece(z, slope, offset)
+    for (more, kink), step in zip(call.shape.kinks, steps, strict=True):
+        slope, offset = slope + more, offset - more * kink
+        if step.is_floating_point():
+            out = out + step.to(z.dtype) * (more * (z - kink) if (more, kink) != (1.0, 0.0) else z)
+        else:
+            out = torch.where(step, _piece(z, slope, offset), out)
+    return out
+
+
+def _piece(z: Tensor, slope: float, offset: float) -> Tensor:
+    if abs(slope - 1) < 1e-12 and offset == 0:
+        return z
+    return torch.full_like(z, offset) if abs(slope) < 1e-12 else slope * z + offset
+
+
+@contextmanager
+def calling(mode: Calls) -> Iterator[None]:
+    """Runs the block with a mode around an attached network's own."""
+    others = mode.sites.observers
+    mode.sites.observers = [mode.note]
+    try:
+        with mode:
+            yield
+    finally:
+        mode.sites.observers = others
+
+
+def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk: int | None = None) -> Gates:
+    r"""The gates of every call site of a network on some images (paper, equations 1 and 21).
+
+    The model runs in eval mode and is afterwards as it was.
+
+    Args:
+        model: The model, attached to a rule or not. Each call of a module that is called repeatedly is a site.
+        x: [B, ...] images as the model takes them.
+        rule: None for the hard gates 1[z > 0] and choices of the maximum; a rule for its soft gates and pooling
+            weights, at the sites that it governs. Its schedule plays no part.
+        chunk: At most so many images at once; None is 64.
+
+    Returns:
+        The gates, hard or soft, on the device of `x`.
+
+    Raises:
+        SoftgateError: If the model has activations or poolings that no rule covers, no call site at all, a site whose
+            rows are not the images, or the rule is gain=matched, which is no gate.
+    """
+    _check_images("record", x)
+    matches = rule is not None and rule.matches
+    require(not matches, "paths.record: surrogate.gain=matched rescales gradients; there is no gate that does so.")
+    model = inner(model)
+    with reading_out(model, None) as sites, torch.no_grad():
+        governing = Governing(None if rule is None else rule.at())
+        if rule is not None and not rule.sites.everything:
+            model(x[:1].detach().clone())
+            covered = [(site.name, site.kind) for site in sites.table() if site.covered]
+            governing.choose(type(model).__name__, covered)
+
+        def look(part: slice) -> Gates:
+            images = x[part].detach().clone()
+            mode = _Recording(sites, governing, len(images))
+            with calling(mode):
+                model(images)
+            return Gates(mode.found)
+
+        parts = _in_chunks(look, x, len(x), CHUNK if chunk is None else chunk)
+        if not parts[0].sites:
+            raise no_sites(model)
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def run(model: nn.Module, x: Tensor, gates: Gates, *, chunk: int | None = None) -> Tensor:
+    r"""The network with given gates, :math:`M_\Lambda(x)` (paper, equation 4), biases and BatchNorm included.
+
+    Affine in `x`, and differentiable: the gradient of a logit is its pullback. With the model's own hard gates the
+    result is the model's own, bit for bit, run in the same chunks. The model runs in eval mode.
+
+    Args:
+        model: A model with the call sites that the gates are of.
+        x: [B, ...] images as the model takes them.
+        gates: From `record`, of the same or of other images, of this or of another epoch's weights; or any in their
+            place. Gates of one image are those of all images.
+        chunk: As in `record`.
+
+    Returns:
+        What the model returns for `x`, logits [B, classes].
+
+    Raises:
+        SoftgateError: If the gates do not fit the model or the images, or the model has operations that are not linear
+            with the gates held fixed.
+    """
+    _check_images("run", x)
+    model = inner(model)
+    fits = gates.images in (1, len(x))
+    require(fits, f"paths.run: gates of {gates.images} images for {len(x)}; as many are needed, or of one.")
+    with reading_out(model, None) as sites:
+        check_affine(model, sites, x, gates)
+        with torch.set_grad_enabled(x.requires_grad):
+            return run_attached(model, sites, x, gates, chunk)
+
+
+def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk: int | None = None) -> Tensor:
+    """`run` without its checks, for a model that is attached and in eval mode."""
+
+    def go(part: slice) -> Tensor:
+        mode = _Gated(sites, gates if gates.images == 1 else gates[part])
+        with calling(mode):
+            out: Any = model(x[part].clone())
+        missing = gates.sites.keys() - mode.used
+        require(not missing, f"paths.run: gates for {', '.join(sorted(missing))}; the network has no such call site.")
+        logits: Tensor = getattr(out, "logits", out)
+        return logits
+
+    return torch.cat(_in_chunks(go, x, len(x), CHUNK if chunk is None else chunk))
+
+
+def check_affine(model: nn.Module, sites: Sites, x: Tensor, gates: Gates) -> None:
+    """Raises unless the gated network is affine in its input; runs one image."""
+    one = x[:1].detach().clone().requires_grad_()
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    # As products: a torch.where in the graph can then only be the model's own, which need not be linear.
+    weights = gates[:1].map(lambda site: replace(site, values=site.weights()))
+    with torch.enable_grad(), calling(_Gated(sites, weights)):
+        out: Any = torch.func.functional_call(model, parameters, (one.clone(),))
+    logits = getattr(out, "logits", out)
+    hidden = nodes_between(one, logits, RELU_NODES | POOL_NODES)
+    if hidden:
+        raise unreachable(model, [f"{kind} outside of Python" for kind in hidden])
+    require_linear(model, logits)
+
+
+def _check_images(function: str, x: Tensor) -> None:
+    fine = isinstance(x, Tensor) and x.dim() > 1 and len(x) > 0
+    shape = tuple(getattr(x, "shape", ()))
+    require(fine, f"paths.{function}: x of shape {shape}: images [B, ...] with B >= 1 are needed.")

@@ -1,0 +1,208 @@
+"""Running a network with given gates: its own bit for bit, any others affine in the input; controls of the gates."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+import softgate as sg
+from softgate import SoftgateError, UnreachableSites
+
+RULE = sg.Surrogate(sg.gates.Sigmoid(0.3), sg.pools.LSE(0.3))
+NETWORKS = ("resnet18", "vgg11_bn", "densenet121")
+
+
+def network(name, size=10, dtype=torch.float64):
+    """A torchvision network with BatchNorms that do something."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, num_classes=size).to(dtype)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return net.eval()
+
+
+class Odd(nn.Module):
+    """Every kind of call site, in place and not, a module called twice, pooling with padding, dilation and ceil."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.norm, self.relu, self.head = nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.relu(self.norm(self.conv1(x))), 3, 2, padding=1, ceil_mode=True)
+        x = x + F.relu6(self.conv2(x) * 8)
+        x = F.max_pool2d(x, (2, 3), (1, 2), dilation=(2, 1))
+        x = self.relu(self.conv2(x)) - F.hardtanh(x, -0.25, 0.5)
+        x = F.adaptive_max_pool2d(F.leaky_relu(x, 0.1, inplace=True), (1, None))
+        return self.head(x.flatten(2).mean(2))
+
+
+def odd(dtype=torch.float64):
+    torch.manual_seed(1)
+    return Odd().to(dtype).eval()
+
+
+def images(count, size, dtype=torch.float64, seed=0):
+    return torch.randn(count, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def some(name, dtype=torch.float64):
+    return (odd(dtype), 12) if name == "odd" else (network(name, dtype=dtype), 33)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [*NETWORKS, "odd"])
+def test_with_its_own_hard_gates_a_network_is_itself_bit_for_bit(name, dtype):
+    net, size = some(name, dtype)
+    x = images(3, size, dtype)
+    own = sg.paths.record(net, x)
+    assert own.hard
+    assert torch.equal(sg.paths.run(net, x, own), net(x))
+
+
+@pytest.mark.parametrize("rule", [None, RULE], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", [*NETWORKS, "odd"])
+def test_with_given_gates_a_network_is_affine(name, rule):
+    net, size = some(name)
+    gates = sg.paths.record(net, images(2, size), rule)
+    a, b = images(2, size, seed=1), images(2, size, seed=2)
+    fa, fb, f = (sg.paths.run(net, x, gates) for x in (a, b, 0.3 * a + 0.7 * b))
+    assert (f - 0.3 * fa - 0.7 * fb).abs().max() <= 1e-12 * fa.abs().max()
+    assert not torch.allclose(fa, net(a))  # the gates are of other images
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_soft_gates_it_is_what_the_pullback_represents(name):
+    net, size = some(name)
+    x = images(2, size)
+    run = sg.paths.run(net, x, sg.paths.record(net, x, RULE))
+    expected = sg.representation(net, x, list(range(10)), RULE)
+    assert (run - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_the_gradient_of_the_gated_network_is_the_pullback():
+    net, size = some("vgg11_bn")
+    x = images(2, size).requires_grad_()
+    gates = sg.paths.record(net, x, RULE)
+    (gradient,) = torch.autograd.grad(sg.paths.run(net, x, gates)[:, 3].sum(), x)
+    assert torch.allclose(gradient, sg.pullback(net, x, 3, RULE), rtol=1e-10, atol=1e-14)
+
+
+def test_the_slow_way_by_hand_gives_the_same_gates_and_values():
+    torch.manual_seed(0)
+    first, second, head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), head).double()
+    x = torch.randn(3, 4).double()
+    z1 = first(x)
+    soft = sg.paths.record(net, x, RULE)
+    assert torch.equal(soft.sites["1"].values, (z1 / 0.3).sigmoid())
+    assert torch.equal(sg.paths.record(net, x).sites["1"].values, z1 > 0)
+    g1, g2 = (soft.sites[name].values for name in ("1", "3"))
+    by_hand = torch.stack([(head.weight * g2[i]) @ (second.weight * g1[i]) @ first.weight @ x[i] for i in range(3)])
+    for bias, after in ((first.bias, (g1, g2)), (second.bias, (g2,)), (head.bias, ())):
+        each = bias.expand(3, -1)
+        if len(after) == 2:
+            each = (each * g1) @ second.weight.T
+        if len(after) >= 1:
+            each = (each * g2) @ head.weight.T
+        by_hand = by_hand + each
+    assert torch.allclose(sg.paths.run(net, x, soft), by_hand, rtol=1e-12, atol=1e-12)
+
+
+def test_each_call_of_a_module_is_a_site_of_its_own():
+    net, size = some("odd")
+    assert list(sg.paths.record(net, images(2, size)).sites) == [
+        "relu", "(model).max_pool2d", "(model).relu6", "(model).max_pool2d#2", "relu#2", "(model).hardtanh",
+        "(model).leaky_relu", "(model).adaptive_max_pool2d",
+    ]  # fmt: skip
+
+
+def test_only_sites_that_a_rule_governs_are_soft_and_scales_count():
+    net, size = some("resnet18")
+    x = images(4, size)
+    chosen = sg.paths.record(net, x, sg.Surrogate(sites=sg.Select(names=("layer1.*",))))
+    assert {name for name, site in chosen.sites.items() if not site.hard} == {
+        name for name in chosen.sites if name.startswith("layer1.")
+    }
+    rule = sg.Surrogate(scale="channel")
+    deviations = sg.calibrate(net, [x], rule)
+    seen = {}
+    with sg.attach(net, None) as sites:
+        sites.observers.append(lambda name, kind, z: seen.setdefault(name, z.clone()))
+        net(x)
+    expected = (seen["relu"] / deviations["relu"][:, None, None] / 0.3).sigmoid()
+    assert torch.allclose(sg.paths.record(net, x, rule).sites["relu"].values, expected)
+
+
+def test_attached_networks_in_training_are_left_as_they_were():
+    net, size = some("resnet18")
+    net.train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    with sg.attach(net, RULE) as sites:
+        x = images(3, size)
+        y = sg.paths.run(net, x, sg.paths.record(net, x, RULE))
+        assert sites.rule is RULE
+        assert net.training
+        assert not sites.observers
+    assert not y.requires_grad
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_chunks_do_not_matter_and_gates_of_one_image_serve_all():
+    net, size = some("odd")
+    x = images(5, size)
+    whole, parts = sg.paths.record(net, x), sg.paths.record(net, x, chunk=2)
+    assert all(torch.equal(site.values, parts.sites[name].values) for name, site in whole.sites.items())
+    assert torch.allclose(sg.paths.run(net, x, whole), sg.paths.run(net, x, whole, chunk=3), rtol=1e-13)
+    one = sg.paths.run(net, x, whole[:1])
+    same = sg.paths.run(net, x, whole[torch.zeros(5, dtype=torch.long)])
+    assert torch.allclose(one, same, rtol=1e-13)
+
+
+def test_controls_are_what_they_say():
+    net, size = some("resnet18")
+    x = images(4, size)
+    gates = sg.paths.record(net, x)
+    mean, ones, shuffled = gates.mean(), gates.ones(), gates.shuffled(3)
+    relu, pool = gates.sites["relu"], gates.sites["maxpool"]
+    assert torch.equal(mean.sites["relu"].values[0], relu.values.float().mean(0))
+    assert torch.equal(mean.sites["maxpool"].values[0], pool.weights().mean(0))
+    assert torch.equal(pool.weights().sum(-3), torch.ones(pool.values.shape))
+    assert bool((ones.sites["relu"].values == 1).all())
+    a = F.avg_pool2d(relu.values.double(), 3, 2, 1)
+    open_pool = sg.paths.windows.weigh(pool.window, relu.values.double(), ones.sites["maxpool"].values.double())
+    assert torch.allclose(open_pool, a)
+    for name, site in shuffled.sites.items():
+        rows = [next(i for i in range(4) if torch.equal(row, gates.sites[name].values[i])) for row in site.values]
+        assert sorted(rows) == [0, 1, 2, 3]
+        assert all(i != row for i, row in enumerate(rows))
+
+
+def test_what_cannot_be_gated_or_does_not_fit_is_refused():
+    net, size = some("odd")
+    x = images(3, size)
+    gates = sg.paths.record(net, x)
+    for wrong, words in (
+        (lambda: sg.paths.run(net, x[:2], gates), "gates of 3 images for 2"),
+        (lambda: sg.paths.run(net, images(3, 16), gates), "another image size"),
+        (lambda: sg.paths.run(network("resnet18"), images(3, 33), gates), "no gates for relu|another network"),
+        (lambda: sg.paths.record(net, x, sg.Surrogate(gain="matched")), "gain=matched"),
+        (lambda: sg.paths.record(net, x[0, 0, 0]), "images"),
+        (lambda: sg.paths.record(nn.Linear(4, 2), torch.ones(1, 4)), "no call site"),
+        (lambda: gates[:1].shuffled(), "at least 2"),
+    ):
+        with pytest.raises(SoftgateError, match=words):
+            wrong()
+    with pytest.raises(UnreachableSites, match="gelu"):
+        sg.paths.record(nn.Sequential(nn.Linear(4, 4), nn.GELU()), torch.ones(2, 4))
+    curved = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sigmoid())
+    one = torch.ones(2, 4)
+    with pytest.raises(SoftgateError, match="Sigmoid"):
+        sg.paths.run(curved, one, sg.paths.record(curved, one))
