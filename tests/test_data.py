@@ -1,7 +1,6 @@
 """Images: sources, what they refuse, decoding, probe images. Small data sets are made here; real ones if present."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,8 +120,9 @@ def test_random_crops_vary_and_stay_in_range(root):
     data = folder(root, augment={"crop_scale": [0.3, 0.9], "flip": True})
     data.setup("fit")
     assert data._datasets["train"].images.shape[-1] == 20
-    x, _ = data._datasets["train"][0]
-    assert x.shape == (3, 16, 16)
+    x, _ = next(iter(data.train_dataloader()))
+    assert x.shape == (4, 3, 16, 16)
+    assert data.denormalize(x).max() <= 1
 
 
 def test_fraction_keeps_the_same_share_of_every_class_and_leaves_validation_whole(root):
@@ -131,6 +131,23 @@ def test_fraction_keeps_the_same_share_of_every_class_and_leaves_validation_whol
     assert len(data.val_listing) == 9
     again = folder(root, fraction=0.5)
     assert data.train_listing.items == again.train_listing.items
+    others = [folder(root, fraction=0.5, fraction_seed=seed).train_listing for seed in range(1, 5)]
+    assert any(other.items != again.train_listing.items for other in others)
+    assert all(other.labels.bincount().tolist() == [3, 3, 3] for other in others)
+
+
+def test_training_images_are_shown_still_as_validation_shows_them(root):
+    data = folder(root, augment={"crop_scale": [0.3, 0.9], "flip": True})
+    data.setup("validate")
+    x, labels = (torch.cat(parts) for parts in zip(*data.still(data.val_listing, 99, seed=0), strict=True))
+    expected, named = data.sample(99, seed=0)
+    assert torch.equal(labels, named)
+    torch.testing.assert_close(x, expected)
+    shown = [torch.cat([x for x, _ in data.still(data.train_listing, 6, seed=0)]) for _ in range(2)]
+    assert len(shown[0]) == 6
+    assert torch.equal(*shown)
+    named = data.folder_names()
+    assert {named[name] for name in data.classes} == set(range(len(data.classes)))
 
 
 def test_probe_images_are_one_of_each_class_and_always_the_same():
@@ -156,6 +173,7 @@ def test_probe_images_are_one_of_each_class_and_always_the_same():
         ({"num_workers": -1}, r"data\.num_workers=-1"),
         ({"fraction": 0}, r"data\.fraction=0"),
         ({"fraction": 1.5}, r"data\.fraction=1\.5"),
+        ({"fraction_seed": -1}, r"data\.fraction_seed=-1"),
         ({"augment": None}, r"data\.augment=None"),
         ({"augment": {"crop_scale": 0.5}}, r"data\.augment\.crop_scale=0\.5"),
         ({"mean": None}, r"data\.mean=None: three numbers"),
@@ -279,14 +297,6 @@ def test_evaluation_needs_no_training_images(root):
     data = ImageData({**PLAIN, "name": "folder", "root": str(root)}, splits=("val",))
     data.setup("validate")
     assert len(next(iter(data.val_dataloader()))[1]) == 4
-
-
-@pytest.mark.parametrize(("processes", "dropped"), [(1, True), (2, False)])
-def test_the_last_batch_is_dropped_only_where_every_process_has_a_whole_one(root, processes, dropped):
-    data = folder(root, batch_size=10)
-    data.setup("fit")
-    data.trainer = SimpleNamespace(world_size=processes)
-    assert data.train_dataloader().drop_last == dropped
 
 
 def test_cifar10_is_read_from_its_official_files(tmp_path, monkeypatch):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Transform, decode, verify
+from softgate.data import store
+from softgate.data.images import ImageFiles, ImagesInMemory, Listing, decode, verify
+from softgate.data.loader import Finish, ImageLoader, Share
 from softgate.data.sources import SOURCES, stratified
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_number, is_whole, require, unknown
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes up to which `data.cache=auto` keeps decoded images in memory."""
@@ -34,13 +34,19 @@ def check(options: Mapping[str, Any]) -> None:
         raise unknown("data.name", name, SOURCES)
     for key, least, default in (("size", 8, None), ("batch_size", 1, 64), ("num_workers", 0, 0)):
         value = options.get(key, default)
-        fine = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        fine = is_whole(value, least)
         fine = fine or (key == "num_workers" and value is None)
         require(fine, f"data.{key}={value}: a whole number >= {least} is needed.")
     fraction = options.get("fraction", 1.0)
     require(_number(fraction) and 0 < fraction <= 1, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
+    drawn = options.get("fraction_seed", 0)
+    fine = is_whole(drawn, 0)
+    require(fine, f"data.fraction_seed={drawn}: a whole number >= 0 is needed.")
     cache = options.get("cache", "auto")
     require(cache in (True, False, "auto"), f"data.cache={cache}: true, false or auto is needed.")
+    folder = options.get("cache_dir")
+    fine = folder is None or folder is False or (isinstance(folder, str) and folder != "")
+    require(fine, f"data.cache_dir={folder}: a folder, null for ~/.cache/softgate, or false is needed.")
     augment = options.get("augment", {})
     require(isinstance(augment, Mapping), f"data.augment={augment}: crop_scale and flip are needed under it.")
     scale = augment.get("crop_scale", (1.0, 1.0))
@@ -55,7 +61,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number(value)
 
 
 class ImageData(pl.LightningDataModule):
@@ -64,6 +70,7 @@ class ImageData(pl.LightningDataModule):
     Args:
         options: The keys of `conf/data/default.yaml`, plain data.
         splits: Which splits to list; ("val",) is enough to evaluate.
+        seed: Of the order and the augmentation of the training images.
 
     Attributes:
         classes: Names of the classes, known after construction.
@@ -73,9 +80,9 @@ class ImageData(pl.LightningDataModule):
             `setup`, for an image that cannot be read.
     """
 
-    def __init__(self, options: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
+    def __init__(self, options: Mapping[str, Any], splits: Sequence[str] = ("train", "val"), seed: int = 0) -> None:
         super().__init__()
-        self.options = dict(options)
+        self.options, self.seed = dict(options), seed
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
         check(self.options)
         self.size: int = self.options["size"]
@@ -91,9 +98,11 @@ class ImageData(pl.LightningDataModule):
         fraction = self.options.get("fraction", 1.0)
         if fraction < 1 and "train" in self.listings:
             whole = self.listings["train"]
-            self.listings["train"] = whole.subset(stratified(whole.labels, fraction, seed=0))
+            self.listings["train"] = whole.subset(
+                stratified(whole.labels, fraction, self.options.get("fraction_seed", 0))
+            )
         self.classes: list[str] = names[0]
-        self._datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
+        self._datasets: dict[str, ImagesInMemory | ImageFiles] = {}
 
     @property
     def train_listing(self) -> Listing:
@@ -122,13 +131,13 @@ class ImageData(pl.LightningDataModule):
             if split not in self._datasets:
                 self._datasets[split] = self._dataset(split)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """Shuffled training batches: images [B, 3, size, size], labels [B]."""
-        return self._loader("train", shuffle=True)
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled, augmented training batches: images [B, 3, size, size], labels [B], on the device of training."""
+        return self._loader("train", seed=self.seed)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """Validation batches in a fixed order."""
-        return self._loader("val", shuffle=False)
+    def val_dataloader(self) -> ImageLoader:
+        """Validation batches in a fixed order; over all processes every image exactly once."""
+        return self._loader("val")
 
     def probe(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """The same validation images every time: one of each of `count` classes, as far apart as they go.
@@ -154,8 +163,8 @@ class ImageData(pl.LightningDataModule):
             members = (self.val_listing.labels == label).nonzero().flatten()
             require(len(members) > 0, f"callbacks.grids: class '{self.classes[label]}' has no validation image.")
             pick = int(members[torch.randint(len(members), (1,), generator=generator)])
-            images.append(self._datasets["val"][pick][0])
-        return torch.stack(images), torch.tensor(labels)
+            images.append(pick)
+        return self._validated(images), torch.tensor(labels)
 
     def sample(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """The same validation images every time, spread evenly over the classes.
@@ -170,13 +179,24 @@ class ImageData(pl.LightningDataModule):
         """
         self.setup("validate")
         labels = self.val_listing.labels
-        shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        turn = torch.zeros_like(labels)
-        for c in range(len(self.classes)):
-            mine = labels[shuffled] == c
-            turn[mine] = torch.arange(int(mine.sum()))
-        order = shuffled[(turn * len(self.classes) + labels[shuffled]).argsort()][:count]
-        return torch.stack([self._datasets["val"][int(i)][0] for i in order]), labels[order]
+        order = _spread(labels, len(self.classes), count, seed)
+        return self._validated(order.tolist()), labels[order]
+
+    def still(self, listing: Listing, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images of any listing as validation shows them, not augmented, spread evenly over the classes.
+
+        Args:
+            listing: Such as `train_listing`.
+            count: How many; all where there are no more.
+            seed: Picks the images of each class.
+
+        Yields:
+            Batches: images [B, 3, size, size] as the network takes them, labels [B].
+        """
+        show = self._finish("val")
+        for part in torch.split(_spread(listing.labels, len(self.classes), count, seed), self.batch_size):
+            images = decode(listing.subset(part), self.size)
+            yield show(images), listing.labels[part]
 
     def class_means(self, most: int = 1024) -> Tensor | None:
         """Mean validation image of each class [classes, 3, size, size] as the network takes them.
@@ -190,14 +210,26 @@ class ImageData(pl.LightningDataModule):
         images, labels = self.sample(share * len(self.classes), seed=0)
         return torch.stack([images[labels == c].mean(0) for c in range(len(self.classes))])
 
+    def folder_names(self) -> dict[str, int]:
+        """Class names, and the names of the folders that their validation images are in, to class numbers."""
+        items, labels = self.val_listing.items, self.val_listing.labels.tolist()
+        folders = [] if isinstance(items, Tensor) else [path.parent.name for path in items]
+        return {name: c for c, name in enumerate(self.classes)} | dict(zip(folders, labels, strict=False))
+
+    def _validated(self, indices: Sequence[int]) -> Tensor:
+        return self._finish("val")(self._datasets["val"].take(indices))
+
     def denormalize(self, x: Tensor) -> Tensor:
         """Pixels in [0, 1] from images [B, 3, H, W] as the network takes them."""
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
+    def _crop_scale(self, split: str) -> tuple[float, float] | None:
+        low, high = self.options.get("augment", {}).get("crop_scale", (1, 1))
+        return None if split != "train" or (low, high) == (1, 1) else (low, high)
+
     def _stored_size(self, split: str) -> int:
-        crops = split == "train" and tuple(self.options.get("augment", {}).get("crop_scale", (1, 1))) != (1, 1)
-        return round(self.size * MARGIN) if crops else self.size
+        return round(self.size * MARGIN) if self._crop_scale(split) else self.size
 
     @property
     def cached(self) -> bool:
@@ -208,40 +240,54 @@ class ImageData(pl.LightningDataModule):
         total = sum(len(listing) * 3 * self._stored_size(split) ** 2 for split, listing in self.listings.items())
         return total <= CACHE_LIMIT if choice == "auto" else bool(choice)
 
-    def _dataset(self, split: str) -> Dataset[tuple[Tensor, int]]:
+    def _dataset(self, split: str) -> ImagesInMemory | ImageFiles:
         listing = self.listings[split]
         if self.cached:
-            images = decode(listing, self._stored_size(split))
-            return ImagesInMemory(images, listing.labels, self._transform(split))
+            return ImagesInMemory(store.decoded(listing, self._stored_size(split), store.folder(self.options)))
         assert not isinstance(listing.items, Tensor)
         if len(listing) <= VERIFY_LIMIT:
             verify(listing.items)
-        return ImageFiles(listing.items, listing.labels, self._transform(split))
+        return ImageFiles(listing.items, self.size, self._crop_scale(split))
 
-    def _transform(self, split: str) -> Transform:
-        augment = self.options.get("augment", {})
-        steps: list[Any] = []
-        if split == "train" and tuple(augment.get("crop_scale", (1, 1))) != (1, 1):
-            steps.append(v2.RandomResizedCrop(self.size, scale=tuple(augment["crop_scale"]), antialias=True))
-        else:
-            steps += [v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)]
-        if split == "train" and augment.get("flip"):
-            steps.append(v2.RandomHorizontalFlip())
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        transform: Transform = v2.Compose(steps)
-        return transform
+    def _finish(self, split: str) -> Finish:
+        # Files are cropped by the workers: they are of many sizes, and a crop is less to hand over.
+        scale = self._crop_scale(split) if self.cached else None
+        flip = split == "train" and bool(self.options.get("augment", {}).get("flip"))
+        return Finish(self.size, self.mean, self.std, scale, flip)
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader[tuple[Tensor, int]]:
+    def _loader(self, split: str, seed: int | None = None) -> ImageLoader:
+        data, trainer = self._datasets[split], self.trainer
         workers = self.options.get("num_workers")
-        if workers is None:
-            workers = 0 if self.cached else min(8, os.cpu_count() or 1)
-        processes = self.trainer.world_size if self.trainer else 1
-        return DataLoader(
-            self._datasets[split],
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle and len(self.listings[split]) // processes >= self.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+        return ImageLoader(
+            data.images if isinstance(data, ImagesInMemory) else data,
+            self.listings[split].labels,
+            self._finish(split),
+            self.batch_size,
+            seed=seed,
+            share=Share(trainer.global_rank, trainer.world_size) if trainer else None,
+            workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+            device=trainer.strategy.root_device if trainer else "cpu",
+            position=self._position if seed is not None else _beginning,
         )
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch of training and how many of its batches are done: where a resumed run goes on."""
+        trainer: Any = self.trainer
+        if trainer is None or not trainer.training or trainer.overfit_batches:  # overfitting takes the same ones always
+            return _beginning()
+        loop = trainer.fit_loop
+        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
+
+
+def _beginning() -> tuple[int, int]:
+    return 0, 0
+
+
+def _spread(labels: Tensor, classes: int, count: int, seed: int) -> Tensor:
+    """Indices of `count` items, the classes in turn, in a random order within each class."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    turn = torch.zeros_like(labels)
+    for c in range(classes):
+        mine = labels[shuffled] == c
+        turn[mine] = torch.arange(int(mine.sum()))
+    return shuffled[(turn * classes + labels[shuffled]).argsort()][:count]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 from torchvision.datasets.utils import download_url, extract_archive
 
+from softgate.data import store
 from softgate.data.images import Listing
+from softgate.data.index import index
 from softgate.errors import SoftgateError, require, unknown
 
 Source = Callable[[Path, str, Mapping[str, Any]], Listing]
@@ -102,7 +103,7 @@ def imagewoof(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
 def imagenet(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
     """ImageNet-1k as class folders, in `root` itself or in `root/imagenet`."""
     base = root / "imagenet" if (root / "imagenet").is_dir() else root
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG")
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", options)
     if len(listing.classes) != 1000:
         return listing
     # With all 1000 folders, sorted WNIDs are in the order of the published class names.
@@ -112,7 +113,7 @@ def imagenet(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
 
 def folder(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
     """Any images sorted into `root/{train,val}/CLASS/`."""
-    return _folders(root, split, f"{root}/{{train,val}}/CLASS/*.jpg")
+    return _folders(root, split, f"{root}/{{train,val}}/CLASS/*.jpg", options)
 
 
 SOURCES: dict[str, Source] = {
@@ -137,17 +138,32 @@ def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
     return torch.cat(picked).sort().values
 
 
-def _folders(base: Path, split: str, expected: str) -> Listing:
+def _folders(base: Path, split: str, expected: str, options: Mapping[str, Any]) -> Listing:
     require(base.is_dir(), f"data.root={base}: there is no such folder; expected {expected}.")
     where = base / split
     require(where.is_dir(), f"data.root={base}: it has no folder '{split}'; expected {expected}.")
+    return class_folders(where, f"data.root={base}", expected, store.folder(options))
+
+
+def class_folders(
+    where: Path, option: str, expected: str = "a folder of images for each class", kept: Path | None = None
+) -> Listing:
+    """The images under `where/CLASS/`; the classes are its folders, sorted.
+
+    Args:
+        where: The folder.
+        option: What named it, and its value, for the error.
+        expected: What should be there, for the error.
+        kept: The folder where what was found is kept for the next time; None looks every time.
+
+    Raises:
+        SoftgateError: If there is no class, or one without an image.
+    """
     try:
-        classes, index = find_classes(str(where))
-        samples = make_dataset(str(where), index, extensions=IMG_EXTENSIONS)
+        paths, labels, classes = index(where, kept)
     except FileNotFoundError as error:
-        reason = str(error).split(" Supported")[0]
-        raise SoftgateError(f"data.root={base}: {where}: {reason} Expected {expected}.") from None
-    return Listing([Path(path) for path, _ in samples], torch.tensor([label for _, label in samples]), classes)
+        raise SoftgateError(f"{option}: {where}: {error} Expected {expected}.") from None
+    return Listing(paths, labels, classes)
 
 
 def _fastai(name: str, classes: Mapping[str, str], root: Path, split: str, options: Mapping[str, Any]) -> Listing:
@@ -161,7 +177,7 @@ def _fastai(name: str, classes: Mapping[str, str], root: Path, split: str, optio
     hint = "set data.root to the folder that holds it, or data.download=true"
     require(root.is_dir(), f"data.root={root}: there is no such folder; {hint}.")
     require(base.is_dir(), f"data.root={root}: there is no {base.name}/ in it; {hint}.")
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG")
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", options)
     expected, found = COUNTS[name][split], len(listing)
     require(
         found == expected and set(listing.classes) == set(classes),
