@@ -11,6 +11,7 @@ from torch import Tensor
 from softgate.errors import require
 from softgate.figures.scaling import colours, peak
 from softgate.figures.sheet import GREY, Sheet, line_for, size_for, width_of, wrap, zoom_for
+from softgate.files import replacing
 
 GAP, EDGE, LABEL = 5, 12, 9
 COLOURS = 64
@@ -102,11 +103,8 @@ def animation(
         frames.append(sheet.image.quantize(COLOURS, Image.Quantize.MEDIANCUT))
     pace = int(min(500, max(80, 1000 * seconds / len(frames))))
     durations = [pace] * (len(frames) - 1) + [1500]
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
-    partial.replace(path)
 
 
 def _check(films: Mapping[str, Tensor], epochs: Sequence[int]) -> None:

@@ -27,13 +27,16 @@ Batch = tuple[Tensor, Tensor]
 SCALES = "softgate_scales"
 """Where a checkpoint keeps the per-channel scales: beside the state dict, so that this loads anywhere."""
 
+SO_FAR = "softgate_so_far"
+"""Where a checkpoint of the midst of an epoch keeps the sums of the training metrics."""
+
 
 def accuracies(classes: int) -> MetricCollection:
     """Top-1 accuracy under `acc` and, where there are more than five classes, top-5 under `acc5`."""
     found: dict[str, Metric | MetricCollection] = {"acc": MulticlassAccuracy(classes, average="micro")}
     if classes > 5:
         found["acc5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
-    return MetricCollection(found)
+    return MetricCollection(found, compute_groups=False)  # or two that agree on the first batch share their counts
 
 
 def moment(rule: Surrogate | None) -> dict[str, float]:
@@ -130,20 +133,27 @@ class SoftgateModule(pl.LightningModule):
         self.moving = self.rule.schedule.moving(epoch, self.global_step)
         self.log_dict({f"{name}_step": value for name, value in moment(self.sites.rule).items()})
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
+    def on_after_backward(self) -> None:
         """Averages the per-channel scales over processes, so that all of them gate alike."""
         if self.rule.scale == "channel" and self.trainer.world_size > 1:
             self.sites.scales.average()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the per-channel scales beside the state dict."""
+        """Keeps the per-channel scales beside the state dict, and within an epoch its loss and accuracy so far."""
         if self.sites.scales:
             checkpoint[SCALES] = self.sites.scales.state_dict()
+        if self.train_loss.update_called:
+            checkpoint[SO_FAR] = self._so_far()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts them back."""
         if SCALES in checkpoint:
             self.sites.scales.load_state_dict(checkpoint[SCALES])
+        if SO_FAR in checkpoint and self._trainer is not None and self.global_rank == 0:  # summed over processes
+            for metric, state in zip(self._running(), checkpoint[SO_FAR], strict=True):
+                for name, value in state.items():
+                    setattr(metric, name, value.to(self.device))
+                metric._update_count = 1
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch, under the training rule."""
@@ -168,13 +178,27 @@ class SoftgateModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         """Loss (without label smoothing) and accuracy of one batch."""
         x, labels = batch
-        logits = self(x)
+        logits = self(x)  # also where this process has no image left: others wait for its part in the forward pass
+        if not len(x):
+            return
         self.val_loss.update(nn.functional.cross_entropy(logits.float(), labels), len(x))
         self.val_scores.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation loss and accuracy."""
         self._log_epoch("val", self.val_loss, self.val_scores)
+
+    def _running(self) -> list[Metric]:
+        return [self.train_loss, *self.train_scores.values(copy_state=False)]
+
+    def _so_far(self) -> list[dict[str, Tensor]]:
+        """The running sums of the epoch's metrics, over all processes."""
+        found = []
+        for metric in self._running():
+            with metric.sync_context(distributed_available=lambda: self.trainer.world_size > 1):
+                state: dict[str, Any] = metric.metric_state
+                found.append({name: value.clone() for name, value in state.items()})
+        return found
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its warm-up and cosine, stepped after every batch."""

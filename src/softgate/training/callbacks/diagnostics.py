@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Iterable
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from softgate.data import ImageData
 from softgate.diagnostics import SiteDiagnosis, diagnose, revived
-from softgate.errors import require
+from softgate.errors import is_whole, require
+from softgate.training.metricsfile import append, keep
 from softgate.training.module import SoftgateModule
 from softgate.training.probe import spread
 
@@ -42,7 +42,7 @@ class SiteDiagnostics(Callback):
 
     def __init__(self, path: str | Path, every_n_epochs: int = 1, images: int = 32, seed: int = 314) -> None:
         for key, value, least in (("every_n_epochs", every_n_epochs, 1), ("images", images, 2), ("seed", seed, 0)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            whole = is_whole(value, least)
             require(whole, f"callbacks.diagnostics.{key}={value}: a whole number >= {least} is needed.")
         self.path = Path(path)
         self.every_n_epochs, self.images, self.seed = every_n_epochs, images, seed
@@ -50,12 +50,12 @@ class SiteDiagnostics(Callback):
         self._before: list[SiteDiagnosis] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Picks the probe; a run from the beginning starts a new file."""
+        """Picks the probe; a run from the beginning starts a new file, a resumed one drops what it will write again."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
         assert isinstance(data, ImageData)
         self._probe = spread(data, self.images, self.seed)
-        if trainer.is_global_zero and trainer.global_step == 0:
-            self.path.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            keep(self.path, before=trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, on every process alike: synchronised BatchNorm needs all of them."""
@@ -83,13 +83,10 @@ class SiteDiagnostics(Callback):
             _log(module, "revived", float(sum(alive.values())))
 
     def _write(self, epoch: int, found: list[SiteDiagnosis], alive: dict[str, int]) -> None:
-        fresh = not self.path.is_file()
-        with self.path.open("a", newline="") as file:
-            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            if fresh:
-                table.writeheader()
-            for site in found:
-                table.writerow({"epoch": epoch, "site": site.name, "revived": alive.get(site.name, ""), **asdict(site)})
+        made = [
+            {"epoch": epoch, "site": site.name, "revived": alive.get(site.name, ""), **asdict(site)} for site in found
+        ]
+        append(self.path, COLUMNS, made)
 
     def state_dict(self) -> dict[str, Any]:
         """The last look, so that a resumed run knows which units were dead."""

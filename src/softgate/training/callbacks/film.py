@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softgate.figures import animation, film_strip
+from softgate.files import save, save_picture
 
 LENGTH = 12
 """Most epochs that a strip shows; the animation shows all."""
@@ -72,28 +72,3 @@ def spread(count: int, most: int) -> list[int]:
         return list(range(count))
     chosen = {round((count - 1) * (i / (most - 1)) ** 2) for i in range(most)}
     return sorted(chosen)
-
-
-def save(values: Any, path: Path) -> None:
-    """`torch.save` by way of memory and a partial file: the old file or the new one; OSError if the disk is full."""
-    buffer = io.BytesIO()
-    torch.save(values, buffer)
-    write(buffer.getvalue(), path)
-
-
-def save_picture(picture: Any, path: Path) -> None:
-    """Saves a PIL image as PNG in the same way."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write(buffer.getvalue(), path)
-
-
-def write(content: bytes, path: Path) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from softgate import grids
 from softgate.data import ImageData
-from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
+from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, is_whole, require, unknown
 from softgate.figures import SCALES
+from softgate.files import save, save_picture
 from softgate.pullback import pullback
 from softgate.surrogate import Surrogate
 from softgate.training.callbacks import media
-from softgate.training.callbacks.film import Film, save, save_picture
+from softgate.training.callbacks.film import Film
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
@@ -116,7 +117,7 @@ class PullbackGrids(Callback):
             ("seed", seed, 0),
             *((("chunk", chunk, 1),) if chunk is not None else ()),
         ):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            whole = is_whole(value, least)
             require(whole, f"callbacks.grids.{key}={value}: a whole number >= {least} is needed.")
         for key, flag in (("early", early), ("raw", raw), ("film", film), ("artifact", artifact)):
             require(isinstance(flag, bool), f"callbacks.grids.{key}={flag}: true or false is needed.")
@@ -132,7 +133,7 @@ class PullbackGrids(Callback):
         self.film = Film(self.directory) if film else None
         self._probe: tuple[Tensor, Tensor, list[int]] | None = None
         self._epoch, self._rendered, self._since = 0, -1, time.perf_counter()
-        self._warned = False
+        self._warned, self._ended = False, False
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images and targets, and tries the read-out; what is wrong shows before training."""
@@ -181,6 +182,7 @@ class PullbackGrids(Callback):
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Renders the last epoch, if it was not due, and draws the film."""
+        self._ended = True
         self._render(trainer, pl_module, epoch=self._epoch, ended=True)
         if self.film is not None:
             try:
@@ -189,6 +191,22 @@ class PullbackGrids(Callback):
                     media.log_film(trainer, paths)
             except OSError as error:
                 self._warn(error)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the film of a run that was killed after its last epoch: resumed, it has nothing left to train."""
+        if not self._ended:
+            if self.film is not None:
+                self.film.load(before=trainer.current_epoch)
+            self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which epoch was the last, and which was drawn last."""
+        return {"epoch": self._epoch, "rendered": self._rendered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts that back."""
+        self._epoch, self._rendered = state_dict["epoch"], state_dict["rendered"]
 
     def _render(self, trainer: pl.Trainer, module: Any, epoch: int | None = None, ended: bool = False) -> None:
         epoch = trainer.current_epoch if epoch is None else epoch

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from softgate.errors import Diverged, require
+from softgate.errors import Diverged, is_number, is_whole, require
 from softgate.training.module import SoftgateModule
 
 
@@ -33,9 +33,9 @@ class DivergenceGuard(Callback):
     """
 
     def __init__(self, max_loss: float | None = None, every_n_steps: int = 50) -> None:
-        number = isinstance(max_loss, (int, float)) and not isinstance(max_loss, bool) and max_loss > 0
+        number = is_number(max_loss) and max_loss > 0
         require(max_loss is None or number, f"callbacks.guard.max_loss={max_loss}: null or a number > 0 is needed.")
-        whole = isinstance(every_n_steps, int) and not isinstance(every_n_steps, bool) and every_n_steps >= 1
+        whole = is_whole(every_n_steps, 1)
         require(whole, f"callbacks.guard.every_n_steps={every_n_steps}: a whole number >= 1 is needed.")
         self.limit = math.inf if max_loss is None else float(max_loss)
         self.every_n_steps = every_n_steps

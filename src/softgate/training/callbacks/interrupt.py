@@ -37,9 +37,11 @@ class MovingAverage(EMAWeightAveraging):
 
 
 class SaveOnException(Callback):
-    """Saves a checkpoint when training ends by Ctrl-C or an exception; never one of weights that are no numbers.
+    """Saves the weights as they are when training ends by an error; never ones that are no numbers.
 
-    Lightning's own `OnExceptionCheckpoint` does this too, but makes every `fit` look for its file and warn.
+    For looking into, and not to go on from: the error may have come in the midst of a step. `LastCheckpoint` saves what
+    a run goes on from. Nothing is saved by one of several processes, as saving takes them all. Lightning's own
+    `OnExceptionCheckpoint` makes every `fit` look for its file and warn.
 
     Args:
         path: The checkpoint file; replaced if it is there.
@@ -50,6 +52,8 @@ class SaveOnException(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves, if training had begun."""
-        sound = not isinstance(exception, Diverged) and finite_weights(pl_module)
-        if trainer.state.fn == "fit" and trainer.global_step > 0 and sound:
+        stopped = isinstance(exception, (Diverged, KeyboardInterrupt))
+        if stopped or trainer.world_size > 1 or trainer.state.fn != "fit":
+            return
+        if trainer.global_step > 0 and finite_weights(pl_module):
             trainer.save_checkpoint(self.path)

@@ -1,0 +1,39 @@
+"""Reading checkpoints: plain data only, whoever made the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softgate.errors import SoftgateError
+
+
+def read(path: Path, option: str) -> dict[str, Any]:
+    """A checkpoint, read with `weights_only`: nothing in it is run.
+
+    Args:
+        path: The file.
+        option: The option that named it, for the error.
+
+    Raises:
+        SoftgateError: If the file is cut short, is no checkpoint or names code to run.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
+        raise SoftgateError(f"{option}={path}: not a checkpoint of plain data, or cut short ({_why(error)}).") from None
+    if not isinstance(found, dict):
+        raise not_ours(path, option, f"it holds a {type(found).__name__}")
+    return found
+
+
+def not_ours(path: Path, option: str, reason: str | BaseException) -> SoftgateError:
+    """The error for a checkpoint of plain data that some other program wrote."""
+    said = reason if isinstance(reason, str) else _why(reason)
+    return SoftgateError(f"{option}={path}: not a checkpoint that softgate wrote ({said}).")
+
+
+def _why(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,45 @@
+"""Whether two configs make the same run: which options may differ between the parts of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+"""When a run ends; a finished one may be given more."""
+
+FREE = (
+    *LENGTH,
+    *("resume", "sweep", "name", "print_config", "plugins", "logger", "callbacks", "readout", "compile"),
+    *("data.root", "data.num_workers", "data.cache_dir", "data.download"),
+    *("trainer.min_epochs", "trainer.min_steps", "trainer.accelerator", "trainer.log_every_n_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),
+    *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches"),
+    *("trainer.check_val_every_n_epoch", "trainer.val_check_interval", "trainer.inference_mode"),
+    *("trainer.profiler", "trainer.detect_anomaly", "trainer.benchmark", "trainer.deterministic"),
+    *("trainer.enable_autolog_hparams", "trainer.model_registry", "trainer.plugins"),
+)
+"""Options, or groups of them, that may differ from the run's: they decide where and how long, not what is learnt."""
+
+
+ABSENT = "not set"
+
+
+def differences(before: Any, now: Any, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """The keys, with dots, that two configs differ in, with both values; those of `free` are left out."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    found = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new})}
+    names = tuple(free)
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1] and not _within(key, names)}
+
+
+def _within(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, list(node) if isinstance(node, (list, tuple)) else node
