@@ -1,13 +1,17 @@
-"""Speed and progress: images per second, logged and shown, and the live bar."""
+"""Speed and progress: images per second, logged and shown, the live bar, and the same in a file for a sweep to show."""
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+
+from softgate import files
 
 
 class Throughput(Callback):
@@ -43,19 +47,37 @@ class Throughput(Callback):
         return self.images / self.seconds if self.seconds else 0.0
 
 
+class Pace:
+    """The time that is left in a run, at its mean pace so far.
+
+    Args:
+        trainer: The trainer, about to train.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._started, self._first_step = time.perf_counter(), trainer.global_step
+
+    def left(self, trainer: pl.Trainer) -> str | None:
+        """As H:MM:SS; None before the first step."""
+        done = trainer.global_step - self._first_step
+        if not done:
+            return None
+        remaining = max(0, int(trainer.estimated_stepping_batches) - trainer.global_step)
+        return str(timedelta(seconds=round(remaining * (time.perf_counter() - self._started) / done)))
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's rich bar with images/s and the time left in the whole run."""
 
     def __init__(self, throughput: Throughput) -> None:
         super().__init__(leave=False)
         self._throughput = throughput
-        self._started = 0.0
-        self._first_step = 0
+        self._pace: Pace | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of the run."""
         super().on_train_start(trainer, pl_module)
-        self._started, self._first_step = time.perf_counter(), trainer.global_step
+        self._pace = Pace(trainer)
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -66,9 +88,53 @@ class ProgressBar(RichProgressBar):
         items = {names[key]: value for key, value in items.items() if key in names}
         if self._throughput.images:
             items["img/s"] = f"{self._throughput.rate:.0f}"
-        done = trainer.global_step - self._first_step
-        if done and trainer.state.fn == "fit":
-            remaining = max(0, int(trainer.estimated_stepping_batches) - trainer.global_step)
-            left = remaining * (time.perf_counter() - self._started) / done
-            items["left"] = str(timedelta(seconds=round(left)))
+        left = self._pace.left(trainer) if self._pace and trainer.state.fn == "fit" else None
+        if left is not None:
+            items["left"] = left
         return items
+
+
+class ProgressFile(Callback):
+    """Writes how far a job of a sweep is into a file, at most once in `interval` seconds; the sweep shows it.
+
+    Args:
+        path: The file: a JSON object with what the bar shows.
+        throughput: Counts the images.
+        interval: Seconds between two writings.
+    """
+
+    def __init__(self, path: str | Path, throughput: Throughput, interval: float = 1.0) -> None:
+        self.path, self.interval = Path(path), interval
+        self._throughput = throughput
+        self._pace: Pace | None = None
+        self._written = float("-inf")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of the run."""
+        self._pace = Pace(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Writes, where it is time to."""
+        now = time.perf_counter()
+        if not trainer.is_global_zero or self._pace is None or now - self._written < self.interval:
+            return
+        self._written = now
+        values = trainer.progress_bar_metrics
+        shown = {
+            "epoch": f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            "step": f"{trainer.global_step}/{trainer.estimated_stepping_batches}",
+            "loss": _rounded(values.get("train/loss_step")),
+            "val acc": _rounded(values.get("val/acc")),
+            "img/s": f"{self._throughput.rate:.0f}",
+            "left": self._pace.left(trainer),
+        }
+        files.write(json.dumps(shown), self.path)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the file away: `metrics.csv` has it all now."""
+        if trainer.is_global_zero:
+            self.path.unlink(missing_ok=True)
+
+
+def _rounded(value: Any) -> str | None:
+    return None if value is None else f"{float(value):.4g}"

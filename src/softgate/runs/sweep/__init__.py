@@ -1,0 +1,1 @@
+"""Sweeps: every job its own process and its own single Hydra run."""
