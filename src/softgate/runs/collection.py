@@ -1,0 +1,297 @@
+"""The runs of a comparison: found, read, sorted into arms by what differs in their configs, paired by seed.
+
+Nothing is refused here: a run that cannot take part is left out, with one line that says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from softgate.runs import report
+
+Points = Sequence[tuple[float, float]]
+
+GROUPS = ("surrogate", "model", "data", "optim", "schedule")
+"""Groups whose choice names an arm."""
+
+NOT_THE_RECIPE = (
+    *("seed", "name", "print_config", "plugins", "resume", "logger", "callbacks", "readout", "compile"),
+    *("channels_last", "experiment", "debug", "sweep"),
+    *("data.root", "data.num_workers", "data.download", "data.cache"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.profiler", "trainer.logger", "trainer.plugins"),
+    *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.check_val_every_n_epoch"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
+    *("trainer.enable_autolog_hparams", "trainer.benchmark", "trainer.detect_anomaly"),
+)
+"""Keys, and groups, in which runs of one arm may differ: they change no weight, or where and how fast it is run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        directory: Where it lies.
+        label: The shortest end of its path that no other run shares.
+        config: `config.yaml`.
+        summary: `summary.json`.
+        points: `metrics.csv`: metric to (epoch, value).
+        choices: Group to choice, where Hydra left them.
+        overrides: The words that were typed or swept.
+        sweep: The words of the sweep that it is a job of, if it is of one.
+        arm: What distinguishes it from runs of other arms, in words.
+        condition: The values of the keys under which arms are compared, in words; empty where they do not vary.
+    """
+
+    directory: Path
+    label: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    points: Mapping[str, Points]
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    sweep: Sequence[str]
+    arm: str = ""
+    condition: str = ""
+
+    @property
+    def seed(self) -> int:
+        """What pairs it with runs of other arms."""
+        return int(self.config["seed"])
+
+    @property
+    def command(self) -> str:
+        """What makes this run again."""
+        return " ".join(["uv run train.py", *map(_quoted, self.overrides)])
+
+    @property
+    def sweep_command(self) -> str | None:
+        """What makes the whole sweep again."""
+        return " ".join(["uv run train.py -m", *map(_quoted, self.sweep)]) if self.sweep else None
+
+
+def directories(runs: Any) -> list[Path]:
+    """The directories of the runs that `runs` names: runs, sweeps, checkpoints, or globs of these."""
+    given = runs if isinstance(runs, (list, tuple)) else [runs]
+    found: dict[Path, None] = {}
+    for one in given:
+        pattern = str(Path(str(one)).expanduser())
+        named = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207
+        for path in map(Path, named):
+            if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
+                path = path.parents[1]
+            if is_run(path):
+                found[path] = None
+            elif path.is_dir():
+                found |= dict.fromkeys(each for each in sorted(path.iterdir()) if is_run(each))
+    return list(found)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a training run's, finished or not."""
+    return bool(_config(path).get("trainer"))
+
+
+def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
+    """Reads runs, and says of each that cannot be compared why.
+
+    Args:
+        paths: Their directories.
+        which: The checkpoint that is compared, best or last.
+
+    Returns:
+        The finished ones, and a line for each of the others.
+    """
+    found, left = [], []
+    for path, label in zip(paths, labels(paths), strict=True):
+        summary, config = _json(path / "summary.json"), _config(path)
+        if not summary:
+            left.append(f"{label}: it has no summary.json, it did not finish.")
+        elif summary.get("status", "finished") != "finished":
+            left.append(f"{label}: it is {summary['status']}, not finished.")
+        elif not (path / "checkpoints" / f"{which}.ckpt").is_file():
+            left.append(f"{label}: it has no checkpoints/{which}.ckpt.")
+        elif not isinstance(config.get("seed"), int):
+            left.append(f"{label}: its config has no seed.")
+        else:
+            found.append(_read(path, label, config, summary))
+    return found, left
+
+
+def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
+    metrics = path / "metrics.csv"
+    points = report.history(metrics) if metrics.is_file() else {}
+    about = _yaml(path / ".hydra" / "hydra.yaml").get("hydra", {})
+    choices = about.get("runtime", {}).get("choices", {}) if isinstance(about, dict) else {}
+    words = _yaml(path / ".hydra" / "overrides.yaml") or []
+    sweep = _yaml(path.parent / "multirun.yaml").get("hydra", {})
+    task = sweep.get("overrides", {}).get("task", []) if isinstance(sweep, dict) else []
+    return Run(path, label, config, summary, points, choices, words, task)
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """For each directory the shortest end of its path that no other one shares, as one word."""
+    parts = [path.absolute().parts for path in paths]
+    names: list[str] = []
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["-".join(part.strip("/") for part in each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def sort(runs: Sequence[Run], within: Sequence[str], tuned: Sequence[str]) -> list[Run]:
+    """Gives every run the name of its arm, and its condition.
+
+    Args:
+        runs: The runs.
+        within: Keys of the config, such as data.fraction: arms are compared at the same value.
+        tuned: Keys of which every arm has its best value chosen; they do not make arms.
+
+    Returns:
+        The runs with `arm` and `condition`.
+    """
+    flat = [flatten(run.config) for run in runs]
+    apart = (*NOT_THE_RECIPE, *within, *tuned)
+    recipes = [{k: v for k, v in each.items() if not _under(k, apart) and not _is_seed(k)} for each in flat]
+    groups = [
+        g for g in GROUPS if len({_choice(run, g) for run in runs}) > 1 and not any(_under(k, (g,)) for k in within)
+    ]
+    named = groups or ["surrogate"]
+    heads = [", ".join(_named(run, g) for g in named) for run in runs]
+    everywhere = {key for key in _varying(recipes) if not _under(key, groups)}
+    arms = []
+    for recipe, head in zip(recipes, heads, strict=True):
+        alike = [other for other, name in zip(recipes, heads, strict=True) if name == head]
+        keys = sorted(everywhere | _varying(alike))
+        arms.append(", ".join([head, *(f"{key.removeprefix('surrogate.')}={_shown(recipe.get(key))}" for key in keys)]))
+    moving = [key for key in within if len({_shown(each.get(key)) for each in flat}) > 1]
+    conditions = [", ".join(f"{key}={_shown(each.get(key))}" for key in moving) for each in flat]
+    return [replace(run, arm=a, condition=c) for run, a, c in zip(runs, arms, conditions, strict=True)]
+
+
+def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """Keeps the newest of runs of one arm with the same seed; the others are named."""
+    found: dict[tuple[Any, ...], Run] = {}
+    left = []
+    for run in sorted(runs, key=lambda run: str(run.summary.get("started", ""))):
+        flat = flatten(run.config)
+        key = (run.arm, run.condition, run.seed, *(_shown(flat.get(k)) for k in tuned))
+        if key in found:
+            left.append(f"{found[key].label}: {run.label} is a newer run of {run.arm} with seed {run.seed}.")
+        found[key] = run
+    kept = set(map(id, found.values()))
+    return [run for run in runs if id(run) in kept], left
+
+
+def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Run], list[str]]:
+    """Chooses, for every arm and seed, the run with the value that is best for the arm's other seeds.
+
+    So no run is chosen by its own luck. With one seed there are no others, and it is chosen by itself.
+
+    Args:
+        runs: The runs.
+        tuned: The keys.
+        score: Of the summary; more is better.
+
+    Returns:
+        One run for each arm, condition and seed, and a line on each arm's choices.
+    """
+    if not tuned:
+        return list(runs), []
+    places: dict[tuple[str, str], dict[str, dict[int, Run]]] = {}
+    for run in runs:
+        flat = flatten(run.config)
+        value = ", ".join(f"{key}={_shown(flat.get(key))}" for key in tuned)
+        places.setdefault((run.arm, run.condition), {}).setdefault(value, {})[run.seed] = run
+    chosen, said = [], []
+    for (arm, condition), values in places.items():
+        picks: dict[str, list[int]] = {}
+        for seed in sorted({seed for by_seed in values.values() for seed in by_seed}):
+            here = {value: by_seed for value, by_seed in values.items() if seed in by_seed}
+
+            def worth(value: str, here: Mapping[str, Mapping[int, Run]] = here, seed: int = seed) -> float:
+                others = [run for other, run in here[value].items() if other != seed] or list(here[value].values())
+                return sum(float(run.summary.get(score) or 0) for run in others) / len(others)
+
+            best = max(here, key=worth)
+            chosen.append(here[best][seed])
+            picks.setdefault(best, []).append(seed)
+        ways = "; ".join(f"{value} for seed {', '.join(map(str, seeds))}" for value, seeds in picks.items())
+        said.append(f"{' at '.join(filter(None, (arm, condition)))}: {ways}, of {len(values)} values tried.")
+    return chosen, said
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones; lists and numbers as they are."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _choice(run: Run, group: str) -> str:
+    """A group's choice; where Hydra's own record is gone, what names it in the config."""
+    if group in run.choices:
+        return str(run.choices[group])
+    part = run.config.get(group) or {}
+    return str(part.get("gate", part).get("name", "")) if isinstance(part, Mapping) else str(part)
+
+
+def _named(run: Run, group: str) -> str:
+    choice = _choice(run, group)
+    return choice if group == "surrogate" else f"{group}={choice}"
+
+
+def _varying(recipes: Sequence[Mapping[str, Any]]) -> set[str]:
+    keys = {key for recipe in recipes for key in recipe}
+    return {key for key in keys if len({_shown(recipe.get(key)) for recipe in recipes}) > 1}
+
+
+def _under(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2].endswith("seed")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if any(mark in word for mark in " []{}()*$'\"") else word
+
+
+def _config(path: Path) -> dict[str, Any]:
+    found = _yaml(path / "config.yaml") or _yaml(path / ".hydra" / "config.yaml")
+    return found if isinstance(found, dict) else {}
+
+
+def _yaml(path: Path) -> Any:
+    """What a file holds, interpolations as they are; an empty dict where it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
