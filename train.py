@@ -13,10 +13,11 @@ CONFIGS = str(Path(__file__).parent / "conf")
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """One run; returns the best validation accuracy, for sweepers that search."""
+    from softgate.runs.report import OBJECTIVE
     from softgate.runs.train import train
 
     summary: dict = cli.job(train, cfg)
-    return summary.get("best/val/acc")
+    return summary.get(OBJECTIVE)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def test_every_epoch_has_every_cheap_metric_hard_and_soft_with_its_interval(run)
     with (run / "metrics.csv").open() as file:
         assert {c.split("/")[2].removesuffix("_low").removesuffix("_high")
                 for c in next(csv.reader(file)) if c.startswith("align/")} == CHEAP  # fmt: skip
+    assert [epoch for epoch, seconds in points["alignment/seconds"] if seconds > 0] == [0, 1]
     assert points["align/hard/representation"][-1][1] < 1e-3 < points["align/soft/representation"][-1][1]
 
 

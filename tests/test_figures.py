@@ -184,3 +184,30 @@ def test_a_film_without_pictures_or_with_missing_ones_is_refused():
         figures.film_strip(torch.zeros(3, 8, 8), {}, [])
     with pytest.raises(SoftgateError, match="film 'a' has 2 pictures for 3 epochs"):
         figures.film_strip(torch.zeros(3, 8, 8), {"a": torch.zeros(2, 3, 8, 8)}, [0, 1, 2])
+
+
+def test_charts_are_drawings_of_a_phones_width_with_their_words_as_text():
+    from xml.etree import ElementTree
+
+    from softgate.figures import charts
+    from softgate.figures.multiples import Line
+
+    rows = [
+        charts.Interval("arm <a>", 0.1, -0.2, 0.4, (0.0, 0.2), claim=True),
+        charts.Interval("b", 1.0, *[float("nan")] * 2),
+    ]
+    line = Line([(0, 1.0), (1, 2.0)], [(0, 0.5), (1, 1.5)], [(0, 1.5), (1, 2.5)])
+    made = {
+        "forest": charts.forest(rows, "top-1", "points"),
+        "curves": charts.curves({"a": line, "a, hard": Line(())}, {"a": 0, "a, hard": 0}, "loss"),
+        "scatter": charts.scatter({"a": [(1.0, 2.0)], "b": []}, "title", "x", "y"),
+    }
+    for name, chart in made.items():
+        root = ElementTree.fromstring(chart)
+        width = float(root.get("width").removesuffix("pt"))
+        assert width * 96 / 72 <= 375, name
+        assert chart == made[name]
+    words = "".join(ElementTree.fromstring(made["forest"]).itertext())
+    for part in ("arm <a>", "top-1", "points"):
+        assert part in words
+    assert made["forest"] == charts.forest(rows, "top-1", "points")

@@ -59,6 +59,49 @@ def test_experiments_compose(name):
     assert container(f"experiment={name}", directory=Path("x"))["data"]["name"] == name
 
 
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted((CONF / "experiment" / "generalization").glob("*.yaml"))]
+)
+def test_every_job_of_a_generalization_preset_composes_and_passes_the_checks(name, monkeypatch):
+    """The sweep of `train.py -m experiment=generalization/NAME`, as Hydra deals it out."""
+    from itertools import product
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    words = f"experiment=generalization/{name}"
+    composed(words, directory=Path("x"))
+    params = OmegaConf.to_container(HydraConfig.get().sweeper.params)
+    assert {"none", "excitation", "excitation_unit_rms", "sugar"} <= set(params["surrogate"].split(","))
+    assert len(str(params["seed"]).split(",")) >= 3
+    rules = []
+    for values in product(*(str(choices).split(",") for choices in params.values())):
+        job = dict(zip(params, values, strict=True))
+        # Seeds make no other config, and of the learning rates the ends are enough.
+        if job["seed"] == "0" and job.get("optim.lr", "0.2") in ("0.0125", "0.2"):
+            cfg = container(words, *(f"{key}={value}" for key, value in job.items()), directory=Path("x"))
+            build.check(cfg)
+            rules.append(cfg["surrogate"] | {"lr": cfg["optim"]["lr"]})
+    assert len(rules) >= 4
+    assert all(rules.count(rule) == 1 for rule in rules)
+
+
+@pytest.mark.parametrize("surrogate", ["random_gate", "shuffled_gate", "excitation_matched", "excitation_unit_rms"])
+def test_controls_train_with_everything_that_watches_a_run(surrogate, tmp_path):
+    words = (*TINY, f"surrogate={surrogate}", "trainer.max_epochs=1", "seed=3")
+    summary = train(composed(*words, directory=tmp_path))
+    assert summary["status"] == "finished"
+    assert summary["train/loss"] > 0
+    assert (tmp_path / "diagnostics.csv").is_file()
+    module, _ = evaluate.restore(tmp_path / "checkpoints" / "last.ckpt")
+    assert module.rule == softgate.Surrogate.from_dict(container(*words, directory=tmp_path)["surrogate"])
+
+
+def test_random_gates_are_other_ones_for_every_seed_and_a_read_out_needs_no_seed(tmp_path):
+    assert container("surrogate=random_gate", "seed=7", directory=Path("x"))["surrogate"]["gate"]["seed"] == 7
+    cfg = container("readout=random_gate".replace("readout", "surrogate@readout"), name="evaluate", directory=tmp_path)
+    assert cfg["readout"]["gate"]["seed"] == 0
+
+
 def test_every_argument_of_lightnings_trainer_is_a_key():
     import inspect
 
@@ -78,7 +121,11 @@ def test_help_speaks_of_options_that_exist():
     cfg = OmegaConf.create(container(directory=Path("x")))
     options = re.findall(r"^    ([a-z_.]+)=", text, flags=re.M)
     assert len(options) > 15
+    launcher = OmegaConf.load(CONF / "hydra" / "launcher" / "processes.yaml")
     for option in options:
+        if option.startswith("hydra.launcher."):
+            assert option.removeprefix("hydra.launcher.") in launcher, option
+            continue
         known = (CONF / option).is_dir() or OmegaConf.select(cfg, option, default="absent") != "absent"
         assert known, option
 
@@ -458,6 +505,20 @@ def test_summary_names_the_first_best_epoch():
 def test_a_number_that_is_none_is_null_in_json(tmp_path):
     report.write_json({"a": float("nan"), "b": float("inf"), "c": 0.5}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(), parse_constant=None) == {"a": None, "b": None, "c": 0.5}
+
+
+def test_the_summary_says_when_and_with_what_a_run_was_made(run):
+    summary = json.loads((run / "summary.json").read_text())
+    made = summary["environment"]
+    assert made["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert made["devices"] == 1
+    assert made["hardware"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", summary["started"])
+
+
+def test_nothing_nested_is_written_that_json_cannot_hold(tmp_path):
+    report.write_json({"a": [float("nan"), {"b": float("inf")}, (1.0, None)]}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, {"b": None}, [1.0, None]]}
 
 
 def test_json_is_replaced_whole(tmp_path):

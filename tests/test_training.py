@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import softgate
 from configs import TINY, composed, container
 from softgate import SoftgateError
-from softgate.runs import build
+from softgate.runs import build, tracking
 from softgate.runs.train import train
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule, optim
@@ -330,10 +330,13 @@ def test_a_strip_shows_the_first_and_the_last_epoch_and_is_denser_early():
 
 
 def test_a_full_disk_costs_pictures_and_one_warning_but_no_training(run, tmp_path, monkeypatch):
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
+    def full(path: Path) -> None:
+        if "grids" in Path(path).parts:
+            raise OSError(28, "No space left on device")
+        return original(path)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    original = softgate.files.replacing
+    monkeypatch.setattr(softgate.files, "replacing", full)
     with pytest.warns(softgate.SoftgateWarning, match="No space left.*training goes on") as warned:
         state, summary = fitted(tmp_path)
     assert len([w for w in warned if issubclass(w.category, softgate.SoftgateWarning)]) == 1
@@ -346,7 +349,7 @@ def test_ascent_grids_on_a_shared_scale_and_a_logger_without_pictures(run, tmp_p
     class Plain(CSVLogger):
         """Takes no pictures."""
 
-    monkeypatch.setattr(build, "loggers", lambda cfg, directory: [Plain(directory, name="", version="")])
+    monkeypatch.setattr(build, "loggers", lambda cfg, directory, step: [Plain(directory, name="", version="")])
     words = ("callbacks.grids.kind=ascent", "callbacks.grids.scale=shared", "callbacks.grids.chunk=2")
     state, _ = fitted(tmp_path, *words)
     raw = torch.load(tmp_path / "grids" / "epoch=001.pt", weights_only=True)
@@ -371,7 +374,7 @@ def test_a_class_without_a_probe_image_is_named_before_training(tmp_path):
         data.probe(3, 0)
 
 
-def test_an_exception_leaves_a_loadable_last_checkpoint(tmp_path, monkeypatch):
+def test_an_exception_leaves_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     def broken(self: SoftgateModule, batch: Any, index: int) -> Tensor:
         if self.global_step == 2:
             raise RuntimeError("out of luck")
@@ -381,7 +384,7 @@ def test_an_exception_leaves_a_loadable_last_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(SoftgateModule, "training_step", broken)
     with pytest.raises(RuntimeError, match="out of luck"):
         fitted(tmp_path)
-    state = SoftgateModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt").state_dict()
+    state = SoftgateModule.load_from_checkpoint(tmp_path / "checkpoints" / "exception.ckpt").state_dict()
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
@@ -394,7 +397,8 @@ def test_an_exception_during_validation_does_not_swap_trained_and_averaged_weigh
     monkeypatch.setattr(SoftgateModule, "validation_step", broken)
     with pytest.raises(RuntimeError, match="out of luck"):
         fitted(tmp_path / "broken", "ema=0.5", "callbacks=none")
-    load = [torch.load(tmp_path / d / "checkpoints" / "last.ckpt", weights_only=True) for d in ("whole", "broken")]
+    paths = [tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "broken" / "checkpoints" / "exception.ckpt"]
+    load = [torch.load(path, weights_only=True) for path in paths]
     assert load[0]["global_step"] == load[1]["global_step"]
     assert equal(load[0]["state_dict"], load[1]["state_dict"])
     assert equal(load[0]["current_model_state"], load[1]["current_model_state"])
@@ -441,6 +445,7 @@ def test_wandb_without_a_login_is_one_sentence_before_data_is_read(tmp_path, mon
         raise wandb.errors.UsageError("api_key not configured (no-tty)")
 
     monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(tracking, "_trouble", lambda: None)  # the server answers
     monkeypatch.setattr(build.ImageData, "setup", None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with pytest.raises(SoftgateError, match=r"logger=wandb: api_key not configured.*logger\.wandb\.offline=true"):

@@ -57,8 +57,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_resumed_run_goes_on_with_its_schedule_and_scales_bit_for_bit(tmp_path, monkeypatch):
-    # Batches in a fixed order and without augmentation: what is drawn anew on resuming is another matter.
-    monkeypatch.setattr(build.ImageData, "train_dataloader", lambda self: self._loader("val", shuffle=False))
     words = (*QUIET, *RULE, "trainer.num_sanity_val_steps=0")
     rules, whole = fit(tmp_path / "whole", *words)
 
@@ -101,7 +99,7 @@ def test_a_schedule_is_logged_by_step_and_epoch_and_scales_come_back_with_the_ne
 
 def test_given_weights_are_calibrated_before_training_and_read_out_by_channel(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, datamodule: seen.append(module.sites.scales.copy()))
+    monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, **kwargs: seen.append(module.sites.scales.copy()))
     state = build.module(c := container(*TINY, directory=tmp_path), build.data(c)).net.state_dict()
     torch.save(state, tmp_path / "weights.pt")
     words = ("surrogate.scale=channel", f"model.weights='{tmp_path}/weights.pt'", "model.stem=small")

@@ -142,12 +142,20 @@ def control_table(
 
 
 def score(metric: ProbeMetric, key: str) -> dict[str, Score]:
-    """The value and interval of a metric under its key, or under several where it has several outputs."""
+    """The value and interval of a metric under its key, or under several where it has several outputs.
+
+    This process has seen the whole probe set: where several train, the others are not asked for theirs.
+    """
+    metric.distributed_available_fn = _alone
     value, ends = metric.compute(), metric.interval()
     if not metric.outputs:
         return {key: Score(float(value), *map(float, ends))}
     prefix = "" if key == "insertion_deletion" else f"{key}_"
     return {f"{prefix}{name}": Score(float(value[name]), *map(float, ends[name])) for name in metric.outputs}
+
+
+def _alone() -> bool:
+    return False
 
 
 def _scored(*cases: tuple[str, ProbeMetric, tuple[object, ...]]) -> dict[str, Score]:

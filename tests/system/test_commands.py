@@ -64,21 +64,20 @@ def test_ctrl_c_leaves_a_loadable_checkpoint_and_a_finished_logger_run(tmp_path)
 
 def test_two_cpu_processes_train_one_model(tmp_path):
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.size=16", "hydra.run.dir=run"]
+    words += ["callbacks=alignment", "logger=tensorboard", "callbacks.alignment.images=20", "callbacks.alignment.few=3"]
+    words += ["callbacks.alignment.draws=2", "callbacks.alignment.dear_epochs=0"]
     done = command(tmp_path, "train.py", *SHORT, *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "grids" / "epoch=001.png").is_file()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    shown = EventAccumulator(str(events)).Reload()
+    assert [event.step for event in shown.Scalars("align/soft/noise_cosine")] == [
+        event.step for event in shown.Images("grids/pullbacks")
+    ]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_sweep_gives_every_job_a_directory(tmp_path):
-    words = ["-m", "surrogate=none,excitation", "data.size=16", "callbacks=none", "hydra.sweep.dir=sweep"]
-    done = command(tmp_path, "train.py", *SHORT, *words, "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
-    assert done.returncode == 0, done.stderr
-    names = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
-    assert names == ["0-digits-resnet18-none", "1-digits-resnet18-excitation"]
-    for name in names:
-        assert (tmp_path / "sweep" / name / "summary.json").is_file()
 
 
 @pytest.mark.slow

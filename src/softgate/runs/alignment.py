@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from softgate import controls
 from softgate.alignment import BETTER, Probe, Score, control_table, failures, verdict
 from softgate.data import ImageData
-from softgate.errors import SoftgateWarning, require
+from softgate.errors import SoftgateWarning, is_whole, require
 from softgate.figures.multiples import Dots, dots
+from softgate.files import save_picture
 from softgate.pullback import inner
 from softgate.runs.pretrained import Subject
 from softgate.surrogate import Surrogate
 from softgate.training.callbacks.alignment import MOST_CLASSES
-from softgate.training.callbacks.film import save_picture
 
 SAME = ("name", "root", "archive", "size", "mean", "std")
 """Options of the data that networks must share to be compared."""
@@ -120,14 +120,14 @@ class Study:
         few = f"alignment.images={self.options['images']}"
         few += "" if count == self.options["images"] else f", of which the data has {count}"
         require(count >= len(classes), f"{few}: at least one for each of the {len(classes)} classes is needed.")
-        mine = _about(options)
+        mine = about(options)
         if self._expected is None:
             self._expected = label, mine, list(classes)
         other, theirs, named = self._expected
         _same(f"alignment=full: {label} and {other} cannot be compared", (mine, classes), (theirs, named), SAME)
         if self.judge is not None:
             start = f"alignment.evaluator={self.options['evaluator']}: it cannot judge {label}"
-            judged = _about(self.judge[1]), self.judge[2]
+            judged = about(self.judge[1]), self.judge[2]
             _same(start, judged, (mine, classes), ("size", "mean", "std"))
 
     def look(self, label: str, trained: Surrogate | None, subject: Subject, data: ImageData) -> None:
@@ -216,7 +216,7 @@ def check(options: Mapping[str, Any], soft: Surrogate) -> None:
     """Raises `SoftgateError` for options out of range and for a read-out with hard gates; loads nothing."""
     for key, least in (("images", 2), ("dear_images", 1), ("draws", 1), ("seed", 0)):
         value = options[key]
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        whole = is_whole(value, least)
         require(whole, f"alignment.{key}={value}: a whole number >= {least} is needed.")
     controls.standard(soft, torch.empty(0))
     evaluator = options["evaluator"]
@@ -309,7 +309,7 @@ def _write_csv(measured: Sequence[Measured], path: Path) -> None:
                 writer.writerows((*start, key, *scores[key]) for key in BETTER if key in scores)
 
 
-def _about(options: Mapping[str, Any]) -> dict[str, Any]:
+def about(options: Mapping[str, Any]) -> dict[str, Any]:
     """What of the options of data says which images they are."""
     found: dict[str, Any] = {key: options.get(key) for key in SAME}
     found["root"] = str(Path(str(found["root"] or "data")).expanduser().resolve())

@@ -14,36 +14,42 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import (
-    Callback,
-    ModelCheckpoint,
-)
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from softgate import models
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_whole, require, unknown
+from softgate.runs import tracking
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import (
     AlignmentCurves,
+    BestCheckpoint,
     DivergenceGuard,
+    LastCheckpoint,
     MovingAverage,
+    PathRecorder,
     ProgressBar,
+    ProgressFile,
     PullbackGrids,
     SaveOnException,
     SiteDiagnostics,
     Throughput,
 )
+from softgate.training.metricsfile import MetricsFile
+from softgate.training.plugins import StepSeeds, WholeCheckpoints
 
 Config = Mapping[str, Any]
 
 KEYS = (
     *("callbacks", "channels_last", "compile", "data", "ema", "logger", "model", "name"),
-    *("optim", "plugins", "print_config", "readout", "seed", "surrogate", "trainer"),
+    *("optim", "plugins", "print_config", "readout", "resume", "seed", "surrogate", "sweep", "trainer"),
 )
 LOGGERS = ("csv", "tensorboard", "wandb")
+
+PROGRESS = "progress.json"
+"""How far a job of a sweep is, in its directory."""
 
 
 def load_plugins(modules: Any) -> None:
@@ -74,28 +80,43 @@ def check(cfg: Config) -> None:
     require(ema is None or (isinstance(ema, float) and 0 < ema < 1), f"ema={ema}: null or a decay between 0 and 1.")
     fine = isinstance(cfg["seed"], int) and 0 <= cfg["seed"] < 2**32
     require(fine, f"seed={cfg['seed']}: a whole number from 0 to 2^32 - 1 is needed.")
-    for key in ("compile", "channels_last", "print_config"):
+    for key in ("compile", "channels_last", "print_config", "resume"):
         require(isinstance(cfg[key], bool), f"{key}={cfg[key]}: true or false is needed.")
     for name, key in (("grids", "every_n_epochs"), ("diagnostics", "every_n_epochs"), ("guard", "every_n_steps")):
         every = cfg["callbacks"][name][key]
-        fine = isinstance(every, int) and not isinstance(every, bool) and every >= 0
+        fine = is_whole(every, 0)
         require(fine, f"callbacks.{name}.{key}={every}: a whole number >= 0 is needed; 0 is off.")
     _check_alignment(dict(cfg["callbacks"]["alignment"]), cfg["readout"])
     _watchers(cfg, Path())
+    _path_recorder(cfg, Path())
+    checkpoints(Path(), **cfg["callbacks"]["checkpoint"])
     options = cfg["trainer"]
     epochs, limited = options["max_epochs"], options["max_steps"] != -1 or options["max_time"] is not None
     fine = (isinstance(epochs, int) and epochs >= 1) or (epochs in (None, -1) and limited)
     require(fine, f"trainer.max_epochs={epochs}: a whole number >= 1 is needed, or -1 with max_steps or max_time.")
     batches = options["limit_train_batches"]
     require(batches != 0, f"trainer.limit_train_batches={batches}: there is nothing to train on; null is no limit.")
-    accelerator = options["accelerator"]
-    require(
-        accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
-        f"trainer.accelerator={accelerator}: this machine has no usable GPU; use trainer=cpu.",
-    )
+    _check_devices(options)
     name = cfg["model"]["name"]
     if name not in models.names():
         raise unknown("model.name", name, models.names())
+
+
+def _check_devices(options: Config) -> None:
+    """Raises `SoftgateError` where more devices are asked for than this machine has."""
+    accelerator, devices, gpus = options["accelerator"], options["devices"], torch.cuda.device_count()
+    require(
+        accelerator not in ("gpu", "cuda") or gpus > 0,
+        f"trainer.accelerator={accelerator}: this machine has no usable GPU; use trainer=cpu.",
+    )
+    most = len(devices) if isinstance(devices, (list, tuple)) else devices
+    if not isinstance(most, int) or most == -1:
+        return
+    if gpus and accelerator in ("auto", "gpu", "cuda"):
+        require(most <= gpus, f"trainer.devices={devices}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}.")
+    else:  # two processes are let pass on one core, to try out what several would do
+        cores = os.cpu_count() or 1
+        require(most <= max(2, cores), f"trainer.devices={devices}: this machine has no GPU and {cores} CPU cores.")
 
 
 def check_readout(plain: Config) -> Surrogate:
@@ -128,7 +149,7 @@ def _evaluator(path: str | None) -> torch.nn.Module | None:
 
 def data(cfg: Config) -> ImageData:
     """The data module of `data=`."""
-    return ImageData(cfg["data"])
+    return ImageData(cfg["data"], seed=cfg["seed"])
 
 
 def module(cfg: Config, images: ImageData) -> SoftgateModule:
@@ -153,24 +174,30 @@ def module(cfg: Config, images: ImageData) -> SoftgateModule:
     return built
 
 
-def loggers(cfg: Config, directory: Path) -> list[Logger]:
-    """CSV always; TensorBoard and W&B where `logger=` names them."""
-    made: list[Logger] = [CSVLogger(directory, name="", version="")]
+def loggers(cfg: Config, directory: Path, step: int | None = None) -> list[Logger]:
+    """CSV always; TensorBoard and W&B where `logger=` names them.
+
+    Args:
+        cfg: The config.
+        directory: The run's directory.
+        step: Where a resumed run goes on: TensorBoard hides what an earlier part wrote beyond.
+    """
+    made: list[Logger] = [MetricsFile(directory / "metrics.csv")]
     if "tensorboard" in cfg["logger"]:
-        made.append(TensorBoardLogger(directory, name="tensorboard", version=""))
+        made.append(TensorBoardLogger(directory, name="tensorboard", version="", purge_step=step))
     if "wandb" in cfg["logger"]:
-        options = dict(cfg["logger"]["wandb"])
-        offline = bool(options.pop("offline")) or os.environ.get("WANDB_MODE") == "offline"
-        made.append(WandbLogger(save_dir=directory, offline=offline, config=dict(cfg), **options))
+        made.append(tracking.logger(cfg, directory))
     return made
 
 
 def callbacks(cfg: Config, directory: Path) -> list[Callback]:
     """Speed, progress, guard, diagnostics, grids, moving average and checkpoints, in the order they must run."""
     speed = Throughput()
-    made: list[Callback] = [speed]
+    made: list[Callback] = [StepSeeds(cfg["seed"]), speed]
     if cfg["trainer"]["enable_progress_bar"]:
         made.append(ProgressBar(speed))
+    if cfg["sweep"]["job"] is not None:
+        made.append(ProgressFile(directory / PROGRESS, speed))
     made += _watchers(cfg, directory)
     grids = dict(cfg["callbacks"]["grids"])
     if grids["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
@@ -179,10 +206,11 @@ def callbacks(cfg: Config, directory: Path) -> list[Callback]:
     if alignment["every_n_epochs"] and not cfg["trainer"]["fast_dev_run"]:
         judge = _evaluator(alignment.pop("evaluator"))
         made.append(AlignmentCurves(cfg["readout"], **alignment, evaluator=judge))
+    made += _path_recorder(cfg, directory)
     if cfg["ema"] is not None:
         made.append(MovingAverage(decay=cfg["ema"]))  # after the grids: they show what was validated
-    if cfg["trainer"]["enable_checkpointing"] is not False:
-        made += checkpoints(directory / "checkpoints")
+    if cfg["trainer"]["enable_checkpointing"] is not False and not cfg["trainer"]["fast_dev_run"]:
+        made += checkpoints(directory / "checkpoints", **cfg["callbacks"]["checkpoint"])
     return made
 
 
@@ -197,18 +225,30 @@ def _watchers(cfg: Config, directory: Path) -> list[Callback]:
     return made
 
 
-def checkpoints(folder: Path) -> list[Callback]:
-    """`last.ckpt` after every epoch and on any exception, `best.ckpt` by validation accuracy."""
-    same: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+def _path_recorder(cfg: Config, directory: Path) -> list[Callback]:
+    """The recorder of gate patterns, where `callbacks.paths` asks for it."""
+    options = dict(cfg["callbacks"]["paths"])
+    if options["recordings"] == 0 or cfg["trainer"]["fast_dev_run"]:
+        return []
+    return [PathRecorder(directory / "paths", cfg["readout"], **options)]
+
+
+def checkpoints(folder: Path, every_n_steps: int = 0) -> list[Callback]:
+    """`last.ckpt` to go on from, `best.ckpt` by validation accuracy, `exception.ckpt` for looking into an error."""
     return [
-        ModelCheckpoint(filename="best", monitor="val/acc", mode="max", **same),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **same),
-        SaveOnException(folder / "last.ckpt"),
+        BestCheckpoint(folder),
+        SaveOnException(folder / "exception.ckpt"),
+        LastCheckpoint(folder / "last.ckpt", every_n_steps),  # the last of all: everything else is in it
     ]
 
 
-def trainer(cfg: Config, directory: Path) -> pl.Trainer:
+def trainer(cfg: Config, directory: Path, step: int | None = None) -> pl.Trainer:
     """Lightning's Trainer of `trainer=`.
+
+    Args:
+        cfg: The config.
+        directory: The run's directory.
+        step: The optimiser step that a resumed run goes on from.
 
     Raises:
         SoftgateError: If Lightning refuses an option; the message is Lightning's first sentence.
@@ -221,13 +261,18 @@ def trainer(cfg: Config, directory: Path) -> pl.Trainer:
         off = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
         options |= dict.fromkeys((*off, "num_sanity_val_steps")) | {"logger": False}
     else:
-        options |= {"logger": loggers(cfg, directory), "callbacks": callbacks(cfg, directory)}
+        options |= {"logger": loggers(cfg, directory, step), "callbacks": callbacks(cfg, directory)}
+    options["plugins"] = [WholeCheckpoints(), *_listed(options["plugins"])]
     with phrasing_lightnings_refusals():
         made = pl.Trainer(**options, default_root_dir=directory)
     for logger in made.loggers:
         if isinstance(logger, WandbLogger):
-            _start_wandb(logger)
+            tracking.start(logger)
     return made
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
 
 
 @contextmanager
@@ -244,15 +289,3 @@ def phrasing_lightnings_refusals() -> Iterator[None]:
         ):
             raise SoftgateError(f"trainer: {error}") from error
         raise
-
-
-@rank_zero_only
-def _start_wandb(logger: WandbLogger) -> None:
-    """Starts the W&B run now: without a login it fails, and that must not be after the data was loaded."""
-    import wandb
-
-    try:
-        _ = logger.experiment
-    except wandb.errors.Error as error:
-        hint = "log in with `wandb login`, or set logger.wandb.offline=true"
-        raise SoftgateError(f"logger=wandb: {error}; {hint}.") from None

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,45 +19,90 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from softgate.errors import Diverged, SoftgateError
+from softgate.errors import Diverged, JobFailed, SoftgateError
 
+FAILED = 1
 MISTAKE = 2
 DIVERGED = 3
 INTERRUPTED = 130
 
-OPTIONAL = ("alignment", "experiment", "debug")
+TRACED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether the user wants stack traces."""
+
+OPTIONAL = ("alignment", "experiment", "debug", "paths")
 """Groups that may be left without a choice."""
 
 
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
-    0 is success, 2 a mistake in what was asked for, 3 a run that diverged, 130 Ctrl-C; other errors raise.
+    0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 130
+    Ctrl-C; other errors raise.
     """
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     # Hydra takes no null for a group, and these have no other default.
     empty = [f"{group}=null" for group in OPTIONAL]
     words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
-    sys.argv[1:] = flags + [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    sys.argv[1:] = flags + words
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
     for word in words:
         _check_choice(word, Path(config_dir))
-    traced = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        main()
+        if config_name == "train":
+            _place(bool(flags))
+            sys.argv[1:] = flags + _completed(sys.argv[1 + len(flags) :], bool(flags))
+        with _full_errors():
+            main()
     except KeyboardInterrupt:
+        _concluded(bool(flags))
         sys.exit(INTERRUPTED)
     except (HydraException, OmegaConfBaseException) as error:
-        if traced == "1":
+        if TRACED:
             raise
         _refuse(_explain(error, config_dir, config_name))
+    except SoftgateError as error:  # of a sweep; a job's own are phrased by `job`
+        _concluded(bool(flags))
+        _refuse(str(error))
+    except JobFailed:
+        pass  # the table says so
+    if not _concluded(bool(flags)):
+        sys.exit(FAILED)
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """Makes Hydra raise instead of printing and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
     finally:
-        if traced is None:
+        if before is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
-            os.environ["HYDRA_FULL_ERROR"] = traced
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _place(swept: bool) -> None:
+    """Settles where this command writes, where Hydra's clock would be wrong."""
+    from softgate.runs import ranks
+    from softgate.runs.sweep import again, child
+
+    child.follow_parent()
+    sys.argv += ranks.agree(sys.argv[1:])
+    if swept:
+        sys.argv += again.directory(sys.argv[1:])
+
+
+def _concluded(swept: bool) -> bool:
+    """Prints a sweep's table; false where a job in it did not finish."""
+    if not swept:
+        return True
+    from softgate.runs.sweep.launch import Sweep
+
+    return Sweep.latest is None or Sweep.latest.conclude()
 
 
 def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -69,10 +115,18 @@ def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _refuse(str(error))
 
 
+def _completed(words: list[str], several: bool) -> list[str]:
+    if not any(word.startswith(("resume=", "hydra.run.dir=")) for word in words):
+        return words
+    from softgate.runs import resume  # brings in torch, which --help can do without
+
+    return resume.complete(words, several)
+
+
 def _check_choice(word: str, config_dir: Path) -> None:
     """Refuses `group=null` for a group that must have a choice; Hydra would fail with a stack trace."""
-    group, _, choice = word.partition("=")
-    if choice in ("null", "", "[]") and group not in OPTIONAL and (config_dir / group).is_dir():
+    group, given, choice = word.partition("=")
+    if given and choice in ("null", "", "[]") and group not in OPTIONAL and (config_dir / group).is_dir():
         allowed = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "default")
         _refuse(f"{group}={choice}: one of its choices is needed: {', '.join(allowed)}.")
 

@@ -15,9 +15,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import require, unknown
 from softgate.pullback import predict
-from softgate.runs import alignment, build, pictures, pretrained, report
+from softgate.runs import alignment, build, checkpoints, compare, pictures, pretrained, publish, report
+from softgate.runs.paths import PathStudy
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.module import accuracies
@@ -48,14 +49,20 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     soft = build.check_readout(config["readout"])
     pictures.check(config["grid"])
     device = _device(config["accelerator"])
-    study = _study(config, soft)
+    study, paths = _study(config, soft), _paths(config, soft)
     if config["runs"] is None and config.get("model"):
+        require(paths is None, "paths=full: it looks at recorded runs; give runs=, not model=.")
         results: dict[str, Any] = {"schema": SCHEMA, "runs": _networks(config, soft, device, directory, study)}
     else:
         require(not config.get("model"), "runs and model: only one of them can be given.")
-        results = {"schema": SCHEMA, "runs": _runs(config, soft, device, directory, study)}
+        several = compare.wanted(config)
+        if several:
+            return publish.publish(compare.compare(config, several, soft, device, directory, restore), directory)
+        results = {"schema": SCHEMA, "runs": _runs(config, soft, device, directory, study, paths)}
     if study is not None:
         results["alignment"] = study.report(directory)
+    if paths is not None:
+        results["paths"] = paths.report(directory)
     report.write_json(results, directory / "results.json")
     _print(results, directory)
     return results
@@ -75,32 +82,43 @@ def _study(config: Mapping[str, Any], soft: Surrogate) -> alignment.Study | None
     return alignment.Study(options, soft, judge)
 
 
+def _paths(config: Mapping[str, Any], soft: Surrogate) -> PathStudy | None:
+    options = config.get("paths")
+    if options is None:
+        return None
+    require(isinstance(options, Mapping), f"paths={options}: there is no such choice; allowed: full, null.")
+    return PathStudy(options, soft)
+
+
 def _runs(
     config: Mapping[str, Any],
     soft: Surrogate,
     device: torch.device,
     directory: Path,
     study: alignment.Study | None,
+    paths: PathStudy | None,
 ) -> list[dict[str, Any]]:
-    paths = find_checkpoints(config["runs"], config["checkpoint"])
-    labels = labelled(paths)
+    files = find_checkpoints(config["runs"], config["checkpoint"])
+    labels = labelled(files)
     changed = {key: value for key, value in config["data"].items() if value is not None}
-    restored = [restore(path) for path in paths]
-    for label, path, (module, options) in zip(labels, paths, restored, strict=True):
+    restored = [restore(path) for path in files]
+    for label, path, (module, options) in zip(labels, files, restored, strict=True):
         options |= changed
         if study is not None:
             judge = study.options["evaluator"]
             itself = judge is not None and _home(Path(str(judge)).expanduser()) == _home(path)
             require(not itself, f"alignment.evaluator={judge}: it is of one of the runs; another network must judge.")
             study.expect(label, options, module.classes)
+        if paths is not None:
+            paths.expect(label, path, module.net)
     found = []
     known: dict[str, ImageData] = {}
-    for label, path, (module, options) in zip(labels, paths, restored, strict=True):
+    for label, path, (module, options) in zip(labels, files, restored, strict=True):
         if repr(options) not in known:
             known[repr(options)] = ImageData(options, splits=("val",))
         data = known[repr(options)]
-        place = directory if len(paths) == 1 else directory / label
-        found.append(_run(config, soft, device, place, label, path, module, data, study))
+        place = directory if len(files) == 1 else directory / label
+        found.append(_run(config, soft, device, place, label, path, module, data, study, paths))
     return found
 
 
@@ -114,6 +132,7 @@ def _run(
     module: SoftgateModule,
     data: ImageData,
     study: alignment.Study | None,
+    paths: PathStudy | None,
 ) -> dict[str, Any]:
     options = data.options
     expected, found = module.classes, data.classes
@@ -132,6 +151,8 @@ def _run(
     if study is not None:
         pictures.scale(subject, data, [soft], config["grid"])
         study.look(label, module.rule, subject, data)
+    if paths is not None:
+        paths.look(label, module.rule, module.net)
     module.cpu()
     model, rule = dict(module.hparams["model"]), module.rule.to_dict()
     named = {"checkpoint": str(path), "data": options["name"], "images": len(data.val_listing)}
@@ -204,7 +225,7 @@ def find_checkpoints(runs: Any, which: str) -> list[Path]:
         if one is None or not any(mark in one for mark in "*?[") or Path(pattern).exists():
             found.append(find_checkpoint(one, which))
             continue
-        matched = sorted(glob(pattern))  # noqa: PTH207  # Path.glob takes no absolute pattern
+        matched = sorted(glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
         # A sweep's directory holds other things than runs.
         runs_of = [path for path in matched if path.endswith(".ckpt") or Path(path, "checkpoints").is_dir()]
         require(bool(runs_of), f"runs={one}: no run's directory and no checkpoint matches.")
@@ -257,11 +278,7 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
     Raises:
         SoftgateError: If the file is damaged, names code to run, or was not written by softgate.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SoftgateError(f"{option}={path}: not a checkpoint of plain data, or cut short ({reason}).") from None
+    checkpoint = checkpoints.read(path, option)
     try:
         settings = dict(checkpoint["hyper_parameters"])
         options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
@@ -269,8 +286,7 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
         module.load_state_dict(checkpoint["state_dict"])
         module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise SoftgateError(f"{option}={path}: not a checkpoint that softgate wrote ({reason}).") from None
+        raise checkpoints.not_ours(path, option, error) from None
     return module, dict(options)
 
 

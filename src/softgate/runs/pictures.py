@@ -13,11 +13,11 @@ from softgate import explainers, grids
 from softgate.calibration import calibrate
 from softgate.channels import scales_of
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_whole, require, unknown
 from softgate.figures import SCALES
+from softgate.files import save, save_picture
 from softgate.runs import pretrained
 from softgate.surrogate import Surrogate
-from softgate.training.callbacks.film import save, save_picture
 from softgate.training.callbacks.grids import HARD, SOFT
 
 FILES = {"raw": "grid", "ascent": "ascent"}
@@ -46,7 +46,7 @@ def check(options: Mapping[str, Any], rows: int | None = None, classes: int | No
     least_of = {"steps": 1, "seed": 0, "chunk": 1, "rows": 1, "targets": 1, "calibrate": 1}
     for key, least in least_of.items():
         value = options[key]
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        whole = is_whole(value, least)
         empty = value is None and key in ("chunk", "rows", "targets")
         require(whole or empty, f"grid.{key}={value}: a whole number >= {least} is needed.")
     for key in ("step_size", "radius"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from softgate import figures
+from softgate import figures, files
 from softgate.figures import multiples
 
 PANELS = {
     "loss": {"train": "train/loss", "val": "val/loss"},
     "accuracy": {"train": "train/acc", "val": "val/acc"},
 }
+
+OBJECTIVE = "best/val/acc"
+"""The entry of the summary that a search maximises and a sweep's table shows."""
 
 
 def print_tree(config: Mapping[str, Any], console: Console) -> None:
@@ -57,9 +60,9 @@ def save_curves(points: Mapping[str, list[tuple[float, float]]], path: Path, tit
     alignment = alignment_panels(points)
     if alignment:
         first = {name: {line: multiples.Line(xy) for line, xy in panel.items()} for name, panel in panels.items()}
-        multiples.draw(first | alignment, title).save(path)
+        files.save_picture(multiples.draw(first | alignment, title), path)
         return True
-    figures.curves(panels, title).save(path)
+    files.save_picture(figures.curves(panels, title), path)
     return True
 
 
@@ -86,10 +89,15 @@ def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Writes a JSON file; whoever reads it sees the old one or the new one, never half of it."""
-    plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(plain, indent=2) + "\n")  # JSON has no nan: null
-    partial.replace(path)
+    files.write(json.dumps(_plain(values), indent=2) + "\n", path)  # JSON has no nan: null
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, rows: Mapping[str, Any]) -> Table:
@@ -98,3 +106,14 @@ def table(title: str, rows: Mapping[str, Any]) -> Table:
     for key, value in rows.items():
         made.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
     return made
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes rows as a CSV file whose columns are the keys of all rows, in the order in which they first come."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)

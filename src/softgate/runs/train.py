@@ -5,24 +5,24 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from softgate.data import ImageData
 from softgate.errors import Diverged
-from softgate.runs import build, report
+from softgate.runs import build, provenance, report, resume, tracking
 from softgate.runs.cli import INTERRUPTED
+from softgate.runs.sweep.place import place
 from softgate.training import SoftgateModule
-from softgate.training.callbacks import AlignmentCurves, PullbackGrids
+from softgate.training.callbacks import AlignmentCurves, LastCheckpoint, PathRecorder, PullbackGrids
 from softgate.training.scales import calibrate_for_training
 
 
@@ -38,49 +38,80 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
         Diverged: If the loss is no finite number any more; the last good checkpoint stays.
-        SystemExit: With status 130 after Ctrl-C; `last.ckpt` and the loggers are finished by then.
+        SystemExit: With status 130 after Ctrl-C, 143 after SIGTERM; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
     console = Console()
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
+    with open_dict(cfg):
+        cfg.sweep = place(cfg.sweep)
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     build.load_plugins(config["plugins"])
     build.check(config)
+    former = resume.look(config, directory)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if former.summary is not None:
+        if first:
+            console.print(f"resume: {directory} is finished already, nothing is left to train.", soft_wrap=True)
+        return former.summary
     data = build.data(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     module = build.module(config, data)
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    step = None if former.checkpoint is None else resume.check(former.checkpoint, module, data.options)
     if first:
-        (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
         if config["print_config"]:
             report.print_tree(config, console)
         console.print(_introduction(config, data, module))
-    with _finishing_wandb():
-        trainer = build.trainer(config, directory)
+    with tracking.finishing():
+        trainer = build.trainer(config, directory, step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
+            if isinstance(callback, PathRecorder):
+                callback.check(module, data)
         data.setup("fit")
-        if config["model"]["weights"] is not None:
+        if config["model"]["weights"] is not None and former.checkpoint is None:
             calibrate_for_training(module, data)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
-            if isinstance(callback, (AlignmentCurves, PullbackGrids)):
+            if isinstance(callback, (AlignmentCurves, PathRecorder, PullbackGrids)):
                 callback.prepare(data, module)
+        about = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": provenance.environment(trainer.world_size, trainer.strategy.root_device.type),
+        }
         started = time.perf_counter()
         try:
             with build.phrasing_lightnings_refusals():
-                trainer.fit(module, datamodule=data)
+                trainer.fit(module, datamodule=data, ckpt_path=former.checkpoint, weights_only=True)
         except SystemExit:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:
-                _conclude(directory, config, console, time.perf_counter() - started, "interrupted")
-            raise SystemExit(INTERRUPTED) from None
+                _conclude(directory, config, console, about, _seconds(trainer, started), "interrupted")
+            raise SystemExit(_status(trainer)) from None
         except Diverged:
             if first:
-                _conclude(directory, config, console, time.perf_counter() - started, "diverged")
+                _conclude(directory, config, console, about, _seconds(trainer, started), "diverged")
             raise
     summary: dict[str, Any] = {}
     if first:
-        summary = _conclude(directory, config, console, time.perf_counter() - started)
+        summary = _conclude(directory, config, console, about, _seconds(trainer, started))
     return summary
+
+
+def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
+    return next((each for each in trainer.checkpoint_callbacks if isinstance(each, LastCheckpoint)), None)
+
+
+def _seconds(trainer: pl.Trainer, started: float) -> float:
+    """Seconds of all parts of the run."""
+    last = _last(trainer)
+    return time.perf_counter() - started if last is None else last.seconds
+
+
+def _status(trainer: pl.Trainer) -> int:
+    """What the shell is told of a run that was stopped: 130 after Ctrl-C, 143 after SIGTERM."""
+    last = _last(trainer)
+    return INTERRUPTED if last is None or last.stopped_by is None else 128 + last.stopped_by
 
 
 def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModule) -> str:
@@ -96,33 +127,24 @@ def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModul
 
 
 def _conclude(
-    directory: Path, config: dict[str, Any], console: Console, seconds: float, status: str = "finished"
+    directory: Path,
+    config: dict[str, Any],
+    console: Console,
+    about: dict[str, Any],
+    seconds: float,
+    status: str = "finished",
 ) -> dict[str, Any]:
     metrics = directory / "metrics.csv"
     points = report.history(metrics) if metrics.is_file() else {}
     summary = report.summarize(points)
     summary |= {"seconds": round(seconds, 2), "status": status}
     if not config["trainer"]["fast_dev_run"]:
-        report.write_json(summary, directory / "summary.json")
+        report.write_json(summary | about, directory / "summary.json")
         report.save_curves(points, directory / "curves.png", config["name"])
     shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
     console.print(report.table(status, shown))
     console.print(f"run directory: {directory}", soft_wrap=True)
     return summary
-
-
-@contextmanager
-def _finishing_wandb() -> Iterator[None]:
-    """Ends a W&B run as it really ended: a sweep's next job must not write into this one's run."""
-    code = 1
-    try:
-        yield
-        code = 0
-    finally:
-        import wandb
-
-        if wandb.run is not None:
-            wandb.finish(exit_code=code)
 
 
 def _calm() -> None:
@@ -136,7 +158,9 @@ def _calm() -> None:
         r".*The number of training batches .* is smaller than the logging interval.*",
         r".*is supported for historical reasons but its usage is discouraged.*",
         r".*isinstance\(treespec, LeafSpec\).*",
+        r".*your dataloader is not resumable.*",  # it asks the trainer where to begin
         r".*You are using `torch.load` with `weights_only=False`.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what is logged is reduced already
     ):
         warnings.filterwarnings("ignore", message=message)
     torch.set_float32_matmul_precision("high")

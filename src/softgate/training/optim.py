@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_number, require, unknown
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -31,7 +31,7 @@ def check(options: Mapping[str, Any]) -> None:
     }
     for key, (low, high) in ranges.items():
         value = options.get(key, low)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = is_number(value) and math.isfinite(value)
         fine = number and low <= value <= high and not (key in above and value == low)
         least = ">" if key in above else ">="
         most = "" if math.isinf(high) else f" and <= {high:g}"

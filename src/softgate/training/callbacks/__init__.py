@@ -5,13 +5,19 @@ from softgate.training.callbacks.diagnostics import SiteDiagnostics
 from softgate.training.callbacks.grids import PullbackGrids
 from softgate.training.callbacks.guard import DivergenceGuard
 from softgate.training.callbacks.interrupt import MovingAverage, SaveOnException
-from softgate.training.callbacks.progress import ProgressBar, Throughput
+from softgate.training.callbacks.last import BestCheckpoint, LastCheckpoint
+from softgate.training.callbacks.paths import PathRecorder
+from softgate.training.callbacks.progress import ProgressBar, ProgressFile, Throughput
 
 __all__ = [
     "AlignmentCurves",
+    "BestCheckpoint",
     "DivergenceGuard",
+    "LastCheckpoint",
     "MovingAverage",
+    "PathRecorder",
     "ProgressBar",
+    "ProgressFile",
     "PullbackGrids",
     "SaveOnException",
     "SiteDiagnostics",

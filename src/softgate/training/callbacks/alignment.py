@@ -7,6 +7,7 @@ metrics run at a few epochs only. Training is bit-identical with and without it.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from softgate import metrics
 from softgate.alignment import Probe, Score, of_passes, score
 from softgate.controls import Pullback
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.errors import SoftgateError, SoftgateWarning, is_whole, require
 from softgate.metrics import ProbeMetric
 from softgate.metrics.base import draws
 from softgate.representation import read
@@ -78,7 +79,7 @@ class AlignmentCurves(Callback):
             ("dear_images", dear_images, 1),
             ("seed", seed, 0),
         ):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            whole = is_whole(value, least)
             require(whole, f"callbacks.alignment.{key}={value}: a whole number >= {least} is needed.")
         self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": Surrogate.from_dict(soft)}
         self.every_n_epochs, self.images, self.few, self.draws = every_n_epochs, images, few, draws
@@ -129,7 +130,9 @@ class AlignmentCurves(Callback):
         if self._probe is None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
             self.prepare(data, module)
+        started = time.perf_counter()
         found = self.measure(module, dear=epoch in log_spaced(self.dear_epochs, epochs))
+        found["alignment/seconds"] = time.perf_counter() - started
         for key, value in found.items():
             module.log(key, value, rank_zero_only=True)
 
