@@ -111,6 +111,11 @@ def test_jobs_get_the_environment_of_one_run_of_their_own(sweep, monkeypatch):
         assert job["env"]["COLOUR"] == "red"
 
 
+def test_a_sweep_starts_where_python_was_not_given_a_file(sweep, monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # a test's worker, an embedded Python
+    assert sweep("seed=0", AT) == 0
+
+
 # -- Ctrl-C -------------------------------------------------------------------------------------------
 
 
@@ -121,6 +126,8 @@ def interrupt_when(ready, *signals: int) -> None:
         deadline = time.monotonic() + 60
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if not ready():  # the test has failed by now, and a signal would end the ones after it
+            return
         for number in signals:
             os.kill(os.getpid(), number)
             time.sleep(1)

@@ -95,7 +95,7 @@ class Job:
 
     def command(self) -> list[str]:
         """The command line of the job: a single run of the config saved in its directory."""
-        script = Path(str(sys.modules["__main__"].__file__)).resolve()
+        script = Path(sys.argv[0]).resolve()
         where = str(self.directory).replace("\\", "\\\\").replace("'", "\\'")
         return [
             *(sys.executable, str(script)),
