@@ -39,7 +39,10 @@ def gradient(model: nn.Module, x: Tensor, target: int) -> Tensor:
 
 
 def climb(model: nn.Module, origin: Tensor, target: int, steps: int, size: float, radius: float) -> Tensor:
-    """Projected gradient ascent of all images towards one target, as the paper's 5.1 describes it."""
+    """Projected gradient ascent of all images towards one target, as the paper's 5.1 describes it.
+
+    The network looks at the last images once more: a grid's captions have their logits, and ours reads them too.
+    """
     image = origin
     for _ in range(steps):
         direction = gradient(model, image, target)
@@ -47,6 +50,8 @@ def climb(model: nn.Module, origin: Tensor, target: int, steps: int, size: float
         offset = image - origin
         norm = offset.flatten(1).norm(dim=1).clamp_min(radius).view(-1, 1, 1, 1)
         image = (origin + offset * radius / norm).clamp(-1, 1)
+    with torch.no_grad():
+        model(image)
     return image
 
 
