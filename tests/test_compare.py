@@ -15,6 +15,7 @@ import sweep
 from configs import composed, container
 from softgate import SoftgateError
 from softgate.comparison import scores
+from softgate.figures import charts
 from softgate.runs import collection, compare, evaluate, measures, story
 from softgate.runs.measures import Measured
 
@@ -336,6 +337,26 @@ def test_bands_are_t_intervals_over_seeds():
     assert line.high[0][1] - 2 == pytest.approx(4.302653 * 1 / math.sqrt(3), rel=1e-5)
     assert story.band([[(0, 1.0)]]).low == ()
     assert story.band([[], []]).points == ()
+
+
+def test_bands_on_log_scales_are_those_of_the_logarithms_and_stay_above_zero():
+    histories = [[(0, 1.0)], [(0, 1000.0)]]
+    line = story.band(histories, log=True)
+    assert line.points[0][1] == pytest.approx(math.sqrt(1000))
+    assert line.low[0][1] > 0 > story.band(histories).low[0][1]
+    assert line.high[0][1] * line.low[0][1] == pytest.approx(1000)  # symmetric about the mean there
+    assert charts.steep([1.0, 1000.0])
+    assert not charts.steep([1.0, 10.0])
+    assert not charts.steep([0.0, 1000.0])
+    assert not charts.steep([])
+
+
+def test_job_2_of_a_sweep_stands_before_job_10(tmp_path):
+    for number in (10, 2, 0):
+        (tmp_path / f"{number}-digits").mkdir()
+        (tmp_path / f"{number}-digits" / "config.yaml").write_text("trainer: {max_epochs: 1}")
+    expected = [tmp_path / f"{number}-digits" for number in (0, 2, 10)]
+    assert collection.directories(str(tmp_path)) == collection.directories(f"{tmp_path}/*") == expected
 
 
 def test_a_correlation_within_arms_is_not_feigned_by_arms():

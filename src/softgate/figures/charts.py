@@ -23,7 +23,7 @@ COLOURS = ("#222222", "#d1495b", "#00798c", "#e08e1b", "#5b5ea6", "#66a182", "#8
 
 
 STEEP = 100
-"""Curves that span more than this factor are drawn on a log scale, such as the loss of an arm that started badly."""
+"""Curves that span more than this factor belong on a log scale, such as the loss of an arm that started badly."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,14 @@ def forest(rows: Sequence[Interval], title: str, axis: str) -> bytes:
     return _svg(figure)
 
 
-def curves(lines: Mapping[str, Line], places: Mapping[str, int], title: str, axis: str = "epoch") -> bytes:
+def steep(values: Sequence[float]) -> bool:
+    """Whether values belong on a log scale: all are above 0, and they span more than a factor of `STEEP`."""
+    return len(values) > 0 and min(values) > 0 and max(values) > STEEP * min(values)
+
+
+def curves(
+    lines: Mapping[str, Line], places: Mapping[str, int], title: str, axis: str = "epoch", log: bool = False
+) -> bytes:
     """Lines with bands.
 
     Args:
@@ -86,6 +93,7 @@ def curves(lines: Mapping[str, Line], places: Mapping[str, int], title: str, axi
         places: Name to the place that picks its colour.
         title: Above.
         axis: Below.
+        log: Draw on a log scale.
     """
     figure, axes = _chart(2.6, title)
     for name, line in lines.items():
@@ -97,8 +105,7 @@ def curves(lines: Mapping[str, Line], places: Mapping[str, int], title: str, axi
         if line.low and len(line.low) == len(line.high) == len(line.points):
             ends = [[value for _, value in side] for side in (line.low, line.high)]
             axes.fill_between(x, *ends, color=ink, alpha=0.15, linewidth=0)
-    values = [value for line in lines.values() for _, value in line.points]
-    if values and min(values) > 0 and max(values) > STEEP * min(values):
+    if log:
         axes.set_yscale("log")
     axes.set_xlabel(axis, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == "epoch"))

@@ -6,6 +6,7 @@ Nothing is refused here: a run that cannot take part is left out, with one line 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -85,15 +86,25 @@ def directories(runs: Any) -> list[Path]:
     found: dict[Path, None] = {}
     for one in given:
         pattern = str(Path(str(one)).expanduser())
-        named = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207
-        for path in map(Path, named):
+        for path in [Path(pattern)] if Path(pattern).exists() else matching(pattern):
             if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
                 path = path.parents[1]
             if is_run(path):
                 found[path] = None
             elif path.is_dir():
-                found |= dict.fromkeys(each for each in sorted(path.iterdir()) if is_run(each))
+                found |= dict.fromkeys(each for each in sorted(path.iterdir(), key=_natural) if is_run(each))
     return list(found)
+
+
+def matching(pattern: str) -> list[Path]:
+    """What a glob matches, job 2 before job 10."""
+    found = map(Path, glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Digits count as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def is_run(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from softgate.data import ImageData
 from softgate.errors import require, unknown
 from softgate.pullback import predict
-from softgate.runs import alignment, build, checkpoints, compare, pictures, pretrained, publish, report
+from softgate.runs import alignment, build, checkpoints, collection, compare, pictures, pretrained, publish, report
 from softgate.runs.paths import PathStudy
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
@@ -225,11 +224,12 @@ def find_checkpoints(runs: Any, which: str) -> list[Path]:
         if one is None or not any(mark in one for mark in "*?[") or Path(pattern).exists():
             found.append(find_checkpoint(one, which))
             continue
-        matched = sorted(glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
         # A sweep's directory holds other things than runs.
-        runs_of = [path for path in matched if path.endswith(".ckpt") or Path(path, "checkpoints").is_dir()]
+        runs_of = [
+            path for path in collection.matching(pattern) if path.suffix == ".ckpt" or (path / "checkpoints").is_dir()
+        ]
         require(bool(runs_of), f"runs={one}: no run's directory and no checkpoint matches.")
-        found += [find_checkpoint(path, which) for path in runs_of]
+        found += [find_checkpoint(str(path), which) for path in runs_of]
     return list(dict.fromkeys(found))
 
 

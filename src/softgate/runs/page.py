@@ -189,7 +189,7 @@ def _key(found: Comparison) -> str:
     return f"<p class=key>{''.join(spans)}</p>"
 
 
-BANDS = "<p class=small>Means over seeds, bands: 95 % t intervals over seeds.</p>"
+BANDS = "<p class=small>Means over seeds, bands: 95 % t intervals over seeds; on log scales, of logarithms.</p>"
 
 
 def _epochs(found: Comparison) -> str:

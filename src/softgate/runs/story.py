@@ -105,9 +105,11 @@ def curves(found: Comparison) -> dict[str, bytes]:
     condition = found.conditions[-1]
     places = {arm: place for place, arm in enumerate(found.arms)}
     for key, title in wanted.items():
-        lines = {arm: band([run.points.get(key, []) for run in of(found, arm, condition)]) for arm in found.arms}
+        known = {arm: [run.points.get(key, []) for run in of(found, arm, condition)] for arm in found.arms}
+        log = charts.steep([value for arm in known.values() for points in arm for _, value in points])
+        lines = {arm: band(points, log) for arm, points in known.items()}
         if any(line.points for line in lines.values()):
-            made[title] = charts.curves(lines, places, title)
+            made[title] = charts.curves(lines, places, title, log=log)
     for metric in found.options["curves"]:
         lines, colours = {}, {}
         for arm in found.arms:
@@ -126,19 +128,24 @@ def of(found: Comparison, arm: str, condition: str) -> list[Run]:
     return [run for run in found.runs if (run.arm, run.condition) == (arm, condition)]
 
 
-def band(histories: Sequence[Sequence[tuple[float, float]]]) -> Line:
-    """The mean over seeds with a 95 % t interval, at the epochs that all seeds have; no band with one seed."""
+def band(histories: Sequence[Sequence[tuple[float, float]]], log: bool = False) -> Line:
+    """The mean over seeds with a 95 % t interval, at the epochs that all seeds have; no band with one seed.
+
+    Args:
+        histories: For each seed, epochs and values.
+        log: Take both of the logarithms: a geometric mean, and an interval that a log scale can show.
+    """
     known = [dict(points) for points in histories if points]
     if not known:
         return Line(())
     epochs = sorted(set.intersection(*map(set, known)))
     values = np.array([[each[epoch] for epoch in epochs] for each in known])
-    means = values.mean(0)
-    if len(known) < 2:
-        return Line(list(zip(epochs, means, strict=True)))
-    reach = stats.t.ppf(0.975, len(known) - 1) * values.std(0, ddof=1) / math.sqrt(len(known))
-    ends = (list(zip(epochs, side, strict=True)) for side in (means - reach, means + reach))
-    return Line(list(zip(epochs, means, strict=True)), *ends)
+    values = np.log(values) if log else values
+    sides = [values.mean(0)]
+    if len(known) > 1:
+        reach = stats.t.ppf(0.975, len(known) - 1) * values.std(0, ddof=1) / math.sqrt(len(known))
+        sides += [sides[0] - reach, sides[0] + reach]
+    return Line(*(list(zip(epochs, np.exp(side) if log else side, strict=True)) for side in sides))
 
 
 def scatters(found: Comparison) -> dict[str, tuple[bytes, str]]:
