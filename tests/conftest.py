@@ -4,9 +4,15 @@ Models here are so small that a second thread mostly waits; where other work sha
 a factor of ten. Drawn cases have no time limit and are the same on every machine.
 """
 
+import runpy
+import sys
+
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, settings
+
+from configs import ROOT
 
 torch.set_num_threads(1)
 
@@ -22,3 +28,23 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def typed(monkeypatch, capfd, tmp_path):
+    """Runs a command as if typed in `tmp_path`, in this process: its exit status, and what it says to stderr."""
+
+    def run(script: str, *words: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, capfd.readouterr().err
+
+    return run

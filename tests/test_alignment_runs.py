@@ -19,7 +19,6 @@ from softgate.alignment import BETTER, SANITY, Score, control_table
 from softgate.figures import multiples
 from softgate.runs import alignment, cli, evaluate
 from softgate.training import SoftgateModule
-from test_runs import command
 
 MODEL = {"name": "squeezenet1_1", "stem": "imagenet"}
 CLASSES = ["a", "b", "c", "d"]
@@ -231,10 +230,10 @@ def test_fewer_validation_images_than_classes_are_refused():
         study.expect("x", options("x"), CLASSES, 3)
 
 
-def test_another_word_than_full_is_one_sentence(tmp_path):
-    done = command("evaluate.py", "alignment=ful", "runs=x", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip() == (
+def test_another_word_than_full_is_one_sentence(typed):
+    status, errors = typed("evaluate.py", "alignment=ful", "runs=x")
+    assert status == 2
+    assert errors.strip() == (
         "error: alignment=ful: there is no such choice; allowed: full. Did you mean alignment=full?"
     )
 

@@ -218,11 +218,6 @@ def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp
     assert build.module(plain, build.data(plain)).rule.mix == 1
 
 
-def command(script: str, *words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(ROOT / script), *words]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=120)
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -239,15 +234,22 @@ def command(script: str, *words: str, cwd: Path = ROOT) -> subprocess.CompletedP
         (["data=folder"], ["data.root=data: there is no such folder"]),
     ],
 )
-def test_a_mistyped_command_ends_with_one_sentence_and_status_2(words, said, tmp_path):
-    done = command("train.py", *words, cwd=tmp_path)
-    assert done.returncode == cli.MISTAKE
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+def test_a_mistyped_command_ends_with_one_sentence_and_status_2(words, said, tmp_path, typed):
+    status, errors = typed("train.py", *words)
+    assert status == cli.MISTAKE
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
     assert lines[0].startswith("error: ")
     for part in said:
         assert part in lines[0]
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.ckpt"))
+
+
+def test_a_mistyped_command_is_as_short_in_a_process_of_its_own(tmp_path):
+    line = [sys.executable, str(ROOT / "train.py"), "trainer.max_epoch=3"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == cli.MISTAKE
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])
