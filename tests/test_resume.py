@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,13 @@ def test_a_run_that_is_asked_to_stop_ends_its_step_and_goes_on_bit_for_bit(
     assert ended.value.code == status
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
+    begun = time.perf_counter()
     train(composed(*QUICK, "resume=true", directory=tmp_path))
+    seconds = time.perf_counter() - begun
     assert_alike(finished, tmp_path)
+    # The clock of the epoch that went on starts with the process, not with the machine.
+    speeds = [row["train/images_per_second"] for row in read(tmp_path / "metrics.csv")]
+    assert all(float(speed) * seconds > 1 for speed in speeds if speed)
 
 
 def test_gradients_that_are_being_summed_are_not_cut_off(tmp_path, monkeypatch):

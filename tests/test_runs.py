@@ -182,6 +182,29 @@ def test_sites_are_chosen_for_training_and_read_out_apart():
         ("callbacks.guard.max_loss=-1", r"callbacks\.guard\.max_loss=-1: null or a number > 0"),
         ("callbacks.guard.every_n_steps=x", r"callbacks\.guard\.every_n_steps=x"),
         ("callbacks.diagnostics.images=1", r"callbacks\.diagnostics\.images=1: a whole number >= 2"),
+        ("seed=true", r"seed=True: a whole number"),
+        ("callbacks.grids=null", r"callbacks\.grids=None: it has options under it"),
+        ("callbacks.paths=3", r"callbacks\.paths=3: it has options under it"),
+        ("sweep.resume=true", r"sweep\.resume=true: it is for sweeps"),
+        ("sweep.resume=1", r"sweep\.resume=1: true or false"),
+        ("optim.lr=fast", r"optim\.lr=fast: a number > 0"),
+        ("data.batch_size=0", r"data\.batch_size=0: a whole number >= 1"),
+        ("model.stem=tiny", r"model\.stem=tiny.*allowed: auto, cifar"),
+        ("model.num_classes=ten", r"model\.num_classes=ten: a whole number >= 1"),
+        ("model.new_head=1", r"model\.new_head=1: true or false"),
+        ("model.weights=IMAGENET", r"model\.weights=IMAGENET: no such file, and resnet18 has only IMAGENET1K_V1"),
+        ("trainer.max_epochs=true", r"trainer\.max_epochs=True: a whole number >= 1"),
+        ("trainer.limit_train_batches=foo", r"trainer\.limit_train_batches=foo: a whole number >= 0, a share"),
+        ("trainer.limit_val_batches=1.5", r"trainer\.limit_val_batches=1\.5: a whole number >= 0, a share"),
+        ("trainer.accumulate_grad_batches=0", r"trainer\.accumulate_grad_batches=0: a whole number >= 1"),
+        ("trainer.gradient_clip_algorithm=l2", r"trainer\.gradient_clip_algorithm=l2: norm or value or null"),
+        ("trainer.deterministic=1", r"trainer\.deterministic=1: true or false or null or warn"),
+        ("trainer.precision=8", r"trainer\.precision=8.*allowed: 16-mixed"),
+        ("trainer.strategy=dpp", r"trainer\.strategy=dpp.*Did you mean 'ddp'"),
+        ("trainer.accelerator=gpus", r"trainer\.accelerator=gpus.*Did you mean 'gpu'"),
+        ("trainer.devices=0", r"trainer\.devices=0: a whole number >= 1"),
+        ("trainer.devices=abc", r"trainer\.devices=abc: a whole number >= 1"),
+        ("trainer.devices=[]", r"trainer\.devices=\[\]: a whole number >= 1"),
         ("+surogate=none", r"option=surogate.*Did you mean 'surrogate'"),
     ],
 )
@@ -198,8 +221,8 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
 
 
 def test_lightnings_own_refusals_are_one_sentence(tmp_path):
-    cfg = container(*TINY, "trainer.precision=8", directory=tmp_path)
-    with pytest.raises(SoftgateError, match="trainer: Precision 8 is invalid"):
+    cfg = container(*TINY, "trainer.plugins=[nonsense]", directory=tmp_path)
+    with pytest.raises(SoftgateError, match="trainer: Found invalid type for plugin nonsense"):
         build.trainer(cfg, tmp_path)
 
 
@@ -229,6 +252,7 @@ def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp
         (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
         (["surrogate.schedule.mix={start: 0, end: 2, until: 5}"], ["surrogate.schedule.mix: 2: a number from 0 to 1"]),
         (["schedule=warm"], ["schedule=warm: there is no such choice; allowed: ", "Did you mean schedule=warmup"]),
+        (["logger=[wandb,tensor_board]"], ["logger=tensor_board: there is no", "Did you mean 'tensorboard'"]),
         (["logger=null"], ["logger=null: one of its choices is needed: csv, tensorboard, wandb"]),
         (["readout=normal"], ["surrogate=normal: there is no such choice", "Did you mean surrogate=normal_cdf"]),
         (["data=folder"], ["data.root=data: there is no such folder"]),

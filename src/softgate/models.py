@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, is_whole, require, unknown
 
 STEMS = ("auto", "imagenet", "small", "cifar")
 SMALL_BELOW = 96
@@ -51,6 +52,23 @@ def imagenet_indexes(classes: Sequence[str]) -> list[int]:
             f"model.weights: the weights have ImageNet's 1000 classes, and '{name}' of the data is not one of them.",
         )
     return [index[name.lower()] for name in classes]
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `SoftgateError` for options of `model=` that are out of range; builds no network."""
+    name, stem, weights, classes = (options[key] for key in ("name", "stem", "weights", "num_classes"))
+    if name not in names():
+        raise unknown("model.name", name, names())
+    if stem not in STEMS:
+        raise unknown("model.stem", stem, STEMS)
+    fine = weights is None or isinstance(weights, str)
+    require(fine, f"model.weights={weights}: the name of torchvision's weights, a file, or null is needed.")
+    new_head = options["new_head"]
+    require(isinstance(new_head, bool), f"model.new_head={new_head}: true or false is needed.")
+    fine = classes is None or is_whole(classes, 1)
+    require(fine, f"model.num_classes={classes}: a whole number >= 1 is needed, or null for the data's.")
+    if weights is not None and not Path(weights).expanduser().is_file():
+        _published(name, weights)
 
 
 def build(name: str, num_classes: int, stem: str = "imagenet", transform_input: bool = False) -> nn.Module:
@@ -161,17 +179,23 @@ def load_weights(net: nn.Module, name: str, weights: str, num_classes: int, new_
     net.load_state_dict(state, strict=False)
 
 
+def _published(name: str, weights: str) -> WeightsEnum:
+    """Torchvision's weights of a name."""
+    enum = torchvision.models.get_model_weights(name)
+    known = list(enum.__members__)
+    if weights not in known:
+        raise SoftgateError(f"model.weights={weights}: no such file, and {name} has only {', '.join(known)}.")
+    return enum[weights]
+
+
 def _read(name: str, weights: str) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     if not path.is_file():
-        enum = torchvision.models.get_model_weights(name)
-        known = list(enum.__members__)
-        if weights not in known:
-            raise SoftgateError(f"model.weights={weights}: no such file, and {name} has only {', '.join(known)}.")
+        found = _published(name, weights)
         try:
-            published: dict[str, Tensor] = enum[weights].get_state_dict(progress=True, check_hash=True)
+            published: dict[str, Tensor] = found.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, or a download with a wrong checksum
-            raise SoftgateError(f"model.weights={weights}: {enum[weights].url}: {error}.") from None
+            raise SoftgateError(f"model.weights={weights}: {found.url}: {error}.") from None
         return published
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,8 +17,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from softgate import models
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, is_whole, require, unknown
-from softgate.runs import tracking
+from softgate.errors import SoftgateError, require
+from softgate.runs import checks, tracking
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import (
@@ -42,97 +40,23 @@ from softgate.training.plugins import StepSeeds, WholeCheckpoints
 
 Config = Mapping[str, Any]
 
-KEYS = (
-    *("callbacks", "channels_last", "compile", "data", "ema", "logger", "model", "name"),
-    *("optim", "plugins", "print_config", "readout", "resume", "seed", "surrogate", "sweep", "trainer"),
-)
-LOGGERS = ("csv", "tensorboard", "wandb")
-
 PROGRESS = "progress.json"
 """How far a job of a sweep is, in its directory."""
 
 
-def load_plugins(modules: Any) -> None:
-    """Imports the modules of `plugins=`; what they define by name can then be used in configs.
-
-    Only names typed by the user are imported; nothing in a checkpoint is.
-    """
-    fine = isinstance(modules, (list, tuple)) and all(isinstance(name, str) for name in modules)
-    require(fine, f"plugins={modules}: a list of module names is needed.")
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise SoftgateError(f"plugins: {name} cannot be imported ({error}).") from None
-
-
 def check(cfg: Config) -> None:
     """Raises `SoftgateError` for what is wrong in a config, before any data is loaded."""
-    for key in cfg:
-        if key not in KEYS:
-            raise unknown("option", key, KEYS)
-    Surrogate.from_dict(cfg["surrogate"])
-    check_readout(cfg["readout"])
-    for name in cfg["logger"]:
-        if name not in LOGGERS:
-            raise unknown("logger", name, LOGGERS)
-    ema = cfg["ema"]
-    require(ema is None or (isinstance(ema, float) and 0 < ema < 1), f"ema={ema}: null or a decay between 0 and 1.")
-    fine = isinstance(cfg["seed"], int) and 0 <= cfg["seed"] < 2**32
-    require(fine, f"seed={cfg['seed']}: a whole number from 0 to 2^32 - 1 is needed.")
-    for key in ("compile", "channels_last", "print_config", "resume"):
-        require(isinstance(cfg[key], bool), f"{key}={cfg[key]}: true or false is needed.")
-    for name, key in (("grids", "every_n_epochs"), ("diagnostics", "every_n_epochs"), ("guard", "every_n_steps")):
-        every = cfg["callbacks"][name][key]
-        fine = is_whole(every, 0)
-        require(fine, f"callbacks.{name}.{key}={every}: a whole number >= 0 is needed; 0 is off.")
+    checks.check(cfg)
     _check_alignment(dict(cfg["callbacks"]["alignment"]), cfg["readout"])
     _watchers(cfg, Path())
     _path_recorder(cfg, Path())
     checkpoints(Path(), **cfg["callbacks"]["checkpoint"])
-    options = cfg["trainer"]
-    epochs, limited = options["max_epochs"], options["max_steps"] != -1 or options["max_time"] is not None
-    fine = (isinstance(epochs, int) and epochs >= 1) or (epochs in (None, -1) and limited)
-    require(fine, f"trainer.max_epochs={epochs}: a whole number >= 1 is needed, or -1 with max_steps or max_time.")
-    batches = options["limit_train_batches"]
-    require(batches != 0, f"trainer.limit_train_batches={batches}: there is nothing to train on; null is no limit.")
-    _check_devices(options)
-    name = cfg["model"]["name"]
-    if name not in models.names():
-        raise unknown("model.name", name, models.names())
-
-
-def _check_devices(options: Config) -> None:
-    """Raises `SoftgateError` where more devices are asked for than this machine has."""
-    accelerator, devices, gpus = options["accelerator"], options["devices"], torch.cuda.device_count()
-    require(
-        accelerator not in ("gpu", "cuda") or gpus > 0,
-        f"trainer.accelerator={accelerator}: this machine has no usable GPU; use trainer=cpu.",
-    )
-    most = len(devices) if isinstance(devices, (list, tuple)) else devices
-    if not isinstance(most, int) or most == -1:
-        return
-    if gpus and accelerator in ("auto", "gpu", "cuda"):
-        require(most <= gpus, f"trainer.devices={devices}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}.")
-    else:  # two processes are let pass on one core, to try out what several would do
-        cores = os.cpu_count() or 1
-        require(most <= max(2, cores), f"trainer.devices={devices}: this machine has no GPU and {cores} CPU cores.")
-
-
-def check_readout(plain: Config) -> Surrogate:
-    """The rule of `readout=`; its errors say that they are about it."""
-    try:
-        return Surrogate.from_dict(plain)
-    except SoftgateError as error:
-        raise SoftgateError(f"readout: {error}") from None
 
 
 def _check_alignment(options: dict[str, Any], readout: Config) -> None:
     """Raises `SoftgateError` for wrong options of `callbacks.alignment`; builds no network."""
-    every, evaluator = options["every_n_epochs"], options.pop("evaluator")
-    fine = isinstance(every, int) and every >= 0
-    require(fine, f"callbacks.alignment.every_n_epochs={every}: a whole number >= 0 is needed; 0 is off.")
-    if every:
+    evaluator = options.pop("evaluator")
+    if options["every_n_epochs"]:
         AlignmentCurves(readout, **options)
         fine = evaluator is None or Path(str(evaluator)).expanduser().is_file()
         require(fine, f"callbacks.alignment.evaluator={evaluator}: there is no such file; a checkpoint is needed.")

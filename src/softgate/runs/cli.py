@@ -19,6 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from softgate import errors
 from softgate.errors import Diverged, JobFailed, SoftgateError
 
 FAILED = 1
@@ -152,6 +153,10 @@ def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
         near = get_close_matches(group[2], options, n=1)
         hint = f" Did you mean {group[1]}={near[0]}?" if near else ""
         return f"{group[1]}={group[2]}: there is no such choice; allowed: {', '.join(options)}.{hint}"
+    group = re.search(r"Could not load '([^'/]+)/([^'/]+)'", text)  # one of a list of choices
+    if group and (Path(config_dir) / group[1]).is_dir():
+        options = sorted(path.stem for path in (Path(config_dir) / group[1]).glob("*.yaml") if path.stem != "default")
+        return str(errors.unknown(group[1], group[2], options))
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not set; give it on the command line as {missing[1]}=..."

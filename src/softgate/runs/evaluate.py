@@ -16,7 +16,17 @@ from torchmetrics.classification import MulticlassCalibrationError
 from softgate.data import ImageData
 from softgate.errors import require, unknown
 from softgate.pullback import predict
-from softgate.runs import alignment, build, checkpoints, collection, compare, pictures, pretrained, publish, report
+from softgate.runs import (
+    alignment,
+    checkpoints,
+    checks,
+    collection,
+    compare,
+    pictures,
+    pretrained,
+    publish,
+    report,
+)
 from softgate.runs.paths import PathStudy
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
@@ -44,8 +54,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    build.load_plugins(config["plugins"])
-    soft = build.check_readout(config["readout"])
+    checks.load_plugins(config["plugins"])
+    soft = checks.check_readout(config["readout"])
     pictures.check(config["grid"])
     device = _device(config["accelerator"])
     study, paths = _study(config, soft), _paths(config, soft)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from softgate.data import ImageData
 from softgate.errors import Diverged
-from softgate.runs import build, provenance, report, resume, tracking
+from softgate.runs import build, checks, provenance, report, resume, tracking
 from softgate.runs.cli import INTERRUPTED
 from softgate.runs.sweep.place import place
 from softgate.training import SoftgateModule
@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.sweep = place(cfg.sweep)
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    build.load_plugins(config["plugins"])
+    checks.load_plugins(config["plugins"])
     build.check(config)
     former = resume.look(config, directory)
     first = getattr(rank_zero_only, "rank", 0) == 0

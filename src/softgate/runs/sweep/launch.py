@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from softgate.errors import SoftgateError, is_whole, require
-from softgate.runs import build, ranks
+from softgate.runs import build, checks, ranks
 from softgate.runs.sweep import again, gpus, processes, table
 from softgate.runs.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose
 
@@ -121,7 +121,7 @@ class Sweep:
         distinct = len(names) == len(jobs) + len(self.jobs)
         require(distinct, "hydra.sweep.subdir: every job needs a directory of its own; use ${hydra:job.num} in it.")
         for job in jobs:
-            build.load_plugins(job.config["plugins"])
+            checks.load_plugins(job.config["plugins"])
             try:
                 build.check(job.config)
                 self._check_place(job.config["trainer"])

@@ -22,8 +22,15 @@ class Throughput(Callback):
         self.seconds = 0.0
         self._since = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts counting: a run that goes on within an epoch has no start of that epoch."""
+        self._begin()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts counting anew."""
+        self._begin()
+
+    def _begin(self) -> None:
         self.images, self.seconds, self._since = 0, 0.0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
