@@ -121,6 +121,17 @@ def test_a_network_whose_logits_are_no_sum_of_map_and_constants_is_measured_with
     assert not math.isnan(found["pullback"]["noise_cosine"].value)
 
 
+def test_an_explainer_that_does_not_cover_the_network_is_left_out():
+    head = torch.nn.LazyLinear(CLASSES)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU6(), torch.nn.Flatten(), head)
+    x, labels = probe(6, size=16)
+    net(x.float())
+    chosen = {"gradient": controls.gradient(), "guided backprop": controls.GuidedBackprop()}
+    with pytest.warns(SoftgateWarning, match="left out: guided_backprop: Sequential has activations"):
+        found = control_table(net, chosen, Probe(x.float(), labels), draws=1)
+    assert set(found) == {"gradient"}
+
+
 def test_every_key_has_a_direction_and_a_place(table):
     assert set(table["pullback"]) == set(BETTER)
     assert BETTER["noise_cosine"] is True

@@ -83,6 +83,15 @@ def test_guided_backprop_is_captums():
     assert torch.allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.LeakyReLU(0.1), nn.GELU()])
+def test_guided_backprop_is_not_the_gradient_under_another_name(activation):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.LazyLinear(3)).double()
+    x, labels = probe()
+    net(x)
+    with pytest.raises(sg.SoftgateError, match="guided_backprop: Sequential has"):
+        controls.GuidedBackprop()(net, x, labels % 3)
+
+
 def test_guided_backprop_reaches_functional_calls_and_drops_negative_gradients():
     net, (x, labels) = network(), probe()
 

@@ -228,6 +228,10 @@ def test_unknown_names_and_wrong_targets_are_one_sentence(x):
     for wrong in ("cat", [0, 1], 1.5, None):
         with pytest.raises(sg.SoftgateError, match="an int or a"):
             explainers.guided_backprop(built(Functional), x, wrong)
+    for name in explainers.KNOWN:
+        for wrong in (-1, 99):
+            with pytest.raises(sg.SoftgateError, match=f"target={wrong}: the model has the classes 0 to"):
+                explainers.by_name(name)(built(Functional), x, wrong)
     for name in ("integrated_gradients", "smoothgrad"):
         with pytest.raises(sg.SoftgateError, match=f"{name}: .*=0"):
             getattr(explainers, name)(built(Functional), x, 1, 0)

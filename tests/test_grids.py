@@ -160,6 +160,7 @@ def test_any_explainer_has_its_block(model, pixels):
         ({"labels": [0]}, "labels: 1 for 3 images"),
         ({"targets": []}, "at least one of each"),
         ({"kind": "rawr"}, "kind=rawr.*Did you mean 'raw'"),
+        ({"rules": {"labels": None}}, "'labels': a read-out cannot be called that"),
         ({"names": ["a"]}, "names: 1 for a model of 5 classes"),
     ],
 )
@@ -167,3 +168,18 @@ def test_what_does_not_fit_is_one_sentence(model, pixels, change, said):
     given = {"labels": [0, 1, 2], "targets": TARGETS, "rules": RULES, **change}
     with pytest.raises(sg.SoftgateError, match=said):
         grids.read(model, pixels, **given)
+    for wrong in (pixels[:0], pixels[:, :1], pixels[0]):
+        with pytest.raises(sg.SoftgateError, match=r"images \[B, 3, H, W\] are needed"):
+            grids.read(model, wrong, [], TARGETS, RULES)
+
+
+def test_read_outs_that_are_called_alike_up_to_a_colon_keep_their_own_tensors(model, pixels):
+    rules = {f"soft: {gate}": sg.Surrogate(gate) for gate in (sg.gates.Sigmoid(0.3), sg.gates.Sigmoid(0.1))}
+    rules |= {"images: the gradient": None}
+    grid = grids.read(model, pixels, [0, 1, 2], TARGETS, rules, mean=MEAN, std=STD)
+    found = grid.tensors()
+    for name in rules:
+        assert torch.equal(found[name], grid.readings[name].values)
+        assert torch.equal(found[f"{name}/after"], grid.readings[name].after)
+    assert torch.equal(found["images"], grid.images)
+    assert found["rules"].keys() == rules.keys() == grid.flip_rates().keys()

@@ -15,7 +15,7 @@ from torch import nn
 import slow_metrics as slow
 import softgate as sg
 from probe import CLASSES, RULE, cases, explain, network, probe
-from softgate import SoftgateError, SoftgateWarning, metrics
+from softgate import SoftgateError, SoftgateWarning, controls, metrics
 from softgate.metrics.base import draws, generators
 from softgate.metrics.blur import blur
 from softgate.metrics.infidelity import squares
@@ -285,6 +285,33 @@ def test_randomizing_the_head_changes_nothing_else_and_all_changes_everything():
     assert torch.equal(metrics.randomized(net, "all", x).conv1.weight, every.conv1.weight)
     with sg.attach(net, RULE):
         assert torch.equal(metrics.randomized(net, "all", x)(x), every(x))
+
+
+def test_the_head_is_the_layer_that_runs_last_wherever_it_is_registered():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.conv, self.norm = nn.Linear(4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+    net, (x, _) = HeadFirst().double(), probe()
+    head = metrics.randomized(net, "head", x)
+    assert torch.equal(head.conv.weight, net.conv.weight)
+    assert not torch.equal(head.head.weight, net.head.weight)
+    with pytest.raises(SoftgateError, match="at least 2 are needed for BatchNorm's statistics"):
+        metrics.randomized(net, "all", x[:1])
+
+
+def test_counterfactuals_take_any_number_of_channels():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64) * 2 - 1
+    changed = metrics.counterfactuals(controls.gradient(), net, x, torch.tensor([0, 1]))
+    assert changed.shape == x.shape
+    assert not torch.equal(changed, x)
+    with pytest.raises(SoftgateError, match=r"mean=\[0.5, 0.5\]: one number for each of the 1 channels"):
+        metrics.counterfactuals(controls.gradient(), net, x, torch.tensor([0, 1]), mean=(0.5, 0.5))
 
 
 # -- batches, processes, intervals ---------------------------------------------------------------------

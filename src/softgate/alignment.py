@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from softgate import metrics
 from softgate.controls import Pullback
-from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites, require
 from softgate.metrics import Explainer, ProbeMetric
 from softgate.metrics.base import logits
 from softgate.representation import read
@@ -79,8 +79,8 @@ class Probe:
         labels: [N] their classes, numbered as the network's outputs.
         means: [classes, C, H, W] mean images of the classes; None leaves out what needs them.
         classes: The classes that are compared with each other; None is all of them.
-        mean: [C] subtracted from pixels in [0, 1].
-        std: [C] then divided by.
+        mean: [C], or one number for all channels, subtracted from pixels in [0, 1].
+        std: [C] or one number, then divided by.
         numbers: The classes that `means` are of; None is all, in their order.
     """
 
@@ -88,8 +88,8 @@ class Probe:
     labels: Tensor
     means: Tensor | None = None
     classes: Sequence[int] | None = None
-    mean: Sequence[float] = (0.5, 0.5, 0.5)
-    std: Sequence[float] = (0.5, 0.5, 0.5)
+    mean: Sequence[float] = (0.5,)
+    std: Sequence[float] = (0.5,)
     numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -125,13 +125,19 @@ def control_table(
 
     Returns:
         Explainer to metric to score. `representation` and `kernel_agreement` are those of pullbacks only, and left out
-        with a warning where a network's logit is no such sum.
+        with a warning where a network's logit is no such sum; so is an explainer that does not cover the network.
     """
     few = probe if dear is None else probe.first(dear)
     found = {}
     for name, explainer in explainers.items():
         told(name)
-        scores = _of_maps(model, explainer, probe, few)
+        try:
+            scores = _of_maps(model, explainer, probe, few)
+        except (NoCallSites, UnreachableSites) as error:
+            if isinstance(explainer, Pullback):
+                raise
+            warnings.warn(f"left out: {error}", SoftgateWarning, stacklevel=2)
+            continue
         if isinstance(explainer, Pullback):
             try:
                 scores |= _of_readout(model, explainer, probe)

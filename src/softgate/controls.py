@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from softgate import gates, pools
 from softgate.errors import require
-from softgate.explainers.baselines import Guiding
+from softgate.explainers.baselines import guided
 from softgate.metrics.base import Explainer, draws
 from softgate.metrics.blur import blur
 from softgate.metrics.high_frequency import high_frequency
@@ -95,9 +95,12 @@ class GuidedBackprop:
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        """Maps [B, C, H, W]."""
-        with Guiding():
-            return _input_gradient(model, x, target, None)
+        """Maps [B, C, H, W].
+
+        Raises:
+            SoftgateError: If the model has no ReLU, or other activations, on which it would be the plain gradient.
+        """
+        return guided(model, x, target, centred=True)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from softgate.surrogate import Surrogate
 
 KINDS = ("raw", "ascent")
 
+RESERVED = ("kind", "images", "labels", "targets", "names", "predicted", "settings", "rules")
+"""Keys of a grid's tensors, which no read-out may be called by."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Explainer = Callable[[nn.Module, Tensor, Any], Tensor]
@@ -134,21 +137,31 @@ class Grid:
         return rows
 
     def flip_rates(self) -> dict[str, float]:
-        """For each read-out, by its name up to a colon, the share of cells that flipped of those that could."""
+        """For each read-out, by its key in `tensors`, the share of cells that flipped of those that could."""
         could = torch.tensor(self.predicted)[:, None] != torch.tensor(self.targets)
         total = max(1, int(could.sum()))
-        return {_key(name): int(self._flips(reading).sum()) / total for name, reading in self.readings.items()}
+        keys = self._keys()
+        return {keys[name]: int(self._flips(reading).sum()) / total for name, reading in self.readings.items()}
 
     def tensors(self) -> dict[str, Any]:
-        """The grid as plain data for `torch.save`; a read-out's tensors stand under its name up to a colon."""
+        """The grid as plain data for `torch.save`.
+
+        A read-out's tensors stand under its name up to a colon, where no other read-out's do, else under all of it.
+        """
+        keys = self._keys()
         found: dict[str, Any] = {"kind": self.kind, "images": self.images, "labels": self.labels}
         found |= {"targets": self.targets, "names": [self.names[c] for c in self.targets], "predicted": self.predicted}
-        found |= {"settings": dict(self.settings), "rules": {_key(name): rule for name, rule in self.rules.items()}}
+        found |= {"settings": dict(self.settings), "rules": {keys[name]: rule for name, rule in self.rules.items()}}
         for name, reading in self.readings.items():
-            found[_key(name)] = reading.values
+            found[keys[name]] = reading.values
             for part in ("before", "after", "predicted"):
-                found[f"{_key(name)}/{part}"] = getattr(reading, part)
+                found[f"{keys[name]}/{part}"] = getattr(reading, part)
         return found
+
+    def _keys(self) -> dict[str, str]:
+        short = {name: name.partition(":")[0] for name in self.readings}
+        taken = [*RESERVED, *short.values()]
+        return {name: key if taken.count(key) == 1 else name for name, key in short.items()}
 
     def _flips(self, reading: Reading) -> Tensor:
         targets, before = torch.tensor(self.targets), torch.tensor(self.predicted)
@@ -219,6 +232,10 @@ def read(
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
+    fits = x.dim() == 4 and x.shape[1] == 3 and len(x) > 0
+    require(fits, f"x of shape {tuple(x.shape)}: images [B, 3, H, W] are needed, at least one; repeat a grey channel.")
+    for name in rules:
+        require(name not in RESERVED, f"rules: '{name}': a read-out cannot be called that; allowed is any other name.")
     count = len(x)
     require(len(labels) == count, f"labels: {len(labels)} for {count} images; one for each is needed.")
     require(len(targets) > 0 and len(rules) > 0, "targets and rules: at least one of each is needed.")
@@ -285,10 +302,6 @@ def _one_step(pixels: Tensor, direction: Tensor, size: float) -> Tensor:
     norm = direction.flatten(2).norm(dim=2)[..., None, None, None]
     unit = torch.where(norm > 0, direction / norm, torch.zeros_like(direction))
     return (pixels[:, None] + size * unit).clamp(-1, 1)
-
-
-def _key(name: str) -> str:
-    return name.partition(":")[0]
 
 
 def _arrow(before: Tensor, after: Tensor) -> str:

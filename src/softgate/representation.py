@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,14 +119,19 @@ def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Te
     Raises:
         SoftgateError: If the outputs are no logits [B, classes], or a target is no class.
     """
+    require_classes(outputs, targets)
+    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    picked = wide.gather(1, targets)
+    return picked - wide.mean(1, keepdim=True) if centred else picked
+
+
+def require_classes(outputs: Tensor, targets: Tensor) -> None:
+    """Raises `SoftgateError` unless outputs are logits [B, classes] and every target is one of the classes."""
     shape = tuple(getattr(outputs, "shape", ()))
     require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")
     least, greatest = int(targets.min()), int(targets.max())
     wrong = greatest if greatest >= shape[1] else least
     require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
-    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    picked = wide.gather(1, targets)
-    return picked - wide.mean(1, keepdim=True) if centred else picked
 
 
 class _Constants(TorchFunctionMode):
@@ -141,11 +147,24 @@ class _Constants(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.__setitem__ and torch.is_grad_enabled():
+            return self._assign(func, *args)
         # Taken before the call: an in-place one overwrites its operands.
         constant = _constant(func, args, kwargs) if torch.is_grad_enabled() else None
         out = func(*args, **kwargs)
         if constant is None or not (isinstance(out, Tensor) and out.requires_grad):
             return out
+        return self._add(out, constant)
+
+    def _assign(self, func: Any, into: Tensor, index: Any, value: Any) -> None:
+        """`into[index] = value`, in which either may be a constant: it is where the other has not been put."""
+        constant = torch.zeros_like(into) if _depends(into) else into.detach().clone()
+        constant[index] = 0.0 if _depends(value) else value
+        func(into, index, value)
+        if _depends(into) and into.is_floating_point() and bool(constant.any()):
+            self._add(into, constant)
+
+    def _add(self, out: Tensor, constant: Any) -> Tensor:
         if out.shape[:1] != self.share.shape and len(self.share) > 1:
             raise SoftgateError(
                 f"representation: a constant is added to a tensor of shape {tuple(out.shape)}, whose rows are not "
@@ -205,18 +224,36 @@ def _of_sum(sign_first: int, sign_second: int) -> Finder:
     return find
 
 
+def _of_joined(tensors: Any, *args: Any, join: Any, **kwargs: Any) -> Any:
+    if all(map(_depends, tensors)) or not any(map(_depends, tensors)):
+        return None
+    return join([torch.zeros_like(t) if _depends(t) else t for t in tensors], *args, **kwargs)
+
+
+def _of_copy(into: Tensor, value: Any, *rest: Any) -> Any:
+    return None if _depends(value) else value
+
+
+def _of_instance_norm(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    raise SoftgateError("representation: InstanceNorm normalises by the image, or has constants that are not known.")
+
+
 def _of_addmm(first: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     return None if _depends(first) else beta * first
 
 
 _ADDITIONS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
 _SUBTRACTIONS = (torch.sub, torch.subtract, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__)
+_JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack)
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 FINDERS: dict[Any, Finder] = {
     F.linear: _of_linear,
     F.batch_norm: _of_batch_norm,
+    F.instance_norm: _of_instance_norm,
     torch.addmm: _of_addmm,
+    **dict.fromkeys((Tensor.copy_, Tensor.fill_), _of_copy),
+    **{join: partial(_of_joined, join=join) for join in _JOINS},
     **dict.fromkeys(_CONVOLUTIONS, _of_convolution),
     **{func: _of_sum(1, 1) for func in _ADDITIONS},
     **{func: _of_sum(1, -1) for func in _SUBTRACTIONS},
@@ -243,6 +280,8 @@ def require_linear(model: nn.Module, out: Tensor) -> None:
             name = "padding with a value other than 0"
         if name not in LINEAR:
             odd[name.removeprefix("Native")] = None
+        elif getattr(node, "_saved_training", False):
+            odd["a normalisation by the statistics of its own input"] = None
         elif name in PRODUCTS and _activations(node, name) > 1:
             odd["a product or quotient of activations"] = None
     if odd:

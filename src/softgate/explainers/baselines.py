@@ -16,6 +16,7 @@ from softgate import gates, pools
 from softgate.callsites import PIECEWISE, RELU, RELU_NODES, UNSUPPORTED, activation_call, nodes_between
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites, require
 from softgate.pullback import inner, pullback, reading_out
+from softgate.representation import require_classes, target_logits
 from softgate.surrogate import Surrogate
 
 Explainer = Callable[[nn.Module, Tensor, Any], Tensor]
@@ -111,20 +112,24 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any) -> Tensor:
         NoCallSites: If the model has no ReLU.
         UnreachableSites: If it has other activations, or ReLUs in scripted code.
     """
+    return guided(model, x, classes(x, target))
+
+
+def guided(model: nn.Module, x: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
+    """`guided_backprop` for targets [B], and on request of the logit minus the mean logit."""
     model = inner(model)
-    wanted = classes(x, target)
     with reading_out(model, None):
         image = x.detach().clone().requires_grad_()
         with Guiding() as guide:
             out: Any = model(image)
         logits: Tensor = getattr(out, "logits", out)
+        picked = target_logits(logits, targets[:, None].to(x.device), centred).sum()
         kind = type(model).__name__
         hidden = [*dict.fromkeys(guide.missed), *nodes_between((image,), logits, RELU_NODES)]
         if hidden:
             raise UnreachableSites(f"guided_backprop: {kind} has activations it does not cover: {', '.join(hidden)}.")
         if not guide.count:
             raise NoCallSites(f"guided_backprop: {kind} has no ReLU.")
-        picked = logits.gather(1, wanted[:, None]).sum()
         found: Tensor = torch.autograd.grad(picked, image)[0].detach()
     return found
 
@@ -193,6 +198,7 @@ def _captum(name: str, model: nn.Module, x: Tensor, target: Any, seed: int = 0, 
     def logits(images: Tensor) -> Tensor:
         out: Any = model(images)
         found: Tensor = getattr(out, "logits", out)
+        require_classes(found, wanted)
         return found
 
     method = getattr(attr, name)(logits)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from softgate.errors import SoftgateError
 from softgate.explainers.baselines import classes
 from softgate.pullback import inner, reading_out
+from softgate.representation import require_classes
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:
@@ -35,6 +36,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:
         with _LastMap() as seen:
             out: Any = model(image)
         logits: Tensor = getattr(out, "logits", out)
+        require_classes(logits, wanted)
         if seen.map is None:
             raise SoftgateError(f"grad_cam: {type(model).__name__} makes no feature map of more than one pixel.")
         features = seen.map

@@ -25,8 +25,8 @@ def counterfactuals(
     steps: int = 10,
     step_size: float = 20.0,
     radius: float = 100.0,
-    mean: Sequence[float] = (0.5, 0.5, 0.5),
-    std: Sequence[float] = (0.5, 0.5, 0.5),
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.5,),
 ) -> Tensor:
     r"""Projected ascent along a map (paper 5.1): steps of one L2 norm in a ball, pixels in [-1, 1].
 
@@ -39,12 +39,19 @@ def counterfactuals(
         step_size: L2 norm of a step on the scale of pixels in [-1, 1] at d = 150528 numbers; scaled here by
             sqrt(d / 150528) to the images' own size.
         radius: Of the ball; scaled likewise.
-        mean: [C] of the model's normalisation.
-        std: [C] of it. The defaults say that x itself is in [-1, 1].
+        mean: [C] of the model's normalisation, or one number for all channels.
+        std: [C] of it, or one number. The defaults say that x itself is in [-1, 1].
 
     Returns:
         [B, C, H, W] the perturbed images, as the model takes them. An image whose map is zero stays as it is.
+
+    Raises:
+        SoftgateError: If `mean` or `std` are of another number of channels.
     """
+    for key, values in (("mean", mean), ("std", std)):
+        fits = len(values) in (1, x.shape[1])
+        words = f"one number for each of the {x.shape[1]} channels is needed"
+        require(fits, f"counterfactual: {key}={list(values)}: {words}.")
     shift, scale = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (mean, std))
     size = (x[0].numel() / REFERENCE_SIZE) ** 0.5
     origin = ((x * scale + shift) * 2 - 1).clamp(-1, 1)

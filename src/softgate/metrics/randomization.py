@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softgate.errors import unknown
+from softgate.errors import require, unknown
 from softgate.metrics.base import Explainer, ProbeMetric, cosine, finite, flat, logits
 from softgate.pullback import inner
 from softgate.sites import attached_sites
@@ -52,7 +52,7 @@ def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> n
 
     Args:
         model: The trained network; it stays as it is.
-        level: "head": the last layer with weights. "top": the upper half of those layers. "all".
+        level: "head": the last layer with weights that runs. "top": the upper half of those layers. "all".
         images: [N, C, H, W] to take BatchNorm's statistics of.
         seed: Of the new weights.
 
@@ -60,7 +60,7 @@ def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> n
         The copy, in eval mode, attached to no rule.
 
     Raises:
-        SoftgateError: For another level.
+        SoftgateError: For another level, or a single image for BatchNorm's statistics.
     """
     if level not in LEVELS:
         raise unknown("level", level, LEVELS)
@@ -68,7 +68,7 @@ def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> n
     sites = attached_sites(made)
     if sites is not None:
         sites.detach()
-    layers = [module for module in made.modules() if any(True for _ in module.parameters(recurse=False))]
+    layers = _in_order(made, images)
     weighted = [i for i, module in enumerate(layers) if not isinstance(module, _Norm)]
     first = {"head": weighted[-1], "top": weighted[len(weighted) // 2], "all": 0}[level]
     generator = torch.Generator().manual_seed(seed)
@@ -78,6 +78,24 @@ def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> n
                 parameter.copy_(_fresh(module, name, parameter, index == weighted[-1], generator))
     _reestimate(made, images)
     return made.eval()
+
+
+def _in_order(model: nn.Module, images: Tensor) -> list[nn.Module]:
+    """The modules with weights of their own, in the order in which they first run; before them those that do not."""
+    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    turns: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, args: Any) -> None:
+        turns.setdefault(module, len(turns))
+
+    hooks = [module.register_forward_pre_hook(note) for module in layers]
+    try:
+        with torch.no_grad():
+            model.eval()(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sorted(layers, key=lambda module: turns.get(module, -1))
 
 
 def _fresh(module: nn.Module, name: str, old: Tensor, head: bool, generator: torch.Generator) -> Tensor:
@@ -95,6 +113,7 @@ def _reestimate(model: nn.Module, images: Tensor) -> None:
     norms = [module for module in model.modules() if isinstance(module, _Norm) and module.track_running_stats]
     if not norms:
         return
+    require(len(images) > 1, "randomization: images: 1 image; at least 2 are needed for BatchNorm's statistics.")
     model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -294,7 +294,7 @@ def picture(measured: Sequence[Measured], options: Mapping[str, Any]) -> Any:
             label = one.label if one.trained is None else f"{one.label}, trained {one.trained}"
             made.append(Dots(label, rows, frozenset(n for n, keys in one.failed.items() if keys), one.trained))
         panels[_titled(key, better)] = made
-    names = list(measured[0].table)
+    names = list(dict.fromkeys(name for one in measured for name in one.table))
     title = f"alignment, {options['images']} images, {options['dear_images']} for what takes many passes"
     return dots(panels, names, f"{title}; + more, - less, 0 zero is best; hollow: fails the sanity gate")
 
