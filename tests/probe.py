@@ -110,6 +110,9 @@ def work(rank, port, results):
             results[split, name, rank] = (
                 {k: float(found[k]) for k in metric.outputs} if metric.outputs else float(found)
             )
+            ends = metric.interval(resamples=200)
+            ends = torch.stack([ends[k] for k in metric.outputs]) if metric.outputs else ends[None]
+            results[split, f"{name}, interval", rank] = ends.tolist()
             own = metric.rows  # synchronised for `compute` only: afterwards the process has its own rows again
             assert sum(map(len, own)) <= len(x)
     dist.destroy_process_group()

@@ -38,6 +38,12 @@ time.sleep(0.3)
 summary = {"best/val/acc": config["optim"]["lr"], "seconds": 1.5, "status": "finished"}
 (run / "summary.json").write_text(json.dumps(summary))
 (run / "told.json").write_text(json.dumps(tell | {"ended": time.time()}))
+if do == "late":
+    (run / "waits").touch()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        sys.exit(130)
 """
 NAMES = ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WANDB_RUN_ID", "HYDRA_FULL_ERROR", "SLURM_JOB_NAME", "COLOUR"]
 
@@ -46,7 +52,8 @@ class Pretender:
     """`train.py -m WORDS` with pretended jobs.
 
     Attributes:
-        plan: What each job does, by its number: raise, kill, wait (for Ctrl-C), stubborn (ignores it); else finish.
+        plan: What each job does, by its number: raise, kill, wait (for Ctrl-C), stubborn (ignores it),
+            late (ends by Ctrl-C after its last act); else finish.
     """
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,10 +122,9 @@ def test_a_network_whose_logits_are_no_sum_of_map_and_constants_is_measured_with
 
 
 def test_an_explainer_that_does_not_cover_the_network_is_left_out():
-    head = torch.nn.LazyLinear(CLASSES)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU6(), torch.nn.Flatten(), head)
+    ends = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, CLASSES)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU6(), *ends)
     x, labels = probe(6, size=16)
-    net(x.float())
     chosen = {"gradient": controls.gradient(), "guided backprop": controls.GuidedBackprop()}
     with pytest.warns(SoftgateWarning, match="left out: guided_backprop: Sequential has activations"):
         found = control_table(net, chosen, Probe(x.float(), labels), draws=1)

@@ -129,6 +129,7 @@ def test_dear_metrics_are_measured_where_they_are_due(measured):
         assert not math.isnan(found[f"align/soft/{key}"]), key
     assert log_spaced(5, 100) == {0, 2, 9, 31, 99}
     assert log_spaced(0, 100) == set()
+    assert log_spaced(1, 100) == {99}
     assert log_spaced(5, 2) == {0, 1}
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 
@@ -200,8 +201,8 @@ def test_every_run_that_cannot_take_part_is_named_in_a_line_and_the_rest_is_comp
     assert set(lines) == {"none-0", "none-1", "sugar-0", "sugar-1", "small", "three", "excitation-2", "nowhere"}
     for label, part in {
         "none-0": "did not finish", "none-1": "not a checkpoint", "sugar-0": "diverged",
-        "sugar-1": r"no checkpoints/last\.ckpt", "small": r"other data\.size than most runs \(16 and 32\)",
-        "three": r"other classes than most runs \(3 and 4\)", "excitation-2": "z-again is a newer run",
+        "sugar-1": r"no checkpoints/last\.ckpt", "small": r"other data\.size than .*-\d \(16 and 32\)",
+        "three": r"other classes than .*-\d \(3 and 4\)", "excitation-2": "z-again is a newer run",
         "nowhere": "there is no run",
     }.items():  # fmt: skip
         assert re.search(part, lines[label]), lines[label]
@@ -215,9 +216,68 @@ def test_every_run_that_cannot_take_part_is_named_in_a_line_and_the_rest_is_comp
     assert all(row["verdict"] == "not told apart" for row in found["differences"])
 
 
+def test_what_is_damaged_costs_a_run_or_a_picture_and_not_the_report(copied, images, tmp_path):
+    (copied / "none-0" / "metrics.csv").write_bytes(b"\xff\xfe\x00 epoch")
+    (copied / "none-1" / "metrics.csv").write_text("epoch,val/acc\n0,no number\n")
+    (copied / "sugar-0" / "summary.json").write_text('{"status": "fini')
+    (copied / "excitation-0" / "checkpoints" / "best.ckpt").write_bytes(b"half a file")
+    again = sweep.run(copied / "z-again", sweep.options(images), "excitation", 2, started="2027-01-01")
+    (again / "checkpoints" / "last.ckpt").write_bytes(b"half a file")
+    table = [["job", "directory"], ["0", "none-0"], ["9", "sugar-7"]]
+    (copied / "sweep.csv").write_text("\n".join(map(",".join, table)))
+    found = evaluated(tmp_path / "out", f"runs={copied}/**", *FEW)["comparison"]
+    assert found["left_out"] == [
+        "none-0: its metrics.csv is damaged.",
+        "none-1: its metrics.csv is damaged.",
+        "sugar-0: its summary.json is damaged.",
+        "job 9 of sweep: it never started.",
+        found["left_out"][4],
+    ]
+    assert found["left_out"][4].startswith("z-again: not a checkpoint of plain data, or cut short")
+    assert [run["label"] for run in found["runs"] if run["arm"] == "excitation"] == [
+        f"excitation-{i}" for i in range(3)
+    ]
+    assert any(note.startswith("excitation-0: no grid of its best epoch; ") for note in found["notes"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("src='data:image/jpeg") == 2
+
+
+def test_where_no_seed_is_shared_the_report_says_so(swept, tmp_path):
+    runs = f"runs=[{swept}/none-0,{swept}/excitation-1]"
+    evaluated(tmp_path, runs, *FEW, *CHEAP)
+    page = (tmp_path / "report.html").read_text()
+    assert "excitation: no seed is shared with none: nothing is compared." in page
+    assert "There is no arm but" not in page
+    assert "Sharpness:" not in page
+    assert "Corrupted:" not in page
+    assert "Attacks:" not in page
+
+
+def test_commands_can_be_pasted_into_a_shell_and_begin_from_the_start():
+    words = ["surrogate=none,excitation", "name='a b'", "x=[1]", "sweep.resume=true", "hydra.sweep.dir=o/s"]
+    run = collection.Run(None, "x", {}, {}, {}, {}, words[:3], words)
+    assert shlex.split(run.command) == ["uv", "run", "train.py", *words[:3]]
+    assert shlex.split(run.sweep_command) == ["uv", "run", "train.py", "-m", *words[:3]]
+
+
+@pytest.mark.parametrize("name", ["a=b,c[1]", "what?", "star*"])
+def test_a_directory_with_marks_in_its_name_is_found_by_a_glob(swept, tmp_path, name):
+    place = shutil.copytree(swept, tmp_path / name)
+    assert len(collection.directories(f"{place}/**")) == len(collection.directories(f"{place}/none-?")) * 3 == 9
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("runs=[]",), r"runs=\[\]: a run's directory, a checkpoint file, or a list"),
+        (("compare.attack=null",), r"compare\.attack=None: it has options under it; compare\.attack\.linf=null"),
+        (("compare.sharpness=false",), r"compare\.sharpness=False: it has options under it"),
+        (
+            ("compare.tune=[optim.lrr]",),
+            r"compare\.tune=optim\.lrr: no run has such.* mean 'optim.lr'",
+        ),
+        (("compare.within=[foo.bar]",), r"compare\.within=foo\.bar: no run has such an option"),
+        (("compare.curves=[noise]",), r"compare\.curves=noise.*allowed: "),
         (("runs=ROOT/nothing*",), r"runs=.*nothing\*: no run's directory and no checkpoint matches"),
         (("compare.baseline=nine",), r"compare\.baseline=nine.*allowed: excitation, none, sugar\. Did you mean 'none'"),
         (("compare.checkpoint=first",), r"compare\.checkpoint=first"),
@@ -298,6 +358,23 @@ def test_the_best_value_of_a_tuned_key_is_chosen_by_the_other_seeds(images, tmp_
     assert said == ["none: optim.lr=0.1 for seed 0; optim.lr=0.2 for seed 1, 2, of 2 values tried."]
 
 
+def test_a_value_that_only_one_seed_tried_is_not_chosen_by_its_own_luck(images, tmp_path):
+    data, made = sweep.options(images), []
+    for (lr, seed), acc in {(0.1, 0): 0.8, (0.1, 1): 0.8, (0.5, 1): 0.9}.items():
+        made.append(sweep.run(tmp_path / f"{lr}-{seed}", data, "none", seed, lr=lr, acc=acc))
+    chosen, _ = collection.tune(collection.sort(read(*made), [], ["optim.lr"]), ["optim.lr"], "val/acc")
+    assert {run.seed: run.config["optim"]["lr"] for run in chosen} == {0: 0.1, 1: 0.1}
+
+
+def test_where_data_are_kept_makes_no_arm_and_other_seeds_are_named(images, tmp_path):
+    kept = sweep.run(tmp_path / "a", sweep.options(images, cache_dir="/scratch", fraction_seed=0), "none", 0)
+    other = sweep.run(tmp_path / "b", sweep.options(images, cache_dir=None, fraction_seed=3), "none", 0)
+    runs = collection.sort(read(kept, other), [], [])
+    assert {run.arm for run in runs} == {"none"}
+    (line,) = collection.without_doubles(runs, [])[1]
+    assert "data.fraction_seed=3 where this has 0 (runs are paired by seed)" in line
+
+
 # -- sentences ----------------------------------------------------------------------------------------
 
 
@@ -362,6 +439,8 @@ def test_job_2_of_a_sweep_stands_before_job_10(tmp_path):
 def test_a_correlation_within_arms_is_not_feigned_by_arms():
     groups = {"a": [(0.0, 1.0), (1.0, 0.0)], "b": [(10.0, 11.0), (11.0, 10.0)]}
     assert story.correlation(groups) == "Spearman over all 4 runs 0.60, within arms -1.00."
+    single = {"a": [(0.1, 50)], "b": [(0.2, 60)], "c": [(0.3, 70)]}
+    assert story.correlation(single) == "Spearman over all 3 runs 1.00, within arms –."
 
 
 # -- measures -----------------------------------------------------------------------------------------

@@ -173,6 +173,22 @@ def test_what_does_not_fit_is_one_sentence(model, pixels, change, said):
             grids.read(model, wrong, [], TARGETS, RULES)
 
 
+def test_grids_are_read_in_inference_mode(model, pixels):
+    expected = read(model, pixels)
+    with torch.inference_mode():
+        found = read(model, pixels)
+    for name, reading in found.readings.items():
+        assert torch.equal(reading.values, expected.readings[name].values)
+
+
+def test_many_read_outs_of_a_raw_grid_stand_below_each_other(model, pixels):
+    rules = {f"{k}": sg.Surrogate(sg.gates.Sigmoid(0.1 + k / 10)) for k in range(4)}
+    wide = grids.read(model, pixels, [0, 1, 2], [0, 1, 2, 3, 4] * 2, rules, mean=MEAN, std=STD).picture()
+    few = grids.read(model, pixels, [0, 1, 2], [0, 1, 2, 3], rules, mean=MEAN, std=STD).picture()
+    assert wide.width < 2 * wide.height
+    assert few.width > few.height
+
+
 def test_read_outs_that_are_called_alike_up_to_a_colon_keep_their_own_tensors(model, pixels):
     rules = {f"soft: {gate}": sg.Surrogate(gate) for gate in (sg.gates.Sigmoid(0.3), sg.gates.Sigmoid(0.1))}
     rules |= {"images: the gradient": None}

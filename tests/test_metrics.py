@@ -287,6 +287,14 @@ def test_randomizing_the_head_changes_nothing_else_and_all_changes_everything():
         assert torch.equal(metrics.randomized(net, "all", x)(x), every(x))
 
 
+def test_one_image_has_no_interval():
+    metric = metrics.TotalVariation()
+    metric.update(torch.rand(1, 3, 8, 8))
+    assert torch.isnan(metric.interval()).all()
+    metric.update(torch.rand(1, 3, 8, 8))
+    assert metric.interval()[0] < metric.compute() < metric.interval()[1]
+
+
 def test_the_head_is_the_layer_that_runs_last_wherever_it_is_registered():
     class HeadFirst(nn.Module):
         def __init__(self):

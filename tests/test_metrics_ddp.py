@@ -37,3 +37,15 @@ def test_two_processes_have_the_value_of_one(name, split, both, alone):
         pairs = [(found[k], expected[k]) for k in found] if isinstance(found, dict) else [(found, expected)]
         for ours, theirs in pairs:
             assert ours == pytest.approx(float(theirs), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", sorted(cases(network(), *probe())))
+def test_two_processes_have_one_interval_over_all_images(name, split, both, alone):
+    mine, other = (torch.tensor(both[split, f"{name}, interval", rank]) for rank in (0, 1))
+    assert torch.equal(mine.nan_to_num(7), other.nan_to_num(7))
+    metric, arguments = cases(network(), *probe())[name]
+    metric.update(*arguments)
+    expected = metric.interval(resamples=200)
+    expected = torch.stack([expected[k] for k in metric.outputs]) if metric.outputs else expected[None]
+    assert torch.allclose(mine, expected.to(mine), rtol=1e-5, atol=1e-7, equal_nan=True)

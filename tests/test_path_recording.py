@@ -110,7 +110,8 @@ def copy(recorded: Path, tmp_path: Path) -> Path:
 def test_truncated_damaged_and_foreign_recordings_are_refused_in_one_sentence(recorded, tmp_path):
     place = copy(recorded, tmp_path)
     gates, header, probe = place / "step=00000003.gates", place / "header.json", place / "probe.pt"
-    kept = {path: path.read_bytes() for path in (gates, header, probe)}
+    weights = place / "step=00000006.pt"
+    kept = {path: path.read_bytes() for path in (gates, header, probe, weights)}
 
     def refused(words: str) -> None:
         with pytest.raises(SoftgateError, match=words) as caught:
@@ -142,11 +143,53 @@ def test_truncated_damaged_and_foreign_recordings_are_refused_in_one_sentence(re
     sg.paths.Recording(place)  # a moment less is a recording still
     with pytest.raises(SoftgateError, match="no path recording"):
         sg.paths.Recording(tmp_path)
-    cut = place / "step=00000006.pt"
-    cut.write_bytes(cut.read_bytes()[:1000])
+    weights.write_bytes(kept[weights][:1000])
+    refused("step=00000006.pt is truncated or damaged")
+    weights.unlink()
+    refused("step=00000006.pt is missing")
+    middle = bytearray(kept[weights])
+    middle[100:20000] = bytes(19900)
+    weights.write_bytes(middle)
     whole = sg.paths.Recording(place)
-    with pytest.raises(SoftgateError, match="truncated"):
+    with pytest.raises(SoftgateError, match=r"step=00000006\.pt is truncated or damaged"):
         whole.weights(whole.points[-1])
+
+
+def last_weights(place: Path) -> dict:
+    found = sg.paths.Recording(place)
+    return found.weights(found.points[-1])
+
+
+def test_files_of_another_run_of_the_same_network_and_probe_set_are_refused(recorded, tmp_path):
+    place = copy(recorded, tmp_path)
+    words = (*SMALL, "callbacks.paths.soft=true", "surrogate=none")
+    train(composed(*words, directory=tmp_path / "other"))
+    other = tmp_path / "other" / "paths"
+    sg.paths.Recording(place).check_same(sg.paths.Recording(other))  # they may be compared, not mixed
+    for suffix in ("gates", "pt"):
+        path = place / f"step=00000006.{suffix}"
+        before = path.read_bytes()
+        shutil.copy(other / path.name, path)
+        with pytest.raises(SoftgateError, match=rf"step=00000006\.{suffix} belongs to another recording"):
+            last_weights(place)
+        path.write_bytes(before)
+
+
+def test_recordings_made_before_runs_were_told_apart_are_read(recorded, tmp_path):
+    place = copy(recorded, tmp_path)
+    found = sg.paths.Recording(place)
+    old = sg.paths.recording.replace(found.header, run=None)
+    (place / "header.json").write_text(json.dumps(old.plain()))
+    for path in [*place.glob("*.gates"), *place.glob("*.soft")]:
+        content = bytearray(path.read_bytes())
+        content[8:40] = old.identity()
+        path.write_bytes(content)
+    for path in place.glob("step=*.pt"):
+        kept = torch.load(path, weights_only=True)
+        torch.save({key: kept[key] for key in ("net", "scales")}, path)
+    again = sg.paths.Recording(place)
+    assert again.points == found.points
+    assert again.weights(again.points[-1]).keys() == {"net", "scales"}
 
 
 def test_recordings_of_other_probe_sets_or_architectures_cannot_be_compared(recorded, tmp_path):

@@ -137,6 +137,20 @@ def test_runs_without_a_whole_comparable_recording_are_refused(runs, tmp_path):
     refused("truncated", broken)
 
 
+def test_what_was_measured_is_written_also_where_a_later_run_fails(runs, tmp_path):
+    place = shutil.copytree(runs, tmp_path / "runs")
+    damaged = place / "none" / "paths" / "step=00000006.pt"
+    content = bytearray(damaged.read_bytes())
+    content[100:20000] = bytes(19900)  # its index at the end is whole
+    damaged.write_bytes(content)
+    words = (*ASKED, *FEW, "checkpoint=last", "paths.kernel_images=0")
+    with pytest.raises(SoftgateError, match=r"step=00000006\.pt is truncated or damaged"):
+        evaluate(composed(f"runs={place}/*", *words, name="evaluate", directory=tmp_path / "out"))
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [run["label"] for run in kept["paths"]["runs"]] == ["excitation"]
+    assert (tmp_path / "out" / "paths.csv").is_file()
+
+
 def test_moments_are_thinned_evenly_with_both_ends():
     assert thinned(list(range(11)), 4) == [0, 3, 7, 10]
     assert thinned(list(range(3)), None) == thinned(list(range(3)), 9) == [0, 1, 2]
@@ -146,6 +160,6 @@ def test_pictures_take_what_is_not_a_number():
     values = torch.tensor([[1.0, float("nan")], [0.5, 1.0]]).numpy()
     assert heat_maps({"a": values}, [0, 1.5]).size[0] > 300
     line = Line([(0, 0.1), (0.5, float("nan")), (3, 0.9)], [(0, 0), (0.5, 0), (3, 0.8)], [(0, 0.2), (0.5, 1), (3, 1)])
-    assert swap_curves({"b": {"run": ("hard", line), "control: mean": ("mean", line)}}, 0.9).size[0] > 300
+    assert swap_curves({"b": {"run": ("hard", line), "control: mean": ("mean", line)}}, {"b": 0.9}).size[0] > 300
     with pytest.raises(SoftgateError):
         swap_curves({})

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -257,9 +258,11 @@ def test_a_checkpoint_that_names_code_to_run_is_refused_and_does_not_run_it(run,
     last = run / "checkpoints" / "last.ckpt"
     found = torch.load(last, weights_only=True)
     torch.save(found | {"callbacks": Evil()}, last)
-    assert "not a checkpoint of plain data" in refused(run)
+    assert re.search(r"last.ckpt: it names code to run, (builtins\.)?exec, which is not run", refused(run))
     last.write_bytes(pickle.dumps(Evil()))
-    assert "not a checkpoint of plain data" in refused(run)
+    assert "last.ckpt: not a checkpoint of plain data" in refused(run)
+    (run / "config.yaml").write_text("a: [")
+    assert refused(run).endswith("its config.yaml is damaged.")
     assert not (tmp_path / "evil").exists()
 
 

@@ -252,6 +252,13 @@ def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp
         (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
         (["surrogate.schedule.mix={start: 0, end: 2, until: 5}"], ["surrogate.schedule.mix: 2: a number from 0 to 1"]),
         (["schedule=warm"], ["schedule=warm: there is no such choice; allowed: ", "Did you mean schedule=warmup"]),
+        (["seed=0,1"], ["seed=0,1: several values make a sweep; add -m"]),
+        (["hydra.launcher.njobs=2"], ["allowed under hydra.launcher: grace, jobs_per_gpu, n_jobs.", "n_jobs?"]),
+        (["surrogate.schedule.mix.end=2"], ["allowed under surrogate.schedule: mix, on, temperature."]),
+        (
+            ["name=a=b[1]"],
+            ["cannot be read as KEY=VALUE", """Quote a value that has such marks twice: 'name="a=b[1]"'."""],
+        ),
         (["logger=[wandb,tensor_board]"], ["logger=tensor_board: there is no", "Did you mean 'tensorboard'"]),
         (["logger=null"], ["logger=null: one of its choices is needed: csv, tensorboard, wandb"]),
         (["readout=normal"], ["surrogate=normal: there is no such choice", "Did you mean surrogate=normal_cdf"]),

@@ -147,6 +147,14 @@ def test_an_interrupt_ends_the_jobs_and_lets_them_save_a_checkpoint(sweep, tmp_p
     assert [row["status"] for row in rows(tmp_path)] == ["finished"] * 3
 
 
+def test_a_job_that_is_interrupted_after_its_last_act_has_finished(sweep, tmp_path):
+    sweep.plan = {"0": "late"}
+    interrupt_when(lambda: any(tmp_path.glob("sweep/*/waits")), signal.SIGINT)
+    assert sweep("seed=0,1", AT) == 130
+    assert [row["status"] for row in rows(tmp_path)] == ["finished", "waiting"]
+    assert float(rows(tmp_path)[0]["seconds"]) == 1.5  # of training, as after sweep.resume
+
+
 @pytest.mark.parametrize(("grace", "signals"), [(0.5, [signal.SIGINT]), (60, [signal.SIGINT, signal.SIGINT])])
 def test_a_job_that_does_not_leave_is_killed_after_the_grace_or_at_a_second_ctrl_c(sweep, tmp_path, grace, signals):
     sweep.plan = {"0": "stubborn"}
@@ -307,6 +315,8 @@ def test_without_gpus_the_choice_of_them_is_left_alone(sweep, monkeypatch):
         (["no.such.key=1,2"], "no.such.key: there is no such option"),
         (["optim.momentun=0,1"], "Did you mean optim.momentum?"),
         (["seed=0,-1"], "job 1 (seed=-1): seed=-1: a whole number"),
+        (["seed=0,1", "optim.lr=0.1,fast"], "job 1 (seed=0 optim.lr=fast): optim.lr=fast: a number > 0"),
+        (["seed=0,1", "data.batch_size=8,0"], "data.batch_size=0: a whole number >= 1"),
         (["surrogate=none,nosuch"], "surrogate=nosuch: there is no such choice"),
         (["seed=0,1", "trainer=ddp", "trainer.devices=4"], "trainer.devices=4: this machine has 3 GPUs"),
         (["seed=0", "trainer=ddp", "trainer.devices=[1,3]"], "trainer.devices=[1, 3]: there are 3 GPUs"),
@@ -346,6 +356,18 @@ def test_a_sweep_goes_on_only_with_the_config_it_was_begun_with(sweep, capfd):
         "begun with optim.lr=0.05, trainer.max_epochs=6, now it would have optim.lr=0.3, trainer.max_epochs=9" in says
     )
     assert sweep("seed=0,1", "data.num_workers=2", "print_config=false", AT, "sweep.resume=true") == 0
+
+
+def test_words_in_another_order_are_not_taken_for_the_same_jobs(sweep, tmp_path, capfd):
+    sweep.plan = {"1": "raise"}
+    assert sweep("surrogate=none,excitation", "seed=0,1", AT) == 1
+    before = sorted(path.name for path in (tmp_path / "sweep").iterdir())
+    assert sweep("seed=0,1", "surrogate=none,excitation", AT, "sweep.resume=true") == 2
+    says = capfd.readouterr().err
+    assert "job 1 of" in says
+    assert "was begun in 1-digits-resnet18-none" in says
+    assert "in their order" in says
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == before
 
 
 def test_differences_are_found_at_any_depth():
@@ -389,6 +411,7 @@ def test_the_words_of_a_sweep_leave_out_where_and_how_many_at_a_time():
 def test_the_table_says_why_a_job_failed(tmp_path, output, why):
     (tmp_path / "log").write_text(output)
     assert processes.complaint(tmp_path / "log") == why
+    assert processes.complaint(tmp_path / "log", (tmp_path / "log").stat().st_size) == ""  # of an earlier part
 
 
 # -- ranks that another program has started -----------------------------------------------------------
@@ -432,7 +455,8 @@ def test_a_search_under_torchrun_is_refused(sweep, monkeypatch, capfd):
 def test_what_a_job_writes_last_decides_that_it_finished(sweep, tmp_path):
     assert sweep("seed=0,1", AT) == 0
     summary = tmp_path / "sweep" / "1-digits-resnet18-excitation" / "summary.json"
-    summary.write_text(json.dumps({"status": "interrupted", "best/val/acc": 0.5}))
-    before = sweep.told()
-    assert sweep("seed=0,1", AT, "sweep.resume=true") == 0
-    assert [new != old for new, old in zip(sweep.told(), before, strict=True)] == [False, True]
+    for damaged in (json.dumps({"status": "interrupted", "best/val/acc": 0.5}), '{"status": "fini'):
+        summary.write_text(damaged)
+        before = sweep.told()
+        assert sweep("seed=0,1", AT, "sweep.resume=true") == 0
+        assert [new != old for new, old in zip(sweep.told(), before, strict=True)] == [False, True]

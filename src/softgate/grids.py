@@ -23,6 +23,9 @@ from softgate.surrogate import Surrogate
 
 KINDS = ("raw", "ascent")
 
+WIDEST = 18
+"""Cells side by side in a raw grid; further read-outs stand below."""
+
 RESERVED = ("kind", "images", "labels", "targets", "names", "predicted", "settings", "rules")
 """Keys of a grid's tensors, which no read-out may be called by."""
 
@@ -106,7 +109,7 @@ class Grid:
             title,
             scale=scale,
             tops=limits,
-            across=2 if self.kind == "ascent" else None,
+            across=2 if self.kind == "ascent" else max(1, WIDEST // len(self.targets)),
             image_captions=[[self.names[c]] for c in self.predicted],
             footer=self._footer(),
         )
@@ -232,6 +235,11 @@ def read(
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
+    if torch.is_inference_mode_enabled():
+        more: dict[str, Any] = {"names": names, "kind": kind, "mean": mean, "std": std, "steps": steps}
+        more |= {"step_size": step_size, "radius": radius, "chunk": chunk}
+        with torch.inference_mode(False):  # in it, no gradient can be had
+            return read(model, x.clone(), labels, targets, rules, **more)
     fits = x.dim() == 4 and x.shape[1] == 3 and len(x) > 0
     require(fits, f"x of shape {tuple(x.shape)}: images [B, 3, H, W] are needed, at least one; repeat a grey channel.")
     for name in rules:

@@ -168,8 +168,10 @@ def variance(d: Array) -> Variance:
 def standardized(d: Array, resamples: int, seed: int) -> Array:
     """Means [resamples] of differences whose seeds and examples were drawn anew, centred and with variance 1.
 
-    Standard normal quantiles where they do not vary at all.
+    Standard normal quantiles where they do not vary at all, and for two numbers.
     """
+    if d.ndim == 1 and len(d) < 3:
+        return _normal(resamples)  # two seeds drawn anew have three means: no shape, and too narrow
     rows, columns = _weights(len(d), d.shape[1] if d.ndim == 2 else 0, resamples, seed)
     if columns is None:
         means = rows @ d / len(d)
@@ -182,9 +184,13 @@ def standardized(d: Array, resamples: int, seed: int) -> Array:
     centred = means - d.mean()
     spread = float(np.sqrt(np.square(centred).mean()))
     if spread <= 1e-12 * max(1.0, float(np.abs(d).max())):
-        return np.asarray(stats.norm.ppf((np.arange(resamples) + 0.5) / resamples))
+        return _normal(resamples)
     scaled: Array = centred / spread
     return scaled
+
+
+def _normal(count: int) -> Array:
+    return np.asarray(stats.norm.ppf((np.arange(count) + 0.5) / count))
 
 
 @lru_cache(maxsize=8)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from softgate.errors import require
+from softgate.figures.multiples import whole_epochs
 
 DPI = 100
 
@@ -38,7 +38,7 @@ def curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], t
                 axes.plot(x, y, marker="o", markersize=3, linewidth=1.5, label=line)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_epochs(axes)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:

@@ -60,7 +60,7 @@ def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Ima
         for label, line in lines.items():
             _plot(axes, label, line)
         axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_epochs(axes)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,6 +72,14 @@ def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Ima
     canvas: Any = figure.canvas
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def whole_epochs(axes: Any) -> None:
+    """Whole numbers along the axis of epochs, which a single epoch is in the middle of."""
+    low, high = axes.dataLim.intervalx
+    if high - low < 1:
+        axes.set_xlim(low - 1, high + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _plot(axes: Any, label: str, line: Line) -> None:

@@ -20,10 +20,10 @@ ACROSS = 3
 
 
 def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float], title: str = "") -> Image.Image:
-    """Draws values in [0, 1] of every pair of epochs, s down and t across; smaller ones count as 0.
+    """Draws values in [-1, 1] of every pair of epochs, s up and t across: red above zero, blue below.
 
     Args:
-        panels: Panel title to values [S, S], s first; NaN stays white.
+        panels: Panel title to values [S, S], s first; NaN is grey.
         epochs: [S], for the axes.
         title: A line above all.
 
@@ -39,26 +39,29 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
     every = []
     for place, (name, values) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, ACROSS, place)
-        image = axes.imshow(np.ma.masked_invalid(values), vmin=0, vmax=1, cmap="viridis", origin="lower")
+        axes.set_facecolor("0.8")
+        image = axes.imshow(np.ma.masked_invalid(values), vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
         axes.set_title(name, fontsize=9)
         axes.set_xticks(range(len(names)), names, fontsize=7, rotation=90)
         axes.set_yticks(range(len(names)), names, fontsize=7)
-        axes.set_xlabel("network of epoch t", fontsize=8)
-        axes.set_ylabel("gates of epoch s", fontsize=8)
+        if place > len(panels) - ACROSS:
+            axes.set_xlabel("network of epoch t", fontsize=8)
+        if place % ACROSS == 1:
+            axes.set_ylabel("gates of epoch s", fontsize=8)
         every.append(axes)
     figure.colorbar(image, ax=every, shrink=0.8)
     return _finished(figure, title)
 
 
 def swap_curves(
-    panels: Mapping[str, Mapping[str, tuple[str, Line]]], level: float | None = None, title: str = ""
+    panels: Mapping[str, Mapping[str, tuple[str, Line]]], levels: Mapping[str, float] | None = None, title: str = ""
 ) -> Image.Image:
     """Draws panels of lines over epochs, the axis linear up to the first epoch after 0 and logarithmic from there.
 
     Args:
         panels: Panel title to line label to its kind and the line. Kinds "hard" and "soft" have their colour and a
             band; any other kind is a control, thin and dotted.
-        level: Where a horizontal line is drawn.
+        levels: Panel title to where a horizontal line is drawn.
         title: A line above all.
 
     Returns:
@@ -75,8 +78,8 @@ def swap_curves(
         first = next((x for x in every if x > 0), 1.0)
         for label, (kind, line) in lines.items():
             _draw(axes, label, kind, line)
-        if level is not None:
-            axes.axhline(level, color="black", linewidth=0.7, alpha=0.5)
+        if levels and name in levels:
+            axes.axhline(levels[name], color="black", linewidth=0.7, alpha=0.5, label=f"settled: {levels[name]:g}")
         axes.set_xscale("symlog", linthresh=first, linscale=0.4)
         axes.set_xlim(-0.2 * first, 1.1 * every[-1])
         axes.set_xticks(every, labelled(every), rotation=90)

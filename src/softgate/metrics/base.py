@@ -97,12 +97,14 @@ class ProbeMetric(Metric):
             seed: Of the draws; the same rows give the same interval.
 
         Returns:
-            [2], the ends; a dict of them for metrics with several `outputs`. NaN where the value is.
+            [2], the ends; a dict of them for metrics with several `outputs`. NaN where the value is, and where there
+            are fewer than two images to draw from.
         """
         require(0 < level < 1, f"interval: level={level}: a number between 0 and 1 is needed.")
-        rows, _ = self._sound_rows()
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=True):
+            rows, _ = self._sound_rows()
         size = max(1, len(self.outputs))
-        if rows is None:
+        if rows is None or int((~rows.isnan()).any(1).sum()) < 2:
             return self._named(torch.full((size, 2), torch.nan, dtype=torch.float64, device=self.device))
         weights = bootstrap_weights(len(rows), resamples, seed)
         found = self.statistic(rows, weights.to(rows.device))

@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Header:
         soft: Layout of the soft gates; None where there are none.
         rule: The rule of the soft gates, as plain data.
         weights: Whether the weights are kept.
+        run: Tells the run from others of the same network and probe set; None in recordings before 0.1.0.
     """
 
     architecture: str
@@ -63,10 +65,12 @@ class Header:
     soft: Layout | None
     rule: Mapping[str, Any] | None
     weights: bool
+    run: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For `header.json`."""
-        return {
+        run = {} if self.run is None else {"run": self.run}
+        return run | {
             "format": FORMAT,
             "version": VERSION,
             "architecture": self.architecture,
@@ -131,13 +135,14 @@ class Recorder:
     def __init__(self, directory: Path, header: Header) -> None:
         self.directory, self.header = directory, header
 
-    def begin(self, images: Tensor, labels: Tensor, after: int = 0) -> None:
+    def begin(self, images: Tensor, labels: Tensor, after: int = 0, run: str | None = None) -> None:
         """Starts a recording, or goes on with the one that is there.
 
         Args:
             images: The probe images.
             labels: Their classes.
             after: Optimiser steps done. At 0 what is there is removed; later, what was recorded after that step.
+            run: Tells this run from others, for a recording that starts; one that goes on keeps what it has.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob("*.partial"):  # of a process that was killed
@@ -145,7 +150,10 @@ class Recorder:
         for path in _files(self.directory):
             if after == 0 or int(path.stem.partition("=")[2]) > after:
                 path.unlink()
-        if after == 0 or not (self.directory / "header.json").is_file():
+        if after > 0 and (self.directory / "header.json").is_file():
+            self.header = replace(self.header, run=_header(self.directory, "paths").run)
+        else:
+            self.header = replace(self.header, run=run)
             probe = {"images": images.detach().cpu().contiguous(), "labels": labels.cpu()}
             _write(self.directory / "probe.pt", lambda path: torch.save(probe, path))
             text = json.dumps(self.header.plain()) + "\n"
@@ -165,7 +173,8 @@ class Recorder:
             weights: The network's state dict under "net" and its scales under "scales".
         """
         if self.header.weights:
-            _write(self._path(point.step, "pt"), lambda path: torch.save(weights, path))
+            kept = dict(weights or {}) | {"run": self.header.run}
+            _write(self._path(point.step, "pt"), lambda path: torch.save(kept, path))
         if self.header.soft is not None:
             self._rows(point, "soft", self.header.soft, gates("soft"))
         self._rows(point, "hard", self.header.hard, gates("hard"))
@@ -213,6 +222,10 @@ class Recording:
         found = [self._point(path) for path in _files(self.directory) if path.suffix == ".gates"]
         self.points = sorted(found)
         require(bool(found), f"{option}: {self.directory} holds no recorded moment.")
+        if self.header.weights:
+            for path in (self._path(point.step, "pt") for point in self.points):
+                require(path.is_file(), f"{option}: {path} is missing.")
+                require(zipfile.is_zipfile(path), f"{option}: {path} is truncated or damaged.")
         probe = _load(self.directory / "probe.pt", option)
         same = isinstance(probe, dict) and {"images", "labels"} <= probe.keys()
         same = same and probe_hash(probe["images"], probe["labels"]) == self.header.probe
@@ -249,7 +262,10 @@ class Recording:
         require(
             self.header.weights, f"{self.option}: {self.directory} has no weights; record with weights=true for them."
         )
-        found: dict[str, Any] = _load(self._path(point.step, "pt"), self.option)
+        path = self._path(point.step, "pt")
+        found: dict[str, Any] = _load(path, self.option)
+        own = found.get("run") == self.header.run
+        require(own, f"{self.option}: {path} belongs to another recording than {self.directory / 'header.json'}.")
         return found
 
     def check_same(self, other: Recording) -> None:
@@ -312,6 +328,7 @@ def _header(directory: Path, option: str) -> Header:
             plain["soft"] and Layout.from_plain(plain["soft"]),
             plain["rule"],
             bool(plain["weights"]),
+            plain.get("run"),
         )
     except (TypeError, KeyError, ValueError) as error:
         raise SoftgateError(f"{option}: {path} is damaged ({error}).") from None
@@ -326,8 +343,8 @@ def _load(path: Path, option: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is cut short makes the unpickler raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SoftgateError(f"{option}: {path} is missing, truncated or damaged ({reason}).") from None
+        what = "missing" if isinstance(error, FileNotFoundError) else "truncated or damaged"
+        raise SoftgateError(f"{option}: {path} is {what}.") from None
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

@@ -263,7 +263,8 @@ def show(one: Measured, console: Console) -> None:
         made.add_row("passes the gate", *["no" if one.failed[name] else "yes" for name in names])
         console.print(made)
     lines = [f"{name} fails {' and '.join(keys)}: its scores say nothing." for name, keys in one.failed.items() if keys]
-    lines += [f"{name}: {note}" for name, notes in one.notes.items() for note in notes]
+    said = dict.fromkeys(note for notes in one.notes.values() for note in notes)
+    lines += [f"{', '.join(name for name in one.notes if note in one.notes[name])}: {note}" for note in said]
     for line in [*lines, "", *one.verdicts(), ""]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 

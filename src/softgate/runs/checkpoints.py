@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ def read(path: Path, option: str) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named:
+            said = f"it names code to run, {named[1]}, which is not run; only plain data is read"
+            raise SoftgateError(f"{option}={path}: {said}.") from None
         raise SoftgateError(f"{option}={path}: not a checkpoint of plain data, or cut short ({_why(error)}).") from None
     if not isinstance(found, dict):
         raise not_ours(path, option, f"it holds a {type(found).__name__}")
@@ -36,4 +41,5 @@ def not_ours(path: Path, option: str, reason: str | BaseException) -> SoftgateEr
 
 
 def _why(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The first sentence of an error, which may have many."""
+    return re.split(r"(?<=\w)\. |\n", str(error))[0].rstrip(".:") if str(error) else type(error).__name__

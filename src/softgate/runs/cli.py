@@ -143,7 +143,14 @@ def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
     """One sentence for what Hydra or OmegaConf found wrong."""
     text = _whole(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as KEY=VALUE ({text.splitlines()[0]})."
+        key, _, value = str(error.override).partition("=")
+        odd = any(mark in value for mark in "= []{}(),") and '"' not in value
+        hint = f""" Quote a value that has such marks twice: '{key}="{value}"'.""" if key and odd else ""
+        return f"{error.override}: cannot be read as KEY=VALUE ({text.splitlines()[0]}).{hint}"
+    several = re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'\n", text)
+    if several:
+        key, values = several.groups()
+        return f"{key}={values}: several values make a sweep; add -m to the command, or give one value."
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(unknown[1], config_dir, config_name)
@@ -188,8 +195,15 @@ def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
     if option and group in OPTIONAL and group not in known and (Path(config_dir) / group).is_dir():
         choices = sorted(path.stem for path in (Path(config_dir) / group).glob("*.yaml"))
         return f"{key}: {group} is not chosen; choose it too: {', '.join(f'{group}={each}' for each in choices)}."
-    parent = key.rpartition(".")[0]
-    siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
+    if key.startswith("hydra.launcher."):
+        chosen = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("hydra/launcher=")]
+        launcher = Path(config_dir) / "hydra" / "launcher" / f"{(chosen or ['processes'])[-1]}.yaml"
+        options: Any = OmegaConf.load(launcher) if launcher.is_file() else {}
+        known = [f"hydra.launcher.{name}" for name in options if not str(name).startswith("_")]
+    parent, siblings = key, list[str]()
+    while parent and not siblings:  # the nearest part of the key that there is
+        parent = parent.rpartition(".")[0]
+        siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
     near = get_close_matches(key, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     where = f"allowed under {parent}: " if parent and siblings else "allowed: "

@@ -5,11 +5,12 @@ Nothing is refused here: a run that cannot take part is left out, with one line 
 
 from __future__ import annotations
 
-import json
+import csv
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from softgate.errors import SoftgateError
 from softgate.runs import report
+from softgate.runs.same import FREE, LENGTH
 
 Points = Sequence[tuple[float, float]]
 
@@ -25,13 +28,9 @@ GROUPS = ("surrogate", "model", "data", "optim", "schedule")
 """Groups whose choice names an arm."""
 
 NOT_THE_RECIPE = (
-    *("seed", "name", "print_config", "plugins", "resume", "logger", "callbacks", "readout", "compile"),
-    *("channels_last", "experiment", "debug", "sweep"),
-    *("data.root", "data.num_workers", "data.download", "data.cache"),
-    *("trainer.accelerator", "trainer.strategy", "trainer.profiler", "trainer.logger", "trainer.plugins"),
-    *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.check_val_every_n_epoch"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
-    *("trainer.enable_autolog_hparams", "trainer.benchmark", "trainer.detect_anomaly"),
+    *(key for key in FREE if key not in LENGTH),
+    *("seed", "channels_last", "experiment", "debug", "data.cache"),
+    *("trainer.strategy", "trainer.logger", "trainer.enable_checkpointing"),
 )
 """Keys, and groups, in which runs of one arm may differ: they change no weight, or where and how fast it is run."""
 
@@ -72,12 +71,18 @@ class Run:
     @property
     def command(self) -> str:
         """What makes this run again."""
-        return " ".join(["uv run train.py", *map(_quoted, self.overrides)])
+        return command("train.py", self.overrides)
 
     @property
     def sweep_command(self) -> str | None:
         """What makes the whole sweep again."""
-        return " ".join(["uv run train.py -m", *map(_quoted, self.sweep)]) if self.sweep else None
+        words = [word for word in self.sweep if not word.startswith(("sweep.resume=", "hydra.sweep.dir="))]
+        return command("train.py", ["-m", *words]) if words else None
+
+
+def command(script: str, words: Iterable[str]) -> str:
+    """A command line that can be pasted into a shell."""
+    return " ".join(["uv run", script, *map(shlex.quote, words)])
 
 
 def directories(runs: Any) -> list[Path]:
@@ -98,6 +103,10 @@ def directories(runs: Any) -> list[Path]:
 
 def matching(pattern: str) -> list[Path]:
     """What a glob matches, job 2 before job 10."""
+    # What is there as it is typed is meant as it is typed: a sweep's directory may have [] in its name.
+    parts = Path(pattern).parts
+    literal = next(n for n in range(len(parts), -1, -1) if Path(*parts[:n]).is_dir())
+    pattern = str(Path(escape(str(Path(*parts[:literal]))), *parts[literal:]))
     found = map(Path, glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
     return sorted(found, key=_natural)
 
@@ -124,9 +133,11 @@ def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
     """
     found, left = [], []
     for path, label in zip(paths, labels(paths), strict=True):
-        summary, config = _json(path / "summary.json"), _config(path)
+        summary, config = report.read_json(path / "summary.json"), _config(path)
         if not summary:
-            left.append(f"{label}: it has no summary.json, it did not finish.")
+            there = (path / "summary.json").is_file()
+            why = "its summary.json is damaged" if there else "it has no summary.json, it did not finish"
+            left.append(f"{label}: {why}.")
         elif summary.get("status", "finished") != "finished":
             left.append(f"{label}: it is {summary['status']}, not finished.")
         elif not (path / "checkpoints" / f"{which}.ckpt").is_file():
@@ -134,8 +145,33 @@ def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
         elif not isinstance(config.get("seed"), int):
             left.append(f"{label}: its config has no seed.")
         else:
-            found.append(_read(path, label, config, summary))
+            try:
+                found.append(_read(path, label, config, summary))
+            except SoftgateError:
+                left.append(f"{label}: its metrics.csv is damaged.")
     return found, left
+
+
+def never_started(paths: Sequence[Path]) -> list[str]:
+    """A line for each job that its sweep's table knows and that has no directory, where all others of it are asked for.
+
+    Args:
+        paths: The runs' directories.
+    """
+    left = []
+    given = {path.resolve() for path in paths}
+    for sweep in dict.fromkeys(path.resolve().parent for path in paths):
+        try:
+            with (sweep / "sweep.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            where = [sweep / row["directory"] for row in rows]
+            begun = [path for path in where if path.is_dir()]
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            continue
+        if given >= set(begun):
+            jobs = [row["job"] for row, path in zip(rows, where, strict=True) if path not in begun]
+            left += [f"job {job} of {sweep.name}: it never started." for job in jobs]
+    return left
 
 
 def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
@@ -198,7 +234,10 @@ def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run
         flat = flatten(run.config)
         key = (run.arm, run.condition, run.seed, *(_shown(flat.get(k)) for k in tuned))
         if key in found:
-            left.append(f"{found[key].label}: {run.label} is a newer run of {run.arm} with seed {run.seed}.")
+            older = flatten(found[key].config)
+            seeds = [k for k in flat if k != "seed" and _is_seed(k) and flat[k] != older.get(k)]
+            others = "".join(f", {k}={flat[k]} where this has {older.get(k)} (runs are paired by seed)" for k in seeds)
+            left.append(f"{found[key].label}: {run.label} is a newer run of {run.arm} with seed {run.seed}{others}.")
         found[key] = run
     kept = set(map(id, found.values()))
     return [run for run in runs if id(run) in kept], left
@@ -207,7 +246,7 @@ def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run
 def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Run], list[str]]:
     """Chooses, for every arm and seed, the run with the value that is best for the arm's other seeds.
 
-    So no run is chosen by its own luck. With one seed there are no others, and it is chosen by itself.
+    So no run is chosen by its own luck: values that no other seed has tried are not chosen, unless none has been.
 
     Args:
         runs: The runs.
@@ -229,6 +268,7 @@ def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Ru
         picks: dict[str, list[int]] = {}
         for seed in sorted({seed for by_seed in values.values() for seed in by_seed}):
             here = {value: by_seed for value, by_seed in values.items() if seed in by_seed}
+            here = {value: by_seed for value, by_seed in here.items() if len(by_seed) > 1} or here
 
             def worth(value: str, here: Mapping[str, Mapping[int, Run]] = here, seed: int = seed) -> float:
                 others = [run for other, run in here[value].items() if other != seed] or list(here[value].values())
@@ -283,10 +323,6 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _quoted(word: str) -> str:
-    return f"'{word}'" if any(mark in word for mark in " []{}()*$'\"") else word
-
-
 def _config(path: Path) -> dict[str, Any]:
     found = _yaml(path / "config.yaml") or _yaml(path / ".hydra" / "config.yaml")
     return found if isinstance(found, dict) else {}
@@ -298,11 +334,3 @@ def _yaml(path: Path) -> Any:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
         return {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from softgate.alignment import BETTER
 from softgate.comparison import statistics
 from softgate.comparison.statistics import Difference
 from softgate.data import ImageData
@@ -28,6 +30,8 @@ SCHEMA = 1
 CHECKPOINTS = ("best", "last")
 
 Restore = Callable[[Path], tuple[SoftgateModule, dict[str, Any]]]
+Networks = dict[str, tuple[SoftgateModule, dict[str, Any]]]
+"""By the labels of their runs: networks, and the options of their data."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def wanted(config: Mapping[str, Any]) -> list[Path]:
         return []
     require(isinstance(options, Mapping), f"compare={options}: there is no such choice; allowed: full, none, quick.")
     given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
+    if not given:
+        return []
     if any(str(one).endswith(".ckpt") and Path(str(one)).expanduser().is_file() for one in given):
         return []  # files are taken as they are; a comparison chooses its own checkpoint of each run
     found = collection.directories(given)
@@ -117,10 +123,17 @@ def check(options: Mapping[str, Any]) -> None:
     require(fine, f"compare.level={level}: a number from 0.5 to below 1 is needed.")
     count = options["resamples"]
     require(isinstance(count, int) and count >= 100, f"compare.resamples={count}: a whole number >= 100 is needed.")
+    for key in ("corruptions", "attack", "sharpness"):
+        none = {"corruptions": "families=[]", "attack": "linf=null", "sharpness": "images=0"}[key]
+        fine = isinstance(options[key], Mapping)
+        require(fine, f"compare.{key}={options[key]}: it has options under it; compare.{key}.{none} leaves it out.")
     for key in ("within", "tune", "curves"):
         words = options[key]
         fine = isinstance(words, list) and all(isinstance(word, str) for word in words)
         require(fine, f"compare.{key}={words}: a list of names is needed.")
+    for name in options["curves"]:
+        if name not in BETTER:
+            raise unknown("compare.curves", name, BETTER)
     fine = price is None or (isinstance(price, (int, float)) and price >= 0)
     require(fine, f"compare.price={price}: a number >= 0 is needed, or null.")
     measures.check(options)
@@ -153,15 +166,24 @@ def compare(
     options, console = config["compare"], Console()
     check(options)
     runs, left = collection.read(paths, options["checkpoint"])
+    left += collection.never_started(paths)
+    _check_keys(options, runs)
     given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
     left += [f"{one}: there is no run." for one in given if not collection.directories(one)]
-    runs = collection.sort(runs, options["within"], options["tune"])
-    runs, doubles = collection.without_doubles(runs, options["tune"])
-    score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
-    runs, tuned = collection.tune(runs, options["tune"], score)
-    networks, odd = _restored(runs, options["checkpoint"], config["data"], restore)
-    runs = [run for run in runs if run.label in networks]
-    left += [*doubles, *odd]
+    networks: Networks = {}
+    while True:
+        every = collection.sort(runs, options["within"], options["tune"])
+        chosen, doubles = collection.without_doubles(every, options["tune"])
+        score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
+        chosen, tuned = collection.tune(chosen, options["tune"], score)
+        broken = _load(chosen, options["checkpoint"], config["data"], restore, networks)
+        left += [f"{label}: {why}" for label, why in broken.items()]
+        runs = [run for run in runs if run.label not in broken]
+        if not broken:  # else an older run, or one of another value, may stand in
+            break
+    networks = {run.label: networks[run.label] for run in chosen}
+    left += [*doubles, *_other_data(networks)]
+    runs = [run for run in chosen if run.label in networks]
     for line in left:
         console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
     require(bool(runs), f"runs={config['runs']}: none of {len(paths)} runs can be compared; {' '.join(left)}")
@@ -173,36 +195,56 @@ def compare(
     _measure(found, networks, device, directory, console)
     found.rows = differences(found)
     if options["grids"]:
-        _draw(found, networks, soft, config["grid"], device, directory)
+        _draw(found, networks, soft, config["grid"], device, directory, restore)
     return found
 
 
-def _restored(
-    runs: Sequence[Run], which: str, changed: Mapping[str, Any], restore: Restore
-) -> tuple[dict[str, tuple[SoftgateModule, dict[str, Any]]], list[str]]:
-    """The networks by the labels of their runs; those that do not load, or are of other data than most, are named."""
-    found: dict[str, tuple[SoftgateModule, dict[str, Any]]] = {}
-    left, kinds = [], {}
+def _load(
+    runs: Sequence[Run], which: str, changed: Mapping[str, Any], restore: Restore, networks: Networks
+) -> dict[str, str]:
+    """Adds the networks of runs by their labels; of those that do not load, says why."""
+    broken = {}
     for run in runs:
+        if run.label in networks:
+            continue
         try:
             module, options = restore(run.directory / "checkpoints" / f"{which}.ckpt")
         except SoftgateError as error:
-            left.append(f"{run.label}: {str(error).partition(': ')[2]}")
+            broken[run.label] = str(error).partition(": ")[2]
             continue
         module.sites.detach()
-        options |= {key: value for key, value in changed.items() if value is not None}
-        found[run.label] = module, options
-        kinds[run.label] = {**alignment.about(options), "classes": module.classes}
-    counted = Counter(repr(kind) for kind in kinds.values())
-    usual = max(kinds.values(), key=lambda kind: counted[repr(kind)], default={})
+        networks[run.label] = module, options | {key: value for key, value in changed.items() if value is not None}
+    return broken
+
+
+def _other_data(networks: Networks) -> list[str]:
+    """Takes out networks of other data or classes than most, or than the first where as many are of either."""
+    kinds = {
+        label: {**alignment.about(options), "classes": module.classes} for label, (module, options) in networks.items()
+    }
+    counted = Counter(map(repr, kinds.values()))
+    usual = max(kinds, key=lambda label: counted[repr(kinds[label])], default="")
+    left = []
     for label, kind in kinds.items():
-        other = [key for key in usual if kind[key] != usual[key]]
-        if other:
-            key = other[0]
-            shown = f"{len(kind[key])} and {len(usual[key])}" if key == "classes" else f"{kind[key]} and {usual[key]}"
-            left.append(f"{label}: other {'classes' if key == 'classes' else f'data.{key}'} than most runs ({shown}).")
-            del found[label]
-    return found, left
+        other = next((key for key in kind if kind[key] != kinds[usual][key]), None)
+        if other is not None:
+            mine, theirs = kind[other], kinds[usual][other]
+            shown = f"{len(mine)} and {len(theirs)}" if other == "classes" else f"{mine} and {theirs}"
+            named = "classes" if other == "classes" else f"data.{other}"
+            left.append(f"{label}: other {named} than {usual} ({shown}).")
+            del networks[label]
+    return left
+
+
+def _check_keys(options: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Raises `SoftgateError` for names under `compare` that no run's config has."""
+    known = {key for run in runs for key in collection.flatten(run.config)}
+    for option in ("within", "tune"):
+        for key in options[option]:
+            if known and not any(each == key or each.startswith(f"{key}.") for each in known):
+                near = get_close_matches(key, sorted(known), n=1)
+                hint = f" Did you mean '{near[0]}'?" if near else ""
+                raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
 
 
 def _baseline(runs: Sequence[Run], named: str | None) -> str:
@@ -297,6 +339,7 @@ def _draw(
     grid: Mapping[str, Any],
     device: torch.device,
     directory: Path,
+    restore: Restore,
 ) -> None:
     """The grid of the best epoch of every arm's first seed, where its checkpoint loads."""
     first: dict[str, Run] = {}
@@ -308,7 +351,12 @@ def _draw(
         data = data or ImageData(options, splits=("val",))
         best = run.directory / "checkpoints" / "best.ckpt"
         if best.is_file() and found.options["checkpoint"] != "best":
-            module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+            try:
+                module, _ = restore(best)
+            except SoftgateError as error:
+                found.notes.append(f"{run.label}: no grid of its best epoch; {error}")
+                continue
+            module.sites.detach()
         subject = pretrained.Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
         pictures.check(grid, len(data.classes), len(data.classes))
         module.to(device).eval()

@@ -67,10 +67,23 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         several = compare.wanted(config)
         if several:
             return publish.publish(compare.compare(config, several, soft, device, directory, restore), directory)
-        results = {"schema": SCHEMA, "runs": _runs(config, soft, device, directory, study, paths)}
-    if study is not None:
+        results = {"schema": SCHEMA, "runs": []}
+        try:
+            _runs(config, soft, device, directory, study, paths, results["runs"])
+        except BaseException:
+            if results["runs"]:  # what took minutes is not thrown away with what failed
+                _finish(results, directory, study, paths)
+            raise
+    return _finish(results, directory, study, paths)
+
+
+def _finish(
+    results: dict[str, Any], directory: Path, study: alignment.Study | None, paths: PathStudy | None
+) -> dict[str, Any]:
+    """Prints and writes what was found."""
+    if study is not None and study.measured:
         results["alignment"] = study.report(directory)
-    if paths is not None:
+    if paths is not None and paths.found:
         results["paths"] = paths.report(directory)
     report.write_json(results, directory / "results.json")
     _print(results, directory)
@@ -106,7 +119,8 @@ def _runs(
     directory: Path,
     study: alignment.Study | None,
     paths: PathStudy | None,
-) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]],
+) -> None:
     files = find_checkpoints(config["runs"], config["checkpoint"])
     labels = labelled(files)
     changed = {key: value for key, value in config["data"].items() if value is not None}
@@ -120,7 +134,6 @@ def _runs(
             study.expect(label, options, module.classes)
         if paths is not None:
             paths.expect(label, path, module.net)
-    found = []
     known: dict[str, ImageData] = {}
     for label, path, (module, options) in zip(labels, files, restored, strict=True):
         if repr(options) not in known:
@@ -128,7 +141,6 @@ def _runs(
         data = known[repr(options)]
         place = directory if len(files) == 1 else directory / label
         found.append(_run(config, soft, device, place, label, path, module, data, study, paths))
-    return found
 
 
 def _run(
@@ -183,17 +195,16 @@ def _networks(
     if study is not None:
         for name in names:
             study.expect(name, options, data.classes, len(data.val_listing))
-    data.setup("validate")
-    subjects, found = [], []
-    for name in names:
-        subject = pretrained.build(name, config["model"], data)
-        subject.net.to(device)
+    subjects, found = [pretrained.build(name, config["model"], data) for name in names], []
+    for subject in subjects:
         pictures.check(config["grid"], len(data.classes), len(subject.names))
+    data.setup("validate")
+    for name, subject in zip(names, subjects, strict=True):
+        subject.net.to(device)
         scores = measure_among(subject, data) if config["measure"] else {}
         model = {"name": name, "weights": config["model"]["weights"]}
         named = {"data": options["name"], "images": len(data.val_listing)}
         found.append({**named, "model": model, "surrogate": None, **scores})
-        subjects.append(subject)
         if not config["grid"]["figures"]:
             place = directory if len(names) == 1 else directory / name
             title = pretrained.about(subject, config["model"])

@@ -61,7 +61,7 @@ def page(found: Comparison, command: str) -> str:
     )
     parts = [
         f"<h1>Which arm generalises better than {_text(found.baseline)}?</h1><p class=small>{_text(shown)}</p>",
-        listed(story.claims(found) or [f"There is no arm but {found.baseline}: nothing is compared."]),
+        listed(story.claims(found)),
         section("Left out", listed([*found.left, *found.notes])) if found.left or found.notes else "",
         section("What was chosen for each arm", listed(found.tuned)) if found.tuned else "",
         section("Summary", SUMMARY + tabled(*summary(found))),
@@ -174,13 +174,21 @@ def _how(found: Comparison) -> str:
     )
     corruptions, attack = options["corruptions"], options["attack"]
     severities = ", ".join(map(str, corruptions["severities"]))
-    sizes = (
-        f"Corrupted: {', '.join(measures.chosen_families(corruptions))}, severities {severities}, "
-        f"{corruptions['images'] or 'all'} images. Attacks: {attack['steps']} steps, "
-        f"{story.counted(attack['restarts'], 'restart')}, {attack['images'] or 'all'} images, Linf {attack['linf']}, "
-        f"L2 {attack['l2']} at 32 px. Sharpness: {options['sharpness']['images'] or 'all'} training images. "
-        f"Checkpoint: {options['checkpoint']}."
-    )
+    families = ", ".join(measures.chosen_families(corruptions))
+    radii = [f"Linf {attack['linf']}"] if attack["linf"] is not None else []
+    radii += [f"L2 {attack['l2']} at 32 px"] if attack["l2"] is not None else []
+    few = options["sharpness"]["images"]
+    sizes = ""
+    if families and severities:
+        sizes += f"Corrupted: {families}, severities {severities}, {corruptions['images'] or 'all'} images. "
+    if radii:
+        sizes += (
+            f"Attacks: {attack['steps']} steps, {story.counted(attack['restarts'], 'restart')}, "
+            f"{attack['images'] or 'all'} images, {', '.join(radii)}. "
+        )
+    if few != 0:
+        sizes += f"Sharpness: {few or 'all'} training images. "
+    sizes += f"Checkpoint: {options['checkpoint']}."
     return f"<p class=small>{_text(said)}</p><p class=small>{_text(sizes)}</p>"
 
 

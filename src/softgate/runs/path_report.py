@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +134,22 @@ def maps(one: Stability) -> Any:
 
 
 def curves(found: Sequence[Stability], options: Mapping[str, Any]) -> Any:
-    """The swaps into the last network of every run, with the controls' means over runs."""
+    """The swaps into the last network of every run, with the controls' means over the runs of the arm."""
     panels: dict[str, dict[str, tuple[str, Line]]] = {}
-    for kind in GATES:
-        for within in (True, False):
+    arms = {arm: [one for one in found if one.trained == arm] for arm in GATES}
+    for kind, within, arm in product(GATES, (True, False), arms):
+        if arms[arm]:
             lines: dict[str, tuple[str, Line]] = {}
-            for one in found:
+            for one in arms[arm]:
                 epochs = [point.epoch for point in one.swaps.points]
                 ends = one.swaps.curve(kind, within, options["resamples"], options["seed"])
                 drawn = [list(zip(epochs, part, strict=True)) for part in ends]
                 label = f"{one.label}, trained {one.trained}"
                 lines[label] = one.trained, Line(*drawn)
             for name in CONTROLS:
-                lines[f"control: {name}"] = name, Line(_mean_control(found, kind, name, within))
-            panels[f"swap {kind}, {'within class' if within else 'pooled'}"] = lines
+                lines[f"control: {name}"] = name, Line(_mean_control(arms[arm], kind, name, within))
+            panels[f"swap {kind}, {'within class' if within else 'pooled'}, trained {arm}"] = lines
+    levels = {name: options["threshold"] for name in panels if "within class" in name}
     for title, pick in (("path cosine per site with the last gates", 0), ("AUC for the last gates", 1)):
         lines = {}
         for one in found:
@@ -155,7 +158,7 @@ def curves(found: Sequence[Stability], options: Mapping[str, Any]) -> Any:
             label = f"{one.label}, trained {one.trained}"
             lines[label] = one.trained, Line(list(zip(epochs, values[pick], strict=True)))
         panels[f"{title}, G(s)"] = lines
-    return swap_curves(panels, options["threshold"], "into the last network; bands: 95 % bootstrap over images")
+    return swap_curves(panels, levels, "into the last network; bands: 95 % bootstrap over images")
 
 
 def _mean_control(found: Sequence[Stability], kind: str, name: str, within: bool) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from softgate import models
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, require
 
 OSTRICH = 9
 """The paper's further target."""
@@ -40,8 +40,7 @@ def check(config: Mapping[str, Any], names: Sequence[str]) -> None:
     """Raises `SoftgateError` for what is wrong in `model=` and `data=`, before anything is loaded."""
     require("name" in config["data"], "data is not chosen; give the images too, such as data=imagenette.")
     for name in names:
-        if name not in models.names():
-            raise unknown("model.name", name, models.names())
+        models.check({**config["model"], "name": name})
 
 
 def image_size(config: Mapping[str, Any], name: str) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from softgate.errors import SoftgateError
-from softgate.runs import compare, page, report, story
+from softgate.runs import collection, compare, page, report, story
 from softgate.runs.compare import Comparison
 from softgate.runs.measures import MEASURES, PRIMARY
 
@@ -40,7 +40,7 @@ def publish(found: Comparison, directory: Path) -> dict[str, Any]:
     report.write_csv(_rows(tables["summary"]), directory / "summary.csv")
     report.write_csv(_rows(tables["timing"]), directory / "timing.csv")
     words = HydraConfig.get().overrides.task
-    command = " ".join(["uv run evaluate.py", *(f"'{word}'" if set(word) & set("*[]{} $") else word for word in words)])
+    command = collection.command("evaluate.py", words)
     path = page.write(found, directory, command)
     (directory / "report.md").write_text(markdown(found, command), encoding="utf-8")
     console = Console()

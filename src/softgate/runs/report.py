@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from softgate import figures, files
+from softgate.errors import SoftgateError
 from softgate.figures import multiples
 
 PANELS = {
@@ -41,14 +42,21 @@ def print_tree(config: Mapping[str, Any], console: Console) -> None:
 
 
 def history(metrics: Path) -> dict[str, list[tuple[float, float]]]:
-    """Reads `metrics.csv`: metric name to (epoch, value), one for each epoch."""
+    """Reads `metrics.csv`: metric name to (epoch, value), one for each epoch.
+
+    Raises:
+        SoftgateError: If the file is damaged.
+    """
     found: dict[str, dict[float, float]] = {}
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            epoch = row.get("epoch")
-            for key, value in row.items():
-                if key not in ("epoch", "step") and value and epoch:
-                    found.setdefault(key, {})[float(epoch)] = float(value)
+    try:
+        with metrics.open(newline="") as file:
+            for row in csv.DictReader(file):
+                epoch = row.get("epoch")
+                for key, value in row.items():
+                    if key not in ("epoch", "step") and value and epoch:
+                        found.setdefault(key, {})[float(epoch)] = float(value)
+    except (ValueError, TypeError, csv.Error):  # bytes that are no text, a word that is no number, a row too long
+        raise SoftgateError(f"{metrics} is damaged.") from None
     return {key: sorted(points.items()) for key, points in found.items()}
 
 
@@ -85,6 +93,15 @@ def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]
         epoch, best = max(points["val/acc"], key=lambda point: (point[1], -point[0]))
         summary |= {"best/epoch": int(epoch), "best/val/acc": best}
     return summary
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none, or it is cut short."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

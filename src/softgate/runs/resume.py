@@ -7,17 +7,18 @@ must be those of the run; others, such as the logger or the number of epochs, ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import SoftgateError, require
-from softgate.runs import checkpoints
+from softgate.runs import checkpoints, report
 from softgate.runs.same import FREE, LENGTH, differences
 from softgate.training import SoftgateModule
 
@@ -132,6 +133,8 @@ def look(config: Mapping[str, Any], directory: Path) -> Former:
         return Former()
     try:
         saved = _plain(directory / "config.yaml")
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        raise SoftgateError(f"resume={directory}: its config.yaml is damaged.") from None
     except FileNotFoundError:
         require(not last.is_file(), f"resume={directory}: it has a {LAST} and no config.yaml; is it a run's directory?")
         return Former()
@@ -173,11 +176,8 @@ def begin(config_yaml: str, directory: Path) -> None:
 
 
 def _summary(directory: Path) -> dict[str, Any] | None:
-    try:
-        summary = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) and summary.get("status") == "finished" else None
+    summary = report.read_json(directory / "summary.json")
+    return summary if summary.get("status") == "finished" else None
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -48,7 +48,12 @@ def claims(found: Comparison) -> list[str]:
             f"{span(PRIMARY, row, level)}, {counted(len(row.seeds), 'seed')}, {probability(row.difference.adjusted)}"
         )
         lines.append(f"{row.arm} is {row.verdict} {word} {found.baseline}{where}: {numbers}.{need(row)}")
-    return lines
+    if lines:
+        return lines
+    others = found.arms[1:]
+    if not others:
+        return [f"There is no arm but {found.baseline}: nothing is compared."]
+    return [f"{', '.join(others)}: no seed is shared with {found.baseline}: nothing is compared."]
 
 
 def need(row: Row) -> str:
@@ -170,9 +175,9 @@ def correlation(groups: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Spearman's correlation over all runs, and within arms, which arms that differ in both cannot feign."""
     every = np.array([point for points in groups.values() for point in points])
     centred = [np.array(points) - np.mean(points, 0) for points in groups.values() if len(points) > 1]
-    within = np.concatenate(centred or [every])
-    found = [stats.spearmanr(*part.T).statistic if np.ptp(part, 0).all() else math.nan for part in (every, within)]
-    return f"Spearman over all {len(every)} runs {found[0]:.2f}, within arms {found[1]:.2f}."
+    parts = [every, np.concatenate(centred) if centred else every[:0]]
+    found = [f"{stats.spearmanr(*p.T).statistic:.2f}" if len(p) > 1 and np.ptp(p, 0).all() else "–" for p in parts]
+    return f"Spearman over all {len(every)} runs {found[0]}, within arms {found[1]}."
 
 
 def legend(found: Comparison) -> list[tuple[str, str]]:

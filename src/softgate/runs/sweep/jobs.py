@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import JobFailed, SoftgateError, require
@@ -40,7 +42,7 @@ class Job:
         told: The keys that tell it from other jobs: their overrides were not typed as they are.
         status: waiting, running, finished, or how it ended otherwise.
         why: The last error in its output, where it failed.
-        seconds: How long its process ran.
+        seconds: How long it trained, or its process ran where it did not finish.
         again: Whether it was begun before and goes on now.
         summary: What the run has written of its metrics.
     """
@@ -68,11 +70,22 @@ class Job:
 
     def read(self) -> None:
         """Reads what the run has written: its summary, or its curves where it was killed before that."""
-        written, curves = self.directory / "summary.json", self.directory / "metrics.csv"
-        if written.is_file():
-            self.summary = json.loads(written.read_text())
-        elif curves.is_file():
-            self.summary = report.summarize(report.history(curves))
+        curves = self.directory / "metrics.csv"
+        self.summary = report.read_json(self.directory / "summary.json")
+        if not self.summary and curves.is_file():
+            with suppress(SoftgateError):  # damaged: the job then has no metrics, and is not finished
+                self.summary = report.summarize(report.history(curves))
+
+    @property
+    def trained(self) -> float:
+        """Seconds of training, over all parts of the run, as it wrote them."""
+        return float(self.summary.get("seconds") or 0.0)
+
+    @property
+    def said(self) -> str:
+        """The overrides that tell it from other jobs."""
+        told = [word for word in self.overrides if word.partition("=")[0] in self.told]
+        return " ".join(told or self.overrides)
 
     @property
     def done(self) -> bool:
@@ -171,7 +184,25 @@ def admit(job: Job, resume: bool) -> None:
     job.read()
     job.again = not job.done
     if job.done:
-        job.status, job.seconds = FINISHED, float(job.summary.get("seconds", 0.0))
+        job.status, job.seconds = FINISHED, job.trained
+
+
+def require_same_places(jobs: Sequence[Job], directory: Path) -> None:
+    """Raises `SoftgateError` where a job's number is that of another job that was begun in the sweep's directory."""
+    now = {job.number: job for job in jobs}
+    for path in sorted(directory.glob("*/.hydra/config.yaml")):
+        try:
+            saved: Any = OmegaConf.to_container(OmegaConf.load(path))
+            sweep = saved["sweep"]
+            number, words = sweep["job"], " ".join(sweep["overrides"])
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, KeyError, TypeError):
+            continue  # not a job of ours
+        job = now.get(number)
+        if job is not None and job.directory.resolve() != path.parents[1].resolve():
+            raise SoftgateError(
+                f"sweep.resume=true: job {number} of {directory} was begun in {path.parents[1].name} ({words}), now it "
+                f"would be {job.directory.name}; give the words of the first start, in their order."
+            )
 
 
 def _and(differ: Mapping[str, tuple[Any, Any]], which: int) -> str:

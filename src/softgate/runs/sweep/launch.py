@@ -20,7 +20,7 @@ from rich.console import Console
 from softgate.errors import SoftgateError, is_whole, require
 from softgate.runs import build, checks, ranks
 from softgate.runs.sweep import again, gpus, processes, table
-from softgate.runs.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose
+from softgate.runs.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places
 
 TICK = 0.2
 
@@ -126,8 +126,10 @@ class Sweep:
                 build.check(job.config)
                 self._check_place(job.config["trainer"])
             except SoftgateError as error:
-                raise SoftgateError(f"job {job.number} ({' '.join(job.overrides)}): {error}") from None
+                raise SoftgateError(f"job {job.number} ({job.said}): {error}") from None
             admit(job, self.resume)
+        if self.resume:
+            require_same_places(jobs, self.directory)
 
     def _check_place(self, trainer: Mapping[str, Any]) -> None:
         nodes = trainer["num_nodes"]

@@ -64,6 +64,7 @@ class Process:
         self.job, self.gpus = job, list(gpus)
         self.log = job.directory / "output.log"
         self.started = time.monotonic()
+        self._before = self.log.stat().st_size if self.log.is_file() else 0
         with self.log.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal reaches the sweep alone, which then ends its jobs in order.
             self._process = subprocess.Popen(
@@ -85,8 +86,11 @@ class Process:
         job.seconds = time.monotonic() - self.started
         job.read()
         job.status = f"killed by {signal.Signals(-code).name}" if code < 0 else ENDED.get(code, "failed")
-        if job.status not in (FINISHED, INTERRUPTED):
-            job.why = complaint(self.log)
+        if job.done and (code < 0 or job.status == INTERRUPTED):
+            job.status = FINISHED  # the signal came after the run's last act
+        if job.status == FINISHED:
+            job.seconds = job.trained
+        job.why = "" if job.status in (FINISHED, INTERRUPTED) else complaint(self.log, self._before)
         return True
 
     def send(self, number: signal.Signals) -> None:
@@ -146,8 +150,8 @@ def ends_are_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def complaint(log: Path) -> str:
-    """The last line of an output that names an error; empty where none does."""
-    lines = log.read_text(errors="replace").splitlines()
+def complaint(log: Path, start: int = 0) -> str:
+    """The last line of an output, from a byte on, that names an error; empty where none does."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     found = [match[1] for match in map(ERROR.match, lines) if match]
     return found[-1].strip() if found else ""

@@ -243,10 +243,12 @@ class AlignmentCurves(Callback):
 
 
 def log_spaced(count: int, epochs: int) -> set[int]:
-    """`count` epochs from the first to the last, spread evenly on a log scale; fewer where they coincide."""
+    """`count` epochs from the first to the last, evenly on a log scale; fewer where they coincide, one is the last."""
     if count < 1 or epochs < 1:
         return set()
-    return {round(float(e)) - 1 for e in np.geomspace(1, epochs, count)} | {epochs - 1}
+    if count == 1:
+        return {epochs - 1}
+    return {round(float(e)) - 1 for e in np.geomspace(1, epochs, count)}
 
 
 def _chunks(copies: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ class PathRecorder(Callback):
         done = trainer.global_step
         if done and (self.directory / "header.json").is_file():
             found = Recording(self.directory, "callbacks.paths").header
-            fits = found.identity() == self._recorder.header.identity()
+            fits = replace(found, run=None).identity() == self._recorder.header.identity()
             require(
                 fits,
                 f"callbacks.paths: the run to resume recorded another probe set, network or kind of gates in "
@@ -136,7 +138,7 @@ class PathRecorder(Callback):
             self._warn(f"the run goes on at step {done} and nothing was recorded before; {self.directory} is new.")
         trainer.strategy.barrier()  # every process has read what is there
         if trainer.is_global_zero:
-            self._recorder.begin(*self._probe, after=done)
+            self._recorder.begin(*self._probe, after=done, run=_run(pl_module))
             self._record(pl_module, done)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -184,6 +186,14 @@ class PathRecorder(Callback):
             self.rule.to_dict() if self.soft else None,
             self.weights,
         )
+
+
+def _run(module: SoftgateModule) -> str:
+    """Tells a run from others: a hash of what is trained, how, and from which weights."""
+    found = hashlib.sha256(repr(sorted(module.hparams.items())).encode())
+    for value in module.net.state_dict().values():
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 def log_spaced_steps(steps: int, per_epoch: float, count: int, first: float) -> list[int]:
