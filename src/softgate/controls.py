@@ -22,8 +22,7 @@ from softgate.metrics.base import Explainer, draws
 from softgate.metrics.blur import blur
 from softgate.metrics.high_frequency import high_frequency
 from softgate.metrics.randomization import randomized
-from softgate.pullback import inner, reading_out
-from softgate.representation import target_logits
+from softgate.pullback import inner, reading_out, target_logits
 from softgate.surrogate import Surrogate
 
 

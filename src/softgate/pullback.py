@@ -310,16 +310,38 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits [B, classes], in float32 at least."""
     out: Any = model(x)
     logits: Any = getattr(out, "logits", out)
-    shape = tuple(getattr(logits, "shape", ()))
-    require(len(shape) == 2, f"the model returns {type(logits).__name__} {shape}; logits [B, classes] are needed.")
+    _require_logits(logits)
     wide: Tensor = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return wide
 
 
 def _pick(logits: Tensor, targets: Tensor) -> Tensor:
     """The logits [B, K] of the targets."""
-    classes = logits.shape[1]
+    require_classes(logits, targets)
+    return logits.gather(1, targets)
+
+
+def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
+    """The logits [B, K] of the targets [B, K], in float32 at least; minus the mean over classes if centred.
+
+    Raises:
+        SoftgateError: If the outputs are no logits [B, classes], or a target is no class.
+    """
+    require_classes(outputs, targets)
+    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    picked = wide.gather(1, targets)
+    return picked - wide.mean(1, keepdim=True) if centred else picked
+
+
+def require_classes(outputs: Tensor, targets: Tensor) -> None:
+    """Raises `SoftgateError` unless outputs are logits [B, classes] and every target is one of the classes."""
+    _require_logits(outputs)
+    classes = outputs.shape[1]
     least, greatest = int(targets.min()), int(targets.max())
     wrong = greatest if greatest >= classes else least
     require(least >= 0 and greatest < classes, f"target={wrong}: the model has the classes 0 to {classes - 1}.")
-    return logits.gather(1, targets)
+
+
+def _require_logits(outputs: Any) -> None:
+    shape = tuple(getattr(outputs, "shape", ()))
+    require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")

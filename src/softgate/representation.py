@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from softgate.errors import SoftgateError, require
-from softgate.pullback import Target, _targets, inner, reading_out
+from softgate.pullback import Target, _targets, inner, reading_out, target_logits
 from softgate.surrogate import Surrogate
 
 LINEAR: frozenset[str] = frozenset(
@@ -111,27 +111,6 @@ def read(
     if many:
         return Readout(outputs.detach(), logits, torch.stack(pullbacks, 1), torch.stack(values, 1))
     return Readout(outputs.detach(), logits[:, 0], pullbacks[0], values[0])
-
-
-def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
-    """The logits [B, K] of the targets [B, K], in float32 at least; minus the mean over classes if centred.
-
-    Raises:
-        SoftgateError: If the outputs are no logits [B, classes], or a target is no class.
-    """
-    require_classes(outputs, targets)
-    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    picked = wide.gather(1, targets)
-    return picked - wide.mean(1, keepdim=True) if centred else picked
-
-
-def require_classes(outputs: Tensor, targets: Tensor) -> None:
-    """Raises `SoftgateError` unless outputs are logits [B, classes] and every target is one of the classes."""
-    shape = tuple(getattr(outputs, "shape", ()))
-    require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")
-    least, greatest = int(targets.min()), int(targets.max())
-    wrong = greatest if greatest >= shape[1] else least
-    require(least >= 0 and greatest < shape[1], f"target={wrong}: the model has the classes 0 to {shape[1] - 1}.")
 
 
 class _Constants(TorchFunctionMode):

@@ -15,8 +15,7 @@ from torch.overrides import TorchFunctionMode
 from softgate import gates, pools
 from softgate.callsites import PIECEWISE, RELU, RELU_NODES, UNSUPPORTED, activation_call, nodes_between
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites, require
-from softgate.pullback import inner, pullback, reading_out
-from softgate.representation import require_classes, target_logits
+from softgate.pullback import inner, pullback, reading_out, require_classes, target_logits
 from softgate.surrogate import Surrogate
 
 Explainer = Callable[[nn.Module, Tensor, Any], Tensor]

@@ -11,8 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from softgate.errors import SoftgateError
 from softgate.explainers.baselines import classes
-from softgate.pullback import inner, reading_out
-from softgate.representation import require_classes
+from softgate.pullback import inner, reading_out, require_classes
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:

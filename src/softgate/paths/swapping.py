@@ -21,8 +21,7 @@ from softgate.paths.agreement import path_cosine
 from softgate.paths.gates import Gates
 from softgate.paths.recording import Point, Recording
 from softgate.paths.running import check_affine, record, run_attached
-from softgate.pullback import inner, predict, reading_out
-from softgate.representation import target_logits
+from softgate.pullback import inner, predict, reading_out, target_logits
 from softgate.surrogate import Surrogate
 
 CONTROLS = ("shuffled", "mean", "ones", "epoch 0")

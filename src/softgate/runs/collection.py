@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from glob import escape, glob
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def require_known(options: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Raises `SoftgateError` for names under `compare` that no run's config has."""
+    known = {key for run in runs for key in flatten(run.config)}
+    for option in ("within", "tune"):
+        for key in options[option]:
+            if known and not any(each == key or each.startswith(f"{key}.") for each in known):
+                near = get_close_matches(key, sorted(known), n=1)
+                hint = f" Did you mean '{near[0]}'?" if near else ""
+                raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
 
 
 def _choice(run: Run, group: str) -> str:

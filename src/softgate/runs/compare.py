@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,7 @@ def compare(
     check(options)
     runs, left = collection.read(paths, options["checkpoint"])
     left += collection.never_started(paths)
-    _check_keys(options, runs)
+    collection.require_known(options, runs)
     given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
     left += [f"{one}: there is no run." for one in given if not collection.directories(one)]
     networks: Networks = {}
@@ -234,17 +233,6 @@ def _other_data(networks: Networks) -> list[str]:
             left.append(f"{label}: other {named} than {usual} ({shown}).")
             del networks[label]
     return left
-
-
-def _check_keys(options: Mapping[str, Any], runs: Sequence[Run]) -> None:
-    """Raises `SoftgateError` for names under `compare` that no run's config has."""
-    known = {key for run in runs for key in collection.flatten(run.config)}
-    for option in ("within", "tune"):
-        for key in options[option]:
-            if known and not any(each == key or each.startswith(f"{key}.") for each in known):
-                near = get_close_matches(key, sorted(known), n=1)
-                hint = f" Did you mean '{near[0]}'?" if near else ""
-                raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
 
 
 def _baseline(runs: Sequence[Run], named: str | None) -> str:
