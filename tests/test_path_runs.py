@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from softgate import SoftgateError
 from softgate.figures.multiples import Line
 from softgate.figures.stability import heat_maps, swap_curves
 from softgate.runs.evaluate import evaluate
-from softgate.runs.paths import thinned
+from softgate.runs.paths import PathStudy, thinned
 from softgate.runs.train import train
 
 QUICK = (
@@ -149,6 +150,23 @@ def test_what_was_measured_is_written_also_where_a_later_run_fails(runs, tmp_pat
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["label"] for run in kept["paths"]["runs"]] == ["excitation"]
     assert (tmp_path / "out" / "paths.csv").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_measured_is_written_also_where_the_rest_is_called_off(runs, tmp_path, monkeypatch, number):
+    look = PathStudy.look
+
+    def once(self, label, *others):
+        if self.found:
+            signal.raise_signal(number)
+        look(self, label, *others)
+
+    monkeypatch.setattr(PathStudy, "look", once)
+    words = (*ASKED, *FEW, "checkpoint=last", "paths.kernel_images=0")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(composed(f"runs={runs}/*", *words, name="evaluate", directory=tmp_path))
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert [run["label"] for run in kept["paths"]["runs"]] == ["excitation"]
 
 
 def test_moments_are_thinned_evenly_with_both_ends():

@@ -28,6 +28,7 @@ from softgate.runs import (
     report,
 )
 from softgate.runs.paths import PathStudy
+from softgate.runs.sweep import processes
 from softgate.surrogate import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.module import accuracies
@@ -69,7 +70,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             return publish.publish(compare.compare(config, several, soft, device, directory, restore), directory)
         results = {"schema": SCHEMA, "runs": []}
         try:
-            _runs(config, soft, device, directory, study, paths, results["runs"])
+            with processes.ends_are_interrupts():
+                _runs(config, soft, device, directory, study, paths, results["runs"])
         except BaseException:
             if results["runs"]:  # what took minutes is not thrown away with what failed
                 _finish(results, directory, study, paths)
