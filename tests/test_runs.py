@@ -424,6 +424,14 @@ def test_a_network_of_a_thousand_classes_is_read_out_on_data_of_three(photograph
     assert 0 <= found["acc"] <= found["acc_among_data_classes"] <= 1
 
 
+def test_weights_of_another_network_are_refused_before_anything_is_drawn(photographs, weights, tmp_path):
+    words = ("data=folder", f"data.root={photographs}", "data.size=32", "model=squeezenet1_1")
+    for given, said in ((weights, "not the weights of resnet18"), ("nowhere.pth", "no such file")):
+        with pytest.raises(SoftgateError, match=said):
+            evaluated(tmp_path, *words, f"model.weights={given}", "models=[squeezenet1_1,resnet18]")
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_the_paper_figures_in_one_go(photographs, weights, tmp_path):
     words = ("experiment=paper_figures", "data=folder", f"data.root={photographs}", "data.size=32")
     evaluated(tmp_path, *words, "models=[squeezenet1_1]", f"model.weights={weights}", "grid.steps=2", "grid.targets=4")

@@ -203,3 +203,13 @@ def test_without_the_examples_as_a_sample_the_interval_would_be_too_narrow():
         one = paired(d.mean(1), np.zeros(5), resamples=FEW)
         narrow += one.low <= 0 <= one.high
     assert narrow / 200 < 0.8
+
+
+@given(st.lists(st.floats(-1, 1).filter(lambda x: abs(x) > 1e-3), min_size=2, max_size=2, unique=True))
+def test_of_two_seeds_with_one_number_each_interval_and_p_agree(deltas):
+    found = paired(np.array(deltas), np.zeros(2), resamples=2000)
+    t = stats.ttest_1samp(deltas, 0)
+    assert found.p == pytest.approx(t.pvalue)
+    low, high = t.confidence_interval(0.95)
+    assert found.low == pytest.approx(low, abs=0.02 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.02 * (high - low))

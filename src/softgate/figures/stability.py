@@ -48,6 +48,8 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
             axes.set_xlabel("network of epoch t", fontsize=8)
         if place % ACROSS == 1:
             axes.set_ylabel("gates of epoch s", fontsize=8)
+        if place <= len(panels) - ACROSS:
+            axes.tick_params(labelbottom=False)  # the row below has them
         every.append(axes)
     figure.colorbar(image, ax=every, shrink=0.8)
     return _finished(figure, title)
