@@ -38,7 +38,7 @@ def check(options: Mapping[str, Any]) -> None:
         fine = fine or (key == "num_workers" and value is None)
         require(fine, f"data.{key}={value}: a whole number >= {least} is needed.")
     fraction = options.get("fraction", 1.0)
-    require(_number(fraction) and 0 < fraction <= 1, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
+    require(is_number(fraction) and 0 < fraction <= 1, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
     drawn = options.get("fraction_seed", 0)
     fine = is_whole(drawn, 0)
     require(fine, f"data.fraction_seed={drawn}: a whole number >= 0 is needed.")
@@ -50,18 +50,14 @@ def check(options: Mapping[str, Any]) -> None:
     augment = options.get("augment", {})
     require(isinstance(augment, Mapping), f"data.augment={augment}: crop_scale and flip are needed under it.")
     scale = augment.get("crop_scale", (1.0, 1.0))
-    pair = isinstance(scale, (list, tuple)) and len(scale) == 2 and all(_number(v) for v in scale)
+    pair = isinstance(scale, (list, tuple)) and len(scale) == 2 and all(is_number(v) for v in scale)
     fine = pair and 0 < scale[0] <= scale[1] <= 1
     require(fine, f"data.augment.crop_scale={scale}: two numbers, 0 < smallest <= largest <= 1, are needed.")
     for key in ("mean", "std"):
         value = options.get(key)
-        fine = isinstance(value, (list, tuple)) and len(value) == 3 and all(_number(v) for v in value)
+        fine = isinstance(value, (list, tuple)) and len(value) == 3 and all(is_number(v) for v in value)
         fine = fine and (key == "mean" or min(value) > 0)  # type: ignore[arg-type]  # a list by now
         require(fine, f"data.{key}={value}: three numbers{' > 0' if key == 'std' else ''} are needed.")
-
-
-def _number(value: Any) -> bool:
-    return is_number(value)
 
 
 class ImageData(pl.LightningDataModule):

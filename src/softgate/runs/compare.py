@@ -170,10 +170,10 @@ def compare(
     given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
     left += [f"{one}: there is no run." for one in given if not collection.directories(one)]
     networks: Networks = {}
+    score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
     while True:
         every = collection.sort(runs, options["within"], options["tune"])
         chosen, doubles = collection.without_doubles(every, options["tune"])
-        score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
         chosen, tuned = collection.tune(chosen, options["tune"], score)
         broken = _load(chosen, options["checkpoint"], config["data"], restore, networks)
         left += [f"{label}: {why}" for label, why in broken.items()]
