@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from softgate.runs import cli
+from softgate.cli import command, exits
 
 CONFIGS = str(Path(__file__).parent / "conf")
 
@@ -13,10 +13,10 @@ CONFIGS = str(Path(__file__).parent / "conf")
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """One evaluation."""
-    from softgate.runs.evaluate import evaluate
+    from softgate.evaluation.evaluate import evaluate
 
-    cli.job(evaluate, cfg)
+    exits.job(evaluate, cfg)
 
 
 if __name__ == "__main__":
-    cli.run(main, CONFIGS, "evaluate")
+    command.run(main, CONFIGS, "evaluate")

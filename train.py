@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from softgate.runs import cli
+from softgate.cli import command, exits
 
 CONFIGS = str(Path(__file__).parent / "conf")
 
@@ -13,12 +13,12 @@ CONFIGS = str(Path(__file__).parent / "conf")
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """One run; returns the best validation accuracy, for sweepers that search."""
-    from softgate.runs.report import OBJECTIVE
-    from softgate.runs.train import train
+    from softgate.training.summary import OBJECTIVE
+    from softgate.training.train import train
 
-    summary: dict = cli.job(train, cfg)
+    summary: dict = exits.job(train, cfg)
     return summary.get(OBJECTIVE)
 
 
 if __name__ == "__main__":
-    cli.run(main, CONFIGS, "train")
+    command.run(main, CONFIGS, "train")

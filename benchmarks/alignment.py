@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from common import report
 
-from softgate.surrogate import Surrogate
+from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import AlignmentCurves
 

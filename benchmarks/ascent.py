@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 import softgate as sg
 from softgate import models
-from softgate.calibration import calibrate
 from softgate.data import ImageData
-from softgate.folding import fold
-from softgate.grids import IMAGENET_MEAN, IMAGENET_STD
-from softgate.pullback import size_factor
+from softgate.explainers.folding import fold
+from softgate.explainers.pullback import size_factor
+from softgate.grids.reading import IMAGENET_MEAN, IMAGENET_STD
+from softgate.sites.calibration import calibrate
 
 
 def images(root: str, count: int, size: int) -> tuple[torch.Tensor, ImageData]:

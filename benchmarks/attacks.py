@@ -13,10 +13,11 @@ import torch
 from common import report
 from torch import Tensor, nn
 
-from softgate.comparison.attacks import PGD, RELATIVE_STEP, in_pixels, scaled_l2
 from softgate.data import ImageData
-from softgate.pullback import reading_out
-from softgate.runs.evaluate import find_checkpoint, restore
+from softgate.evaluation.generalization.attacks import PGD, RELATIVE_STEP, in_pixels, scaled_l2
+from softgate.evaluation.runs import find_checkpoint
+from softgate.sites.inference import reading_out
+from softgate.training.checkpoints import restore
 
 
 class FromPixels(nn.Module):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import softgate as sg
 from softgate import models
-from softgate.alignment import Probe, control_table, failures
-from softgate.controls import standard
 from softgate.data import ImageData
+from softgate.metrics.control_table import Probe, control_table, failures
+from softgate.metrics.controls import standard
 
 COLUMNS = {
     "high_frequency": "high_freq -",
@@ -85,7 +85,8 @@ def accuracy(net: nn.Module, x: Tensor, labels: Tensor) -> float:
 def on_digits(given: argparse.Namespace) -> tuple[nn.Module, nn.Module | None, Probe, str]:
     options = DIGITS
     if given.run:
-        from softgate.runs.evaluate import find_checkpoint, restore
+        from softgate.evaluation.runs import find_checkpoint
+        from softgate.training.checkpoints import restore
 
         module, options = restore(find_checkpoint(str(given.run), "best"))
     data = ImageData({**options, "augment": {"crop_scale": [0.8, 1.0], "flip": False}})

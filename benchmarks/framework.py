@@ -20,8 +20,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 import softgate as sg
-from softgate.runs import build
-from softgate.training import optim
+from softgate.training import build, optim
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -14,9 +14,9 @@ from common import alternate, published, ratio, report
 from torch import Tensor, nn
 
 import softgate as sg
-from softgate import grids
-from softgate.folding import fold
-from softgate.pullback import size_factor
+from softgate.explainers.folding import fold
+from softgate.explainers.pullback import size_factor
+from softgate.grids import reading
 
 RULES = {"hard": None, "soft": sg.Surrogate()}
 IMAGES, TARGETS = 5, [0, 1, 2, 3, 4, 5]
@@ -76,7 +76,7 @@ if __name__ == "__main__":
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=10)
-    options.add_argument("--kinds", nargs="+", default=list(grids.KINDS))
+    options.add_argument("--kinds", nargs="+", default=list(reading.KINDS))
     options.add_argument("--chunk", type=int, default=None)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--out", type=Path, default=Path("grids.json"))

@@ -17,7 +17,7 @@ from common import report
 from softgate.paths import Recording, record
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, network_hash, probe_hash
-from softgate.surrogate import Surrogate
+from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule
 
 IMAGENETTE = 9469

@@ -7,7 +7,7 @@ import torch
 from common import alternate, published_pool, ratio, report
 from torch.nn import functional as F
 
-from softgate import functional, pools
+from softgate.surrogate import functional, pools
 
 CASES = {"k3 s2 p1, 64 ch, 112 px": (64, 112, (3, 2, 1)), "k2 s2, 64 ch, 112 px": (64, 112, (2, 2, 0))}
 ARMS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from configs import composed
-from softgate.runs.train import train
+from softgate.training.train import train
 
 QUIET = ("print_config=false", "trainer.enable_progress_bar=false")
 

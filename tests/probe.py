@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import softgate as sg
 from softgate import metrics
-from softgate.representation import read
+from softgate.explainers.representation import read
 
 RULE = sg.Surrogate(sg.gates.Sigmoid(0.3), sg.pools.LSE(0.3))
 CLASSES = 5

@@ -9,9 +9,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from configs import ROOT
-from softgate.runs import cli
-from softgate.runs.sweep.jobs import Job
-from softgate.runs.sweep.launch import Sweep
+from softgate.cli import command as cli
+from softgate.cli.sweep.jobs import Job
+from softgate.cli.sweep.launch import Sweep
 
 CHILD = """
 import json, os, signal, sys, time, yaml

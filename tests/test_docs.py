@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softgate import gates
+from softgate.surrogate import gates
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from softgate.channels import Scales
+from softgate.sites.scales import Scales
 
 
 def work(rank, folder):

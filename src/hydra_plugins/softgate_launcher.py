@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers. It imports this file at every start; the work is done in `softgate.runs.sweep`."""
+"""Where Hydra looks for launchers. It imports this file at every start; the work is done in `softgate.cli.sweep`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProcessLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Chooses who launches: this, or Hydra's own launcher where torchrun or srun have started the ranks."""
-        from softgate.runs.sweep.launch import launcher
+        from softgate.cli.sweep.launch import launcher
 
         self.launcher = launcher(self.options, hydra_context, task_function, config)
 

@@ -9,17 +9,15 @@ torch.Size([2, 3, 64, 64])
 Importing `softgate` brings in torch and numpy only: no Lightning, no Hydra, no W&B.
 """
 
-from softgate import functional, gates, paths, pools
-from softgate.calibration import calibrate
-from softgate.callsites import Site
-from softgate.diagnostics import SiteDiagnosis, diagnose, revived
+from importlib import import_module
+from types import ModuleType
+
+from softgate import paths
 from softgate.errors import Diverged, NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
-from softgate.pullback import Ascent, ascend, pullback
-from softgate.representation import representation
-from softgate.schedule import Ramp, Schedule, Window
-from softgate.selection import Select
-from softgate.sites import Sites, attach, detach
-from softgate.surrogate import Surrogate
+from softgate.explainers.pullback import Ascent, ascend, pullback
+from softgate.explainers.representation import representation
+from softgate.sites import Site, SiteDiagnosis, Sites, attach, calibrate, detach, diagnose, revived
+from softgate.surrogate import Ramp, Schedule, Select, Surrogate, Window, functional, gates, pools
 
 __all__ = [
     "Ascent",
@@ -49,3 +47,16 @@ __all__ = [
     "representation",
     "revived",
 ]
+
+_ON_DEMAND = ("explainers", "figures", "grids", "metrics")
+"""Packages that bring in matplotlib, torchmetrics and the like: imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return import_module(f"softgate.{name}")
+    raise AttributeError(f"module 'softgate' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})

@@ -27,6 +27,18 @@ class Diverged(SoftgateError):
     """Training was stopped: its loss, or a weight, is no longer a number, or the loss passed its limit."""
 
 
+class Stopped(Exception):
+    """A run was stopped by a signal; its last checkpoint is written and its loggers are finished.
+
+    Attributes:
+        signal: The signal's number: that of SIGINT after Ctrl-C.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
 class JobFailed(RuntimeError):
     """A job of a sweep did not finish; a sweeper finds this in place of the job's objective."""
 
@@ -57,3 +69,17 @@ def is_number(value: object) -> TypeGuard[float]:
 def is_whole(value: object, least: int) -> TypeGuard[int]:
     """Whether a value is an int >= `least`; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def positive(option: str, value: float) -> None:
+    """Raises `SoftgateError` unless `value` is a number above zero that float32 arithmetic can divide by."""
+    number = is_number(value)
+    if not number or not 1e-30 <= value <= 1e30:
+        raise SoftgateError(f"{option}={value}: a finite number > 0 (from 1e-30 to 1e30) is needed.")
+
+
+def finite(option: str, value: float) -> None:
+    """Raises `SoftgateError` unless `value` is a finite number."""
+    number = is_number(value)
+    if not number or not abs(value) <= 1e30:
+        raise SoftgateError(f"{option}={value}: a finite number (up to 1e30) is needed.")

@@ -5,7 +5,9 @@ tensor. The model runs in eval mode with its true gradient, whatever mode it is 
 and is left as it was. Where captum has a method it does the work; it comes with the extra `softgate[explain]`.
 """
 
-from softgate.explainers.baselines import (
+from softgate.explainers.bridges import KNOWN, by_name, for_quantus
+from softgate.explainers.cam import grad_cam
+from softgate.explainers.gradients import (
     ExcitationPullback,
     Explainer,
     gradient,
@@ -15,8 +17,6 @@ from softgate.explainers.baselines import (
     leaky_backward,
     smoothgrad,
 )
-from softgate.explainers.bridges import KNOWN, by_name, for_quantus
-from softgate.explainers.cam import grad_cam
 
 __all__ = [
     "KNOWN",

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from softgate.errors import unknown
-from softgate.explainers.baselines import (
+from softgate.explainers.cam import grad_cam
+from softgate.explainers.gradients import (
     ExcitationPullback,
     Explainer,
     gradient,
@@ -21,7 +22,6 @@ from softgate.explainers.baselines import (
     leaky_backward,
     smoothgrad,
 )
-from softgate.explainers.cam import grad_cam
 
 KNOWN: dict[str, Explainer] = {
     "gradient": gradient,

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from softgate.errors import SoftgateError
-from softgate.explainers.baselines import classes
-from softgate.pullback import inner, reading_out, require_classes
+from softgate.explainers.gradients import classes
+from softgate.explainers.pullback import require_classes
+from softgate.sites.inference import inner, reading_out
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.explainers.baselines import captum_attr
-from softgate.pullback import pullback
-from softgate.surrogate import Surrogate
+from softgate.explainers.gradients import captum_attr
+from softgate.explainers.pullback import pullback
+from softgate.surrogate.rule import Surrogate
 
 _Attribution: Any = captum_attr().Attribution
 _log_usage: Any = importlib.import_module("captum.log").log_usage  # captum's NoiseTunnel unwraps what it wraps

@@ -7,7 +7,6 @@ split over batches and processes, and its sampling error over images can be had 
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from torchmetrics import Metric
 
 from softgate.correlation import bootstrap_weights
 from softgate.errors import SoftgateWarning, require
-from softgate.pullback import reading_out
+from softgate.sites.inference import reading_out
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """`explainer(model, x, target)`: a map [B, C, H, W] for images [B, C, H, W] and targets [B]."""
@@ -161,22 +160,3 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     with reading_out(model, None), torch.no_grad():
         out: Any = model(x)
     return getattr(out, "logits", out).detach()  # type: ignore[no-any-return]  # a model's output is untyped
-
-
-def generators(x: Tensor, seed: int) -> list[torch.Generator]:
-    """One random generator per image, seeded by its pixels and `seed`.
-
-    So an image meets the same noise in every epoch, whatever batch or process it is in.
-    """
-    pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
-    return [torch.Generator().manual_seed(zlib.crc32(image.tobytes(), seed)) for image in pixels]
-
-
-def draws(x: Tensor, count: int, seed: int, kind: str = "normal") -> Tensor:
-    """Noise [count, B, C, H, W] for images [B, C, H, W]: "normal" N(0, 1), or "uniform" in [-1, 1]."""
-    shape = (count, *x.shape[1:])
-    made = []
-    for generator in generators(x, seed):
-        one = torch.randn(shape, generator=generator) if kind == "normal" else torch.rand(shape, generator=generator)
-        made.append(one if kind == "normal" else 2 * one - 1)
-    return torch.stack(made, 1).to(x)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
+from softgate.explainers.pullback import _project, _unit
 from softgate.metrics.base import Explainer, ProbeMetric, finite, flat, logits
-from softgate.pullback import _project, _unit
 
 REFERENCE_SIZE = 3 * 224 * 224
 """Numbers in an image of the size for which the paper's step and radius are meant."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.metrics.base import Explainer, ProbeMetric, cosine, finite, generators, logits
+from softgate.metrics.base import Explainer, ProbeMetric, cosine, finite, logits
+from softgate.metrics.noise import generators
 
 
 def infidelity(products: Tensor, changes: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.metrics.base import Explainer, ProbeMetric, finite, generators, logits
+from softgate.metrics.base import Explainer, ProbeMetric, finite, logits
 from softgate.metrics.blur import blur
+from softgate.metrics.noise import generators
 
 
 def removal_curve(model: nn.Module, x: Tensor, baseline: Tensor, order: Tensor, target: Tensor, steps: int) -> Tensor:

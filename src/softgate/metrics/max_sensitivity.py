@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.metrics.base import Explainer, ProbeMetric, draws, finite, flat, logits
+from softgate.metrics.base import Explainer, ProbeMetric, finite, flat, logits
+from softgate.metrics.noise import draws
 
 
 def max_sensitivity(maps: Tensor, noisy: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from softgate.errors import require, unknown
 from softgate.metrics.base import Explainer, ProbeMetric, cosine, finite, flat, logits
-from softgate.pullback import inner
-from softgate.sites import attached_sites
+from softgate.sites.inference import inner
+from softgate.sites.sites import attached_sites
 
 LEVELS = ("head", "top", "all")
 _Norm = nn.modules.batchnorm._BatchNorm

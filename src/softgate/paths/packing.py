@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from softgate.errors import require
 from softgate.paths.gates import Gates, SiteGates
-from softgate.pooling import Window
+from softgate.surrogate.soft_pooling import Window
 
 Bytes = NDArray[np.uint8]
 

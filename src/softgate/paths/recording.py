@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from softgate.errors import SoftgateError, require
 from softgate.paths.gates import Gates
 from softgate.paths.packing import Bytes, Layout
-from softgate.surrogate import Surrogate
+from softgate.surrogate.rule import Surrogate
 
 VERSION = 1
 FORMAT = "softgate path recording"

@@ -17,35 +17,32 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from softgate.callsites import (
+from softgate.errors import require
+from softgate.explainers.pullback import _in_chunks
+from softgate.explainers.representation import require_linear
+from softgate.paths.gates import Gates, SiteGates, joined
+from softgate.paths.windows import choose, take, weigh
+from softgate.sites.active_rule import Governing
+from softgate.sites.calls import (
     ADAPTIVE_MAX_POOL2D,
     MAX_POOL2D,
     PIECEWISE,
-    POOL_NODES,
     RELU,
-    RELU_NODES,
     UNSUPPORTED,
     ActivationCall,
     activation_call,
     adaptive_max_pool2d_arguments,
     adaptive_max_pool2d_window,
     max_pool2d_arguments,
-    no_sites,
-    nodes_between,
-    unreachable,
 )
-from softgate.channels import channel_of
-from softgate.errors import require
-from softgate.functional import soft_pooling, window_of
-from softgate.gates import wide
-from softgate.governing import Governing
-from softgate.paths.gates import Gates, SiteGates, joined
-from softgate.paths.windows import choose, take, weigh
-from softgate.pooling import Window
-from softgate.pullback import _in_chunks, inner, reading_out
-from softgate.representation import require_linear
-from softgate.sites import Sites
-from softgate.surrogate import Surrogate
+from softgate.sites.checks import POOL_NODES, RELU_NODES, no_sites, nodes_between, unreachable
+from softgate.sites.inference import inner, reading_out
+from softgate.sites.scales import channel_of
+from softgate.sites.sites import Sites
+from softgate.surrogate.functional import soft_pooling, window_of
+from softgate.surrogate.numerics import wide
+from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.soft_pooling import Window
 
 CHUNK = 64
 """Images that run at once where `chunk` is None."""

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from softgate.calibration import calibrate
-from softgate.channels import scales_of
 from softgate.correlation import bootstrap_weights, memberships, pearson, pearson_within
 from softgate.errors import require
+from softgate.explainers.pullback import predict, target_logits
 from softgate.paths.agreement import path_cosine
 from softgate.paths.gates import Gates
 from softgate.paths.recording import Point, Recording
 from softgate.paths.running import check_affine, record, run_attached
-from softgate.pullback import inner, predict, reading_out, target_logits
-from softgate.surrogate import Surrogate
+from softgate.sites.calibration import calibrate
+from softgate.sites.inference import inner, reading_out
+from softgate.sites.scales import scales_of
+from softgate.surrogate.rule import Surrogate
 
 CONTROLS = ("shuffled", "mean", "ones", "epoch 0")
 """What the swaps into the last network stand beside; the last is the swap from the initial network."""

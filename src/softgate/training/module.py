@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from softgate import models
 from softgate.errors import SoftgateWarning
-from softgate.sites import Sites, attach
-from softgate.surrogate import Surrogate
+from softgate.sites.sites import Sites, attach
+from softgate.surrogate.rule import Surrogate
 from softgate.training import optim as optimizers
 
 Batch = tuple[Tensor, Tensor]

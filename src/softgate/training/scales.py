@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from softgate.calibration import calibrate
 from softgate.data import ImageData
-from softgate.surrogate import Surrogate
+from softgate.sites.calibration import calibrate
+from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule
 from softgate.training.probe import spread
 

@@ -20,14 +20,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from softgate import metrics
-from softgate.alignment import Probe, Score, of_passes, score
-from softgate.controls import Pullback
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, is_whole, require
+from softgate.explainers.representation import read
 from softgate.metrics import ProbeMetric
-from softgate.metrics.base import draws
-from softgate.representation import read
-from softgate.surrogate import Surrogate
+from softgate.metrics.control_table import Probe, Score, of_passes, score
+from softgate.metrics.controls import Pullback
+from softgate.metrics.noise import draws
+from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 

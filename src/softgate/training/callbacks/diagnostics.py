@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from softgate.data import ImageData
-from softgate.diagnostics import SiteDiagnosis, diagnose, revived
 from softgate.errors import is_whole, require
+from softgate.sites.diagnostics import SiteDiagnosis, diagnose, revived
 from softgate.training.metricsfile import append, keep
 from softgate.training.module import SoftgateModule
 from softgate.training.probe import spread

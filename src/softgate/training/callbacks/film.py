@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgate.figures import animation, film_strip
 from softgate.files import save, save_picture
+from softgate.grids import animation, film_strip
 
 LENGTH = 12
 """Most epochs that a strip shows; the animation shows all."""

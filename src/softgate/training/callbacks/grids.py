@@ -17,10 +17,9 @@ from torch import Tensor
 from softgate import grids
 from softgate.data import ImageData
 from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, is_whole, require, unknown
-from softgate.figures import SCALES
+from softgate.explainers.pullback import pullback
 from softgate.files import save, save_picture
-from softgate.pullback import pullback
-from softgate.surrogate import Surrogate
+from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
 from softgate.training.callbacks.film import Film
 from softgate.training.module import SoftgateModule
@@ -121,7 +120,7 @@ class PullbackGrids(Callback):
             require(whole, f"callbacks.grids.{key}={value}: a whole number >= {least} is needed.")
         for key, flag in (("early", early), ("raw", raw), ("film", film), ("artifact", artifact)):
             require(isinstance(flag, bool), f"callbacks.grids.{key}={flag}: true or false is needed.")
-        for key, word, known in (("kind", kind, grids.KINDS), ("scale", scale, SCALES)):
+        for key, word, known in (("kind", kind, grids.KINDS), ("scale", scale, grids.SCALES)):
             if word not in known:
                 raise unknown(f"callbacks.grids.{key}", word, known)
         require(raw or not artifact, "callbacks.grids.artifact=true: callbacks.grids.raw=true is needed too.")

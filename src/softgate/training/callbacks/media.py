@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from softgate.figures.scaling import colours
-from softgate.grids import Grid
+from softgate.grids.reading import Grid
+from softgate.grids.scaling import colours
 
 COLUMNS = ("read-out", "image", "class", "target", "pullback", "logit before", "logit after", "predicted after", "flip")
 

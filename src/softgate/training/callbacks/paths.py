@@ -17,14 +17,14 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from softgate import pools
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, is_number, is_whole, require
 from softgate.paths.gates import Gates
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, Recording, network_hash, probe_hash, size_on_disk
 from softgate.paths.running import CHUNK, record
-from softgate.surrogate import Surrogate
+from softgate.surrogate import pools
+from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 

@@ -145,3 +145,7 @@ class ProgressFile(Callback):
 
 def _rounded(value: Any) -> str | None:
     return None if value is None else f"{float(value):.4g}"
+
+
+PROGRESS = "progress.json"
+"""How far a job of a sweep is, in its directory."""

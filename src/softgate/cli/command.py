@@ -1,0 +1,198 @@
+"""The command line: turns a user's mistake into one sentence and exit status 2.
+
+Hydra reports some mistakes with a stack trace and others with advice that is wrong here; this module runs its
+main function with full errors on and phrases them itself. Anything that is not a user's mistake keeps its trace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from softgate import errors
+from softgate.cli.exits import FAILED, INTERRUPTED, TRACED, refuse
+from softgate.cli.signals import ends_are_interrupts
+from softgate.errors import JobFailed, SoftgateError
+
+OPTIONAL = ("alignment", "experiment", "debug", "paths")
+"""Groups that may be left without a choice."""
+
+
+def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
+    """Runs a `@hydra.main` function as a command and exits with its status.
+
+    0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 130
+    Ctrl-C; other errors raise.
+    """
+    flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+    # Hydra takes no null for a group, and these have no other default.
+    empty = [f"{group}=null" for group in OPTIONAL]
+    words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
+    # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
+    words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    sys.argv[1:] = flags + words
+    sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
+    for word in words:
+        _check_choice(word, Path(config_dir))
+    try:
+        if config_name == "train":
+            _place(bool(flags))
+            sys.argv[1:] = flags + _completed(sys.argv[1 + len(flags) :], bool(flags))
+        # Lightning ends a training run itself, after its checkpoint is written.
+        with _full_errors(), nullcontext() if config_name == "train" else ends_are_interrupts():
+            main()
+    except KeyboardInterrupt:
+        _concluded(bool(flags))
+        sys.exit(INTERRUPTED)
+    except (HydraException, OmegaConfBaseException) as error:
+        if TRACED:
+            raise
+        refuse(_explain(error, config_dir, config_name))
+    except SoftgateError as error:  # of a sweep; a job's own are phrased by `job`
+        _concluded(bool(flags))
+        refuse(str(error))
+    except JobFailed:
+        pass  # the table says so
+    if not _concluded(bool(flags)):
+        sys.exit(FAILED)
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """Makes Hydra raise instead of printing and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _place(swept: bool) -> None:
+    """Settles where this command writes, where Hydra's clock would be wrong."""
+    from softgate.cli import ranks
+    from softgate.cli.sweep import resume, watchdog
+
+    watchdog.follow_parent()
+    sys.argv += ranks.agree(sys.argv[1:])
+    if swept:
+        sys.argv += resume.directory(sys.argv[1:])
+
+
+def _concluded(swept: bool) -> bool:
+    """Prints a sweep's table; false where a job in it did not finish."""
+    if not swept:
+        return True
+    from softgate.cli.sweep.launch import Sweep
+
+    return Sweep.latest is None or Sweep.latest.conclude()
+
+
+def _completed(words: list[str], several: bool) -> list[str]:
+    if not any(word.startswith(("resume=", "hydra.run.dir=")) for word in words):
+        return words
+    from softgate.training import resume  # brings in torch, which --help can do without
+
+    return resume.complete(words, several)
+
+
+def _check_choice(word: str, config_dir: Path) -> None:
+    """Refuses `group=null` for a group that must have a choice; Hydra would fail with a stack trace."""
+    group, given, choice = word.partition("=")
+    if given and choice in ("null", "", "[]") and group not in OPTIONAL and (config_dir / group).is_dir():
+        allowed = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "default")
+        refuse(f"{group}={choice}: one of its choices is needed: {', '.join(allowed)}.")
+
+
+def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
+    """One sentence for what Hydra or OmegaConf found wrong."""
+    text = _whole(error)
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        odd = any(mark in value for mark in "= []{}(),") and '"' not in value
+        hint = f""" Quote a value that has such marks twice: '{key}="{value}"'.""" if key and odd else ""
+        return f"{error.override}: cannot be read as KEY=VALUE ({text.splitlines()[0]}).{hint}"
+    several = re.search(r"Ambiguous value for argument '([^=]+)=(.*?)'\n", text)
+    if several:
+        key, values = several.groups()
+        return f"{key}={values}: several values make a sweep; add -m to the command, or give one value."
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if unknown:
+        return _unknown_key(unknown[1], config_dir, config_name)
+    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if group:
+        options = re.findall(r"\t(\S+)", text.split("Available options", 1)[-1].split("Config search path")[0])
+        near = get_close_matches(group[2], options, n=1)
+        hint = f" Did you mean {group[1]}={near[0]}?" if near else ""
+        return f"{group[1]}={group[2]}: there is no such choice; allowed: {', '.join(options)}.{hint}"
+    group = re.search(r"Could not load '([^'/]+)/([^'/]+)'", text)  # one of a list of choices
+    if group and (Path(config_dir) / group[1]).is_dir():
+        options = sorted(path.stem for path in (Path(config_dir) / group[1]).glob("*.yaml") if path.stem != "default")
+        return str(errors.unknown(group[1], group[2], options))
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is not set; give it on the command line as {missing[1]}=..."
+    group = re.search(r"Could not override '?([^'\s]+)'?\.\s*No match in the defaults list", text)
+    if group:
+        return f"{group[1]}: there is no such group."
+    return text
+
+
+def _whole(error: BaseException) -> str:
+    parts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        parts.append(str(error))
+    return "\n".join(parts)
+
+
+def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    # What is allowed depends on the groups that were chosen: none has no temperature, excitation has.
+    chosen = [word for word in sys.argv[1:] if (Path(config_dir) / word.partition("=")[0]).is_dir() and "," not in word]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir, version_base="1.3"):
+        config = compose(config_name, overrides=chosen)
+    known = list(_paths(config))
+    group, _, option = key.partition(".")
+    if option and group in OPTIONAL and group not in known and (Path(config_dir) / group).is_dir():
+        choices = sorted(path.stem for path in (Path(config_dir) / group).glob("*.yaml"))
+        return f"{key}: {group} is not chosen; choose it too: {', '.join(f'{group}={each}' for each in choices)}."
+    if key.startswith("hydra.launcher."):
+        chosen = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("hydra/launcher=")]
+        launcher = Path(config_dir) / "hydra" / "launcher" / f"{(chosen or ['processes'])[-1]}.yaml"
+        options: Any = OmegaConf.load(launcher) if launcher.is_file() else {}
+        known = [f"hydra.launcher.{name}" for name in options if not str(name).startswith("_")]
+    parent, siblings = key, list[str]()
+    while parent and not siblings:  # the nearest part of the key that there is
+        parent = parent.rpartition(".")[0]
+        siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    where = f"allowed under {parent}: " if parent and siblings else "allowed: "
+    listed = siblings or sorted(path for path in known if "." not in path)
+    return f"{key}: there is no such option; {where}{', '.join(s.rpartition('.')[2] for s in listed)}.{hint}"
+
+
+def _paths(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        path = f"{prefix}{key!s}"
+        yield path
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not OmegaConf.is_missing(config, key) and not node._is_none():
+            yield from _paths(node, f"{path}.")

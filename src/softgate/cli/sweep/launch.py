@@ -1,0 +1,201 @@
+"""Launches the jobs of a sweep and keeps its books."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.console import Console
+
+from softgate.cli import ranks
+from softgate.cli.signals import ends_are_interrupts
+from softgate.cli.sweep import display, gpus, processes, resume
+from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places
+from softgate.errors import SoftgateError, is_whole, require
+from softgate.training import build
+from softgate.training import config as checks
+
+TICK = 0.2
+
+
+class Launches(Protocol):
+    """What a sweeper calls."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs jobs."""
+        ...
+
+
+def launcher(options: Mapping[str, Any], context: HydraContext, function: TaskFunction, config: DictConfig) -> Launches:
+    """This module's launcher, or Hydra's own where another program has started several ranks already.
+
+    Raises:
+        SoftgateError: For wrong options, and for a search that every rank would do by itself.
+    """
+    for key in ("n_jobs", "jobs_per_gpu"):
+        value = options[key]
+        fine = is_whole(value, 1)
+        require(fine, f"hydra.launcher.{key}={value}: a whole number >= 1 is needed.")
+    grace = options["grace"]
+    require(isinstance(grace, (int, float)) and grace >= 0, f"hydra.launcher.grace={grace}: seconds >= 0 are needed.")
+    if not ranks.several():
+        return Sweep(options, context, config)
+    require(
+        str(config.hydra.sweeper._target_).endswith(".BasicSweeper"),
+        "hydra/sweeper: each rank of torchrun or srun would search by itself; start a search without them, "
+        "with trainer=ddp or hydra/launcher=slurm.",
+    )
+    basic = BasicLauncher()
+    basic.setup(hydra_context=context, task_function=function, config=config)
+    return basic
+
+
+class Sweep:
+    """All jobs of a sweep, over one call of `launch` or, from a search, several.
+
+    Args:
+        options: The keys of `conf/hydra/launcher/processes.yaml`.
+        context: What composes configs.
+        config: The sweep's own config.
+    """
+
+    latest: Sweep | None = None
+
+    def __init__(self, options: Mapping[str, Any], context: HydraContext, config: DictConfig) -> None:
+        self.n_jobs: int = options["n_jobs"]
+        self.jobs_per_gpu: int = options["jobs_per_gpu"]
+        self.grace: float = options["grace"]
+        self.context, self.config = context, config
+        self.directory = Path(str(config.hydra.sweep.dir)).absolute()
+        self.resume = bool(config.sweep.resume or config.resume)
+        self.jobs: list[Job] = []
+        self.gpus = gpus.visible()
+        self.console = Console()
+        Sweep.latest = self
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Runs jobs, each as a process, and returns how each ended.
+
+        Raises:
+            SoftgateError: Before any of them is started, for a mistake in any of them.
+            KeyboardInterrupt: After Ctrl-C, when the processes have ended.
+        """
+        words = enumerate(job_overrides, initial_job_idx)
+        jobs = [compose(number, overrides, self.context, self.config) for number, overrides in words]
+        self._check(jobs)
+        self.jobs += jobs
+        self.directory.mkdir(parents=True, exist_ok=True)
+        resume.record(sys.argv[1:], self.directory)
+        waiting = deque(job for job in jobs if job.status != FINISHED)
+        running: list[processes.Process] = []
+        dealer = gpus.Dealer(self.gpus, self.jobs_per_gpu)
+        shown = display.Display(self.console, len(self.jobs))
+        self._note()
+        with ends_are_interrupts():
+            try:
+                with shown.shown():
+                    while waiting or running:
+                        self._start(waiting, running, dealer, shown)
+                        time.sleep(TICK)
+                        self._collect(running, dealer, shown)
+                        pace = [(process.job, time.monotonic() - process.started) for process in running]
+                        shown.update(pace, self.jobs)
+            except BaseException:  # whatever goes wrong here, no job is left behind
+                with suppress(OSError):  # the terminal may be what has gone
+                    self.console.print("ending the jobs ...")
+                processes.end(running, self.grace)
+                raise
+            finally:
+                self._note()
+        return [job.returned() for job in jobs]
+
+    def _check(self, jobs: Sequence[Job]) -> None:
+        names = {job.directory for job in jobs} | {job.directory for job in self.jobs}
+        distinct = len(names) == len(jobs) + len(self.jobs)
+        require(distinct, "hydra.sweep.subdir: every job needs a directory of its own; use ${hydra:job.num} in it.")
+        for job in jobs:
+            checks.load_plugins(job.config["plugins"])
+            try:
+                build.check(job.config)
+                self._check_place(job.config["trainer"])
+            except SoftgateError as error:
+                raise SoftgateError(f"job {job.number} ({job.said}): {error}") from None
+            admit(job, self.resume)
+        if self.resume:
+            require_same_places(jobs, self.directory)
+
+    def _check_place(self, trainer: Mapping[str, Any]) -> None:
+        nodes = trainer["num_nodes"]
+        require(nodes == 1, f"trainer.num_nodes={nodes}: a sweep over several machines needs hydra/launcher=slurm.")
+        share = gpus.wanted(trainer, len(self.gpus), self.n_jobs)
+        most = max(share, default=-1) + 1 if isinstance(share, list) else share
+        require(most <= len(self.gpus), f"trainer.devices={trainer['devices']}: there are {len(self.gpus)} GPUs.")
+
+    def _start(
+        self, waiting: deque[Job], running: list[processes.Process], dealer: gpus.Dealer, shown: display.Display
+    ) -> None:
+        while waiting and len(running) < self.n_jobs:
+            job = waiting[0]
+            share = gpus.wanted(job.config["trainer"], len(self.gpus), self.n_jobs)
+            taken = dealer.take(share)
+            if taken is None:  # in order: a job for many GPUs is not overtaken for ever
+                return
+            waiting.popleft()
+            job.save()
+            # A list in trainer.devices counts among all GPUs, so the job must see them all.
+            seen = taken if self.gpus and not isinstance(share, list) else None
+            env = processes.environment(job, seen, self._threads(job))
+            running.append(processes.Process(job, env, taken))
+            job.status = RUNNING
+            shown.changed(job, self.jobs)
+            self._note()
+
+    def _collect(self, running: list[processes.Process], dealer: gpus.Dealer, shown: display.Display) -> None:
+        for process in [process for process in running if process.ended()]:
+            running.remove(process)
+            dealer.give_back(process.gpus)
+            shown.changed(process.job, self.jobs)
+            self._note()
+
+    def _threads(self, job: Job) -> int | None:
+        """Jobs side by side share the cores; PyTorch would give all of them to each."""
+        if self.n_jobs == 1:
+            return None
+        devices: Any = job.config["trainer"]["devices"]
+        each = max(1, devices) if isinstance(devices, int) else 1
+        cores = os.cpu_count() or 1
+        return max(1, cores // (self.n_jobs * each))
+
+    def _note(self) -> None:
+        if self.jobs and self.directory.is_dir():
+            display.write_csv(self.jobs, self.directory / "sweep.csv")
+
+    def conclude(self) -> bool:
+        """Prints the table; whether all jobs finished."""
+        if not self.jobs:
+            return True
+        self.console.print(
+            display.table(self.jobs, f"sweep of {len(self.jobs)} job{'s' if len(self.jobs) > 1 else ''}")
+        )
+        self.console.print(f"sweep directory: {self.directory}", soft_wrap=True)
+        left = [job for job in self.jobs if job.status != FINISHED]
+        if left:
+            never = sum(job.status == WAITING for job in left)
+            started = f", {never} of them never started" if never else ""
+            self.console.print(
+                f"{len(left)} of {len(self.jobs)} jobs did not finish{started}; the same command with "
+                f"sweep.resume=true goes on with them.",
+                soft_wrap=True,
+                style="bold red",
+            )
+        return not left

@@ -1,0 +1,1 @@
+"""Evaluating trained networks and comparing runs: what `evaluate.py` does."""

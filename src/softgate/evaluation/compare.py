@@ -1,0 +1,393 @@
+"""`evaluate.py` over many runs: arms, paired by seed, measured and compared; tables, a report, `results.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from softgate import files
+from softgate.data import ImageData
+from softgate.errors import SoftgateError, require, unknown
+from softgate.evaluation import alignment
+from softgate.evaluation import grids as pictures
+from softgate.evaluation import networks as pretrained
+from softgate.evaluation import runs as collection
+from softgate.evaluation.generalization import measures, statistics
+from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
+from softgate.evaluation.generalization.statistics import Difference
+from softgate.evaluation.runs import Run
+from softgate.metrics.control_table import BETTER
+from softgate.surrogate.rule import Surrogate
+from softgate.training import SoftgateModule, provenance
+
+SCHEMA = 1
+"""Version of what stands under `comparison` in `results.json`."""
+
+CHECKPOINTS = ("best", "last")
+
+Restore = Callable[[Path], tuple[SoftgateModule, dict[str, Any]]]
+Networks = dict[str, tuple[SoftgateModule, dict[str, Any]]]
+"""By the labels of their runs: networks, and the options of their data."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm against the baseline, on one measure, in one condition."""
+
+    arm: str
+    condition: str
+    measure: str
+    seeds: tuple[int, ...]
+    difference: Difference
+    verdict: str
+
+
+@dataclass
+class Comparison:
+    """What a report is made of.
+
+    Attributes:
+        runs: Those that take part.
+        measured: The numbers of each of them, in the same order.
+        baseline: The arm that the others are compared with.
+        rows: The differences.
+        left: A line on each run that does not take part.
+        notes: Lines on what else a reader must know.
+        tuned: Lines on what was chosen for each arm.
+        grids: Arm to the picture of its best epoch.
+        options: The keys of `compare`.
+        data: Name of the data, its number of test images, its classes.
+        environment: Of the evaluation.
+    """
+
+    runs: list[Run]
+    baseline: str
+    options: Mapping[str, Any]
+    left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tuned: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    grids: dict[str, Path] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> list[str]:
+        """The baseline, then the others in the order of their names."""
+        return [self.baseline, *sorted({run.arm for run in self.runs} - {self.baseline})]
+
+    @property
+    def conditions(self) -> list[str]:
+        """In the order of their names."""
+        return sorted({run.condition for run in self.runs})
+
+    @property
+    def keys(self) -> list[str]:
+        """The measures that any run has."""
+        return [key for key in MEASURES if any(key in each.values for each in self.measured)]
+
+    def of(self, arm: str, condition: str) -> dict[int, Measured]:
+        """Seed to numbers."""
+        pairs = zip(self.runs, self.measured, strict=True)
+        return {run.seed: each for run, each in pairs if (run.arm, run.condition) == (arm, condition)}
+
+
+def wanted(config: Mapping[str, Any]) -> list[Path]:
+    """The directories to compare; empty where `runs` names one run, or no comparison is asked for."""
+    options = config.get("compare")
+    others = config.get("alignment"), config.get("paths")  # these look at each run by themselves
+    if options is None or config["runs"] is None or any(other is not None for other in others):
+        return []
+    require(isinstance(options, Mapping), f"compare={options}: there is no such choice; allowed: full, none, quick.")
+    given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
+    if not given:
+        return []
+    if any(str(one).endswith(".ckpt") and Path(str(one)).expanduser().is_file() for one in given):
+        return []  # files are taken as they are; a comparison chooses its own checkpoint of each run
+    found = collection.directories(given)
+    several = len(given) > 1 or any(mark in str(given[0]) for mark in "*?[")
+    return found if len(found) > 1 or (several and found) else []
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `SoftgateError` for options of `compare` that are out of range; loads nothing."""
+    if options["checkpoint"] not in CHECKPOINTS:
+        raise unknown("compare.checkpoint", options["checkpoint"], CHECKPOINTS)
+    level, price = options["level"], options["price"]
+    fine = isinstance(level, float) and 0.5 <= level < 1
+    require(fine, f"compare.level={level}: a number from 0.5 to below 1 is needed.")
+    count = options["resamples"]
+    require(isinstance(count, int) and count >= 100, f"compare.resamples={count}: a whole number >= 100 is needed.")
+    for key in ("corruptions", "attack", "sharpness"):
+        none = {"corruptions": "families=[]", "attack": "linf=null", "sharpness": "images=0"}[key]
+        fine = isinstance(options[key], Mapping)
+        require(fine, f"compare.{key}={options[key]}: it has options under it; compare.{key}.{none} leaves it out.")
+    for key in ("within", "tune", "curves"):
+        words = options[key]
+        fine = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        require(fine, f"compare.{key}={words}: a list of names is needed.")
+    for name in options["curves"]:
+        if name not in BETTER:
+            raise unknown("compare.curves", name, BETTER)
+    fine = price is None or (isinstance(price, (int, float)) and price >= 0)
+    require(fine, f"compare.price={price}: a number >= 0 is needed, or null.")
+    measures.check(options)
+
+
+def compare(
+    config: Mapping[str, Any],
+    paths: Sequence[Path],
+    soft: Surrogate,
+    device: torch.device,
+    directory: Path,
+    restore: Restore,
+) -> Comparison:
+    """Compares runs and writes the report's tables; what cannot be compared is left out and said.
+
+    Args:
+        config: The config of `conf/evaluate.yaml`.
+        paths: The runs' directories.
+        soft: The rule that grids are read out with.
+        device: Where to measure.
+        directory: Where results go.
+        restore: From a checkpoint to a network and the options of its data.
+
+    Returns:
+        All that the report shows.
+
+    Raises:
+        SoftgateError: If nothing is left to compare, or an option is out of range.
+    """
+    options, console = config["compare"], Console()
+    check(options)
+    runs, left = collection.read(paths, options["checkpoint"])
+    left += collection.never_started(paths)
+    collection.require_known(options, runs)
+    given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
+    left += [f"{one}: there is no run." for one in given if not collection.directories(one)]
+    networks: Networks = {}
+    score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
+    while True:
+        every = collection.sort(runs, options["within"], options["tune"])
+        chosen, doubles = collection.without_doubles(every, options["tune"])
+        chosen, tuned = collection.tune(chosen, options["tune"], score)
+        broken = _load(chosen, options["checkpoint"], config["data"], restore, networks)
+        left += [f"{label}: {why}" for label, why in broken.items()]
+        runs = [run for run in runs if run.label not in broken]
+        if not broken:  # else an older run, or one of another value, may stand in
+            break
+    networks = {run.label: networks[run.label] for run in chosen}
+    left += [*doubles, *_other_data(networks)]
+    runs = [run for run in chosen if run.label in networks]
+    for line in left:
+        console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
+    require(bool(runs), f"runs={config['runs']}: none of {len(paths)} runs can be compared; {' '.join(left)}")
+    # Once more: what was left out may have been all that differed in a key.
+    runs = collection.sort(runs, options["within"], options["tune"])
+    found = Comparison(runs, _baseline(runs, options["baseline"]), options, left, tuned=tuned)
+    found.notes = missing(found)
+    found.environment = provenance.environment(kind=device.type)
+    _measure(found, networks, device, directory, console)
+    found.rows = differences(found)
+    if options["grids"]:
+        _draw(found, networks, soft, config["grid"], device, directory, restore)
+    return found
+
+
+def _load(
+    runs: Sequence[Run], which: str, changed: Mapping[str, Any], restore: Restore, networks: Networks
+) -> dict[str, str]:
+    """Adds the networks of runs by their labels; of those that do not load, says why."""
+    broken = {}
+    for run in runs:
+        if run.label in networks:
+            continue
+        try:
+            module, options = restore(run.directory / "checkpoints" / f"{which}.ckpt")
+        except SoftgateError as error:
+            broken[run.label] = str(error).partition(": ")[2]
+            continue
+        module.sites.detach()
+        networks[run.label] = module, options | {key: value for key, value in changed.items() if value is not None}
+    return broken
+
+
+def _other_data(networks: Networks) -> list[str]:
+    """Takes out networks of other data or classes than most, or than the first where as many are of either."""
+    kinds = {
+        label: {**alignment.about(options), "classes": module.classes} for label, (module, options) in networks.items()
+    }
+    counted = Counter(map(repr, kinds.values()))
+    usual = max(kinds, key=lambda label: counted[repr(kinds[label])], default="")
+    left = []
+    for label, kind in kinds.items():
+        other = next((key for key in kind if kind[key] != kinds[usual][key]), None)
+        if other is not None:
+            mine, theirs = kind[other], kinds[usual][other]
+            shown = f"{len(mine)} and {len(theirs)}" if other == "classes" else f"{mine} and {theirs}"
+            named = "classes" if other == "classes" else f"data.{other}"
+            left.append(f"{label}: other {named} than {usual} ({shown}).")
+            del networks[label]
+    return left
+
+
+def _baseline(runs: Sequence[Run], named: str | None) -> str:
+    arms = sorted({run.arm for run in runs})
+    if named is not None:
+        if named not in arms:
+            raise unknown("compare.baseline", named, arms)
+        return named
+    hard = [run.arm for run in runs if not softens(run)]
+    return min(hard, key=len) if hard else arms[0]
+
+
+def softens(run: Run) -> bool:
+    """Whether a run was trained with anything but the true gradient."""
+    rule = run.config.get("surrogate") or {}
+    return any(rule.get(part, {}).get("name") != "hard" for part in ("gate", "pool")) and rule.get("mix", 1) != 0
+
+
+def missing(found: Comparison) -> list[str]:
+    """A line for each seed that an arm has and the other lacks: the pair does not count."""
+    lines = []
+    for condition in found.conditions:
+        where = f" at {condition}" if condition else ""
+        base = _seeds(found, found.baseline, condition)
+        for arm in found.arms[1:]:
+            mine = _seeds(found, arm, condition)
+            for name, lacking, other in ((found.baseline, mine - base, arm), (arm, base - mine, found.baseline)):
+                if lacking and mine:
+                    which = ", ".join(map(str, sorted(lacking)))
+                    lines.append(f"{name}{where} lacks seed {which}: left out of its pairs with {other}.")
+    return lines
+
+
+def _seeds(found: Comparison, arm: str, condition: str) -> set[int]:
+    return {run.seed for run in found.runs if (run.arm, run.condition) == (arm, condition)}
+
+
+def _measure(
+    found: Comparison,
+    networks: Mapping[str, tuple[SoftgateModule, dict[str, Any]]],
+    device: torch.device,
+    directory: Path,
+    console: Console,
+) -> None:
+    bench: Bench | None = None
+    rows = []
+    for count, run in enumerate(found.runs, start=1):
+        module, options = networks[run.label]
+        if bench is None:
+            data = ImageData(options, splits=("val",))
+            bench = Bench(data, found.options)
+            found.data = {"name": options["name"], "images": len(data.val_listing), "classes": data.classes}
+            require(
+                data.classes == module.classes,
+                f"data.root={options.get('root')}: its {len(data.classes)} classes are not the runs'.",
+            )
+        module.to(device).eval()
+        found.measured.append(bench.measure(module, options))
+        module.cpu()
+        values = found.measured[-1].values
+        rows.append({"run": run.label, "arm": run.arm, "condition": run.condition, "seed": run.seed, **values})
+        files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
+        line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
+        console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def differences(found: Comparison) -> list[Row]:
+    """Every arm against the baseline on every measure; Holm's correction is over the arms of a measure."""
+    rows = []
+    level = found.options["level"]
+    for key in found.keys:
+        made: list[tuple[str, str, tuple[int, ...], Difference]] = []
+        for condition in found.conditions:
+            base = found.of(found.baseline, condition)
+            for arm in found.arms[1:]:
+                mine = found.of(arm, condition)
+                both = sorted(set(mine) & set(base))
+                seeds = tuple(seed for seed in both if key in mine[seed].values and key in base[seed].values)
+                if seeds:
+                    a, b = (measures.stacked([each[seed] for seed in seeds], key) for each in (mine, base))
+                    one = statistics.paired(a, b, level, found.options["resamples"])
+                    made.append((arm, condition, seeds, one))
+        for (arm, condition, seeds, _), one in zip(made, statistics.together([m[3] for m in made], level), strict=True):
+            rows.append(Row(arm, condition, key, seeds, one, one.verdict(MEASURES[key].better, level)))
+    return rows
+
+
+def _draw(
+    found: Comparison,
+    networks: Mapping[str, tuple[SoftgateModule, dict[str, Any]]],
+    soft: Surrogate,
+    grid: Mapping[str, Any],
+    device: torch.device,
+    directory: Path,
+    restore: Restore,
+) -> None:
+    """The grid of the best epoch of every arm's first seed, where its checkpoint loads."""
+    first: dict[str, Run] = {}
+    for run in sorted(found.runs, key=lambda run: (run.condition, run.seed)):
+        first.setdefault(run.arm, run)
+    data: ImageData | None = None
+    for arm, run in first.items():
+        module, options = networks[run.label]
+        data = data or ImageData(options, splits=("val",))
+        best = run.directory / "checkpoints" / "best.ckpt"
+        if best.is_file() and found.options["checkpoint"] != "best":
+            try:
+                module, _ = restore(best)
+            except SoftgateError as error:
+                found.notes.append(f"{run.label}: no grid of its best epoch; {error}")
+                continue
+            module.sites.detach()
+        subject = pretrained.Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
+        pictures.check(grid, len(data.classes), len(data.classes))
+        module.to(device).eval()
+        place = directory / "grids" / str(len(found.grids))
+        pictures.draw(
+            subject, data, soft, grid, place, f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}"
+        )
+        module.cpu()
+        found.grids[arm] = place / f"{pictures.FILES[grid['kinds'][0]]}.png"
+
+
+def plain(found: Comparison) -> dict[str, Any]:
+    """For `results.json`."""
+    runs = []
+    for run, each in zip(found.runs, found.measured, strict=True):
+        about = {key: run.summary.get(key) for key in ("started", "seconds", "environment", "best/epoch")}
+        names = {"label": run.label, "directory": str(run.directory), "command": run.command}
+        runs.append(
+            {**names, "arm": run.arm, "condition": run.condition, "seed": run.seed, **about, "measures": each.values}
+        )
+    rows = []
+    for row in found.rows:
+        one = row.difference
+        numbers = {key: getattr(one, key) for key in ("mean", "low", "high", "p", "adjusted", "sign_p", "detectable")}
+        about = {"arm": row.arm, "condition": row.condition, "measure": row.measure, "seeds": row.seeds}
+        rows.append({**about, **numbers, "seeds_needed": one.needed, "deltas": one.deltas, "verdict": row.verdict})
+    return {
+        "schema": SCHEMA,
+        "baseline": found.baseline,
+        "arms": found.arms,
+        "conditions": found.conditions,
+        "data": found.data,
+        "better": {key: "higher" if MEASURES[key].better else "lower" for key in found.keys},
+        "primary": PRIMARY,
+        "runs": runs,
+        "differences": rows,
+        "left_out": found.left,
+        "notes": found.notes,
+        "tuned": found.tuned,
+        "environment": found.environment,
+        "options": OmegaConf.to_container(OmegaConf.create(dict(found.options))),
+    }

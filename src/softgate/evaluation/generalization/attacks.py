@@ -1,0 +1,202 @@
+"""Adversarial accuracy: projected gradient descent within a ball around each image, under the true gradient.
+
+Madry et al., arXiv 1706.06083. Radii are in pixels of [0, 1]. A network trained through soft gates is attacked through
+its hard gates, as anybody would who has its weights: a surrogate gradient would only hide weaknesses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softgate.errors import SoftgateError, require, unknown
+from softgate.metrics.noise import draws, generators
+from softgate.sites.inference import reading_out
+
+NORMS = ("linf", "l2")
+
+RELATIVE_STEP = 2.5
+"""All steps together go so many radii far, as in the source."""
+
+CIFAR_PIXELS = 3 * 32 * 32
+"""Numbers in the images that L2 radii are given for; scaled by the square root to other sizes."""
+
+
+@dataclass(frozen=True)
+class PGD:
+    """An attack.
+
+    Args:
+        norm: "linf" or "l2".
+        radius: Of the ball, in pixels of [0, 1].
+        steps: Of gradient ascent on the cross entropy, each of 2.5 radius / steps.
+        restarts: Random starts within the ball; an image stands only if it withstands all of them.
+        seed: Of the starts, which are drawn from each image's pixels.
+
+    Raises:
+        SoftgateError: For an option out of range.
+    """
+
+    norm: str
+    radius: float
+    steps: int = 20
+    restarts: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise unknown("attack norm", self.norm, NORMS)
+        require(self.radius > 0, f"attack radius={self.radius}: a number > 0 is needed.")
+        fine = self.steps >= 1 and self.restarts >= 1
+        require(fine, f"attack steps={self.steps}, restarts={self.restarts}: at least 1 of each is needed.")
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Attacks images.
+
+        Args:
+            model: The network, attached to a rule or not; the true gradient is used.
+            x: [B, 3, H, W] as the network takes them.
+            labels: [B].
+            mean: What was subtracted from pixels in [0, 1], per channel.
+            std: What they were divided by.
+
+        Returns:
+            [B] bool, whether each image is classified right still, and the images [B, 3, H, W] that it was last
+            attacked with, as the network takes them.
+        """
+        pixels, normalize = in_pixels(x, mean, std)
+        found, standing = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
+        with reading_out(model, None):
+            for restart in range(self.restarts + 1):
+                left = standing.nonzero().flatten()
+                if len(left) == 0:
+                    break
+                origin, wanted = pixels[left], labels[left]
+                # The images themselves come first: what is wrong already need not be attacked.
+                changed = origin if restart == 0 else self._climb(model, origin, wanted, normalize, restart)
+                found[left] = normalize(changed)
+                with torch.no_grad():
+                    standing[left] = _logits(model, found[left]).argmax(1) == wanted
+        return standing, found
+
+    def _climb(
+        self, model: nn.Module, origin: Tensor, labels: Tensor, normalize: Callable[[Tensor], Tensor], restart: int
+    ) -> Tensor:
+        step = RELATIVE_STEP * self.radius / self.steps
+        now = self._start(origin, restart)
+        for _ in range(self.steps):
+            now = now.detach().requires_grad_()
+            loss = F.cross_entropy(_logits(model, normalize(now)), labels, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, now)
+            ahead = slope.sign() if self.norm == "linf" else slope / _norms(slope).clamp_min(1e-12)
+            now = self._project(now.detach() + step * ahead, origin)
+        return now
+
+    def _start(self, origin: Tensor, restart: int) -> Tensor:
+        """Uniform in the cube; in the ball a random direction, and a uniform share of the radius."""
+        seed = self.seed + restart
+        if self.norm == "linf":
+            return self._project(origin + self.radius * draws(origin, 1, seed, "uniform")[0], origin)
+        noise = draws(origin, 1, seed)[0]
+        shares = torch.cat([torch.rand(1, generator=one) for one in generators(origin, seed + 1_000_003)])
+        return self._project(origin + self.radius * shares.to(origin).view(-1, 1, 1, 1) * noise / _norms(noise), origin)
+
+    def _project(self, now: Tensor, origin: Tensor) -> Tensor:
+        if self.norm == "linf":
+            kept = torch.minimum(torch.maximum(now, origin - self.radius), origin + self.radius)
+        else:
+            away = now - origin
+            kept = origin + away * (self.radius / _norms(away).clamp_min(1e-12)).clamp(max=1)
+        return kept.clamp(0, 1)
+
+
+def auto_attack(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    norm: str,
+    radius: float,
+    seed: int = 0,
+) -> Tensor:
+    """AutoAttack's standard ensemble (arXiv 2003.01690), by the package torchattacks.
+
+    Args:
+        model: As for `PGD`.
+        x: As for `PGD`.
+        labels: As for `PGD`.
+        mean: As for `PGD`.
+        std: As for `PGD`.
+        norm: "linf" or "l2".
+        radius: In pixels of [0, 1].
+        seed: Of its random starts.
+
+    Returns:
+        [B] bool, whether each image withstands all of its attacks.
+
+    Raises:
+        SoftgateError: If the package is not installed.
+    """
+    library = require_auto_attack()
+    pixels, normalize = in_pixels(x, mean, std)
+
+    class FromPixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model  # the library looks for the device of its parameters
+
+        def forward(self, image: Tensor) -> Tensor:
+            return _logits(self.net, normalize(image))
+
+    with reading_out(model, None):
+        classes = _logits(model, x[:1]).shape[1]
+        net = FromPixels().eval()
+        kind = {"linf": "Linf", "l2": "L2"}[norm]
+        attack = library.AutoAttack(net, norm=kind, eps=radius, version="standard", n_classes=classes, seed=seed)
+        found = attack(pixels, labels)
+        with torch.no_grad():
+            standing: Tensor = net(found).argmax(1) == labels
+    return standing
+
+
+def require_auto_attack() -> Any:
+    """The package torchattacks; raises `SoftgateError` if it is not installed."""
+    try:
+        import torchattacks
+    except ImportError:
+        raise SoftgateError(
+            "compare.attack.auto=true: the package torchattacks is not installed; pip install torchattacks, or use PGD "
+            "alone with compare.attack.auto=false."
+        ) from None
+    return torchattacks
+
+
+def scaled_l2(radius: float, size: int) -> float:
+    """An L2 radius given for images of 3 x 32 x 32, for images of another size: the same change of each pixel."""
+    return radius * math.sqrt(3 * size * size / CIFAR_PIXELS)
+
+
+def in_pixels(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Pixels in [0, 1] of images as the network takes them, and the way back."""
+    centre, spread = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (mean, std))
+    return (x * spread + centre).clamp(0, 1), lambda image: (image - centre) / spread
+
+
+def _norms(x: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms.view(-1, 1, 1, 1)
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    out: Any = model(x)
+    return getattr(out, "logits", out)  # type: ignore[no-any-return]  # a model's output is untyped

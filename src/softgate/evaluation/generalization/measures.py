@@ -1,0 +1,279 @@
+"""What is measured of every run of a comparison, on images that are the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from softgate.data import ImageData
+from softgate.data.datamodule import CACHE_LIMIT
+from softgate.data.images import Listing
+from softgate.data.sources import class_folders
+from softgate.errors import is_number, is_whole, require, unknown
+from softgate.evaluation.generalization import attacks, scores, sharpness
+from softgate.evaluation.generalization.attacks import PGD
+from softgate.evaluation.generalization.corruptions import FAMILIES, SEVERITIES, corrupt
+from softgate.evaluation.generalization.statistics import Array
+from softgate.explainers.pullback import predict
+from softgate.training import SoftgateModule
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number says.
+
+    Attributes:
+        title: For tables.
+        better: Whether more of it is better.
+        percent: Whether it is a share.
+        note: One line for the reader of a report.
+    """
+
+    title: str
+    better: bool
+    percent: bool
+    note: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "acc": Measure("top-1", True, True, "share of the test images whose class is named; the measure claims rest on"),
+    "nll": Measure("NLL", False, False, "cross entropy on the test images, in nats"),
+    "brier": Measure("Brier", False, False, "squared distance of the probabilities to the truth, 0 to 2"),
+    "ece": Measure("ECE", False, True, "expected calibration error, 15 bins"),
+    "train_acc": Measure("train top-1", True, True, "on the training images, not augmented"),
+    "gap": Measure("train - test", False, True, "top-1 on the training images minus top-1 on the test images"),
+    "corrupted": Measure("corrupted", True, True, "top-1 under corruptions as in ImageNet-C, all severities"),
+    "pgd_linf": Measure("PGD Linf", True, True, "top-1 under an attack within a cube, true gradient"),
+    "pgd_l2": Measure("PGD L2", True, True, "top-1 under an attack within a ball, true gradient"),
+    "auto_linf": Measure("AutoAttack Linf", True, True, "top-1 under AutoAttack within a cube"),
+    "auto_l2": Measure("AutoAttack L2", True, True, "top-1 under AutoAttack within a ball"),
+    "shifted": Measure("shifted", True, True, "top-1 on another test set of the same classes"),
+    "sharpness": Measure("sharpness", False, False, "largest eigenvalue of the training loss's Hessian, true gradient"),
+    "ascent_gap": Measure("SAM gap", False, False, "rise of the training loss one step of length 0.05 uphill"),
+}
+"""In the order of the report; a run has those that its comparison asks for."""
+
+PRIMARY = "acc"
+
+
+@dataclass
+class Measured:
+    """The numbers of one run.
+
+    Attributes:
+        values: Measure to value; also `corrupted/FAMILY`.
+        examples: Measure to its value for each test image, for those that have one.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    examples: dict[str, Array] = field(default_factory=dict)
+
+    def add(self, key: str, each: Tensor) -> None:
+        """Takes a number for each test image [N]; their mean is the value."""
+        self.examples[key] = each.double().cpu().numpy()
+        self.values[key] = float(self.examples[key].mean())
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `SoftgateError` for options of `compare` that are out of range; loads nothing."""
+    corruptions, attack = options["corruptions"], options["attack"]
+    chosen_families(corruptions)
+    severities = corruptions["severities"]
+    fine = isinstance(severities, list) and all(severity in SEVERITIES for severity in severities)
+    require(fine, f"compare.corruptions.severities={severities}: a list of whole numbers from 1 to 5 is needed.")
+    for group, key, least in (
+        *(("", "train_images", 1), ("", "seed", 0), ("corruptions", "images", 1), ("attack", "images", 1)),
+        *(
+            ("attack", "steps", 1),
+            ("attack", "restarts", 1),
+            ("sharpness", "images", 0),
+            ("sharpness", "iterations", 1),
+        ),
+    ):
+        value = options[group][key] if group else options[key]
+        whole = is_whole(value, least)
+        name = ".".join(filter(None, ("compare", group, key)))
+        every = key.endswith("images")
+        words = f"a whole number >= {least} is needed{', or null for all' if every else ''}"
+        require(whole or (every and value is None), f"{name}={value}: {words}.")
+    for key in attacks.NORMS:
+        value = attack[key]
+        number = is_number(value) and value > 0
+        require(value is None or number, f"compare.attack.{key}={value}: a number > 0 is needed, or null for none.")
+    if attack["auto"]:
+        attacks.require_auto_attack()
+    shifted = options["shifted"]
+    fine = shifted is None or Path(str(shifted)).expanduser().is_dir()
+    require(fine, f"compare.shifted={shifted}: there is no such folder; one folder of images for each class is needed.")
+
+
+def chosen_families(corruptions: Mapping[str, Any]) -> list[str]:
+    """The corruptions that are asked for.
+
+    Raises:
+        SoftgateError: If one of them does not exist.
+    """
+    named = corruptions["families"]
+    if named == "all":
+        return list(FAMILIES)
+    fine = isinstance(named, list) and all(isinstance(family, str) for family in named)
+    require(fine, f"compare.corruptions.families={named}: a list of names is needed, or all.")
+    for family in named:
+        if family not in FAMILIES:
+            raise unknown("compare.corruptions.families", family, FAMILIES)
+    return list(named)
+
+
+class Bench:
+    """Measures networks, one after the other, on images that are made once.
+
+    Args:
+        data: The test images.
+        options: The keys of `conf/compare/quick.yaml`.
+
+    Raises:
+        SoftgateError: If the shifted test set does not have the data's classes.
+    """
+
+    def __init__(self, data: ImageData, options: Mapping[str, Any]) -> None:
+        self.data, self.options = data, options
+        data.setup("validate")
+        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._samples: dict[int, tuple[Tensor, Tensor]] = {}
+        self._shifted = None if options["shifted"] is None else shifted_listing(options["shifted"], data)
+        self._training: dict[str, ImageData] = {}
+
+    def measure(self, module: SoftgateModule, options: Mapping[str, Any]) -> Measured:
+        """Measures a network, which is in eval mode and on its device.
+
+        Args:
+            module: The network.
+            options: Of the data that it was trained on.
+
+        Returns:
+            Its numbers.
+        """
+        found = Measured()
+        device = module.device
+        net = module.net
+        logits, labels = self._all(net, self.data.val_dataloader(), device)
+        for key, score in (("acc", scores.correct), ("nll", scores.nll), ("brier", scores.brier)):
+            found.add(key, score(logits, labels))
+        found.values["ece"] = scores.ece(logits, labels)
+        self._on_training_images(found, net, self._trained_on(options), device)
+        self._corrupted(found, net, device)
+        self._attacked(found, net, device)
+        if self._shifted is not None:
+            batches = self.data.still(self._shifted, len(self._shifted), 0)
+            found.add("shifted", scores.correct(*self._all(net, batches, device)))
+        return found
+
+    def _all(self, net: nn.Module, batches: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        parts = [(predict(net, x.to(device)).float().cpu(), labels) for x, labels in batches]
+        logits, labels = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(labels)
+
+    def _trained_on(self, options: Mapping[str, Any]) -> ImageData:
+        key = repr(sorted((name, repr(value)) for name, value in options.items()))
+        if key not in self._training:
+            self._training = {key: ImageData(options, splits=("train", "val"))}
+        return self._training[key]
+
+    def _on_training_images(self, found: Measured, net: nn.Module, data: ImageData, device: torch.device) -> None:
+        listing, seed = data.train_listing, self.options["seed"]
+        count = self.options["train_images"] or len(listing)
+        right = scores.correct(*self._all(net, data.still(listing, count, seed), device))
+        found.values["train_acc"] = float(right.mean())
+        found.values["gap"] = found.values["train_acc"] - found.values["acc"]
+        few = self.options["sharpness"]["images"]
+        if few == 0:
+            return
+        parts = list(data.still(listing, few or len(listing), seed))
+        x, labels = (torch.cat(tensors).to(device) for tensors in zip(*parts, strict=True))
+        iterations = self.options["sharpness"]["iterations"]
+        found.values["sharpness"] = sharpness.largest_eigenvalue(net, x, labels, iterations, seed)
+        found.values["ascent_gap"] = sharpness.ascent_gap(net, x, labels)
+
+    def _corrupted(self, found: Measured, net: nn.Module, device: torch.device) -> None:
+        families, severities = chosen_families(self.options["corruptions"]), self.options["corruptions"]["severities"]
+        if not families or not severities:
+            return
+        count = self.options["corruptions"]["images"] or len(self.data.val_listing)
+        kept = len(families) * len(severities) * count * 3 * self.data.size**2 <= CACHE_LIMIT
+        every = []
+        for family in families:
+            right = []
+            for severity in severities:
+                batches = self._batches(family, severity, count, kept)
+                right.append(scores.correct(*self._all(net, batches, device)))
+            found.values[f"corrupted/{family}"] = float(torch.stack(right).mean())
+            every += right
+        found.add("corrupted", torch.stack(every).mean(0))
+
+    def _batches(self, family: str, severity: int, count: int, kept: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same corrupted images for every network; made once where they fit in memory."""
+        seed, size = self.options["seed"], self.data.batch_size
+        x, labels = self._sample(count)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.data.mean, self.data.std))
+        for start in range(0, len(x), size):
+            part, place = x[start : start + size], (f"{family}-{severity}", start)
+            stored = self._kept.get(place)
+            if stored is None:
+                pixels = attacks.in_pixels(part, self.data.mean, self.data.std)[0]
+                stored = (corrupt(pixels, family, severity, seed) * 255).round().to(torch.uint8)
+                if kept:
+                    self._kept[place] = stored
+            yield (stored / 255 - mean) / std, labels[start : start + size]
+
+    def _attacked(self, found: Measured, net: nn.Module, device: torch.device) -> None:
+        options = self.options["attack"]
+        x, labels = self._sample(options["images"] or len(self.data.val_listing))
+        pixels = self.data.mean, self.data.std
+        for norm in attacks.NORMS:
+            if options[norm] is None:
+                continue
+            radius = options[norm] if norm == "linf" else attacks.scaled_l2(options[norm], self.data.size)
+            attack = PGD(norm, radius, options["steps"], options["restarts"], self.options["seed"])
+            standing: dict[str, list[Tensor]] = {"pgd": [], "auto": []}
+            size = self.data.batch_size
+            for start in range(0, len(x), size):
+                part, mine = (t[start : start + size].to(device) for t in (x, labels))
+                standing["pgd"].append(attack(net, part, mine, *pixels)[0])
+                if options["auto"]:
+                    whole = attacks.auto_attack(net, part, mine, *pixels, norm=norm, radius=radius, seed=attack.seed)
+                    standing["auto"].append(whole)
+            for name, parts in standing.items():
+                if parts:
+                    found.add(f"{name}_{norm}", torch.cat(parts))
+
+    def _sample(self, count: int) -> tuple[Tensor, Tensor]:
+        if count not in self._samples:
+            self._samples[count] = self.data.sample(count, self.options["seed"])
+        return self._samples[count]
+
+
+def shifted_listing(folder: str, data: ImageData) -> Listing:
+    """The images of another test set: a folder for each class, named as the data's folders or classes are.
+
+    Raises:
+        SoftgateError: If a class is missing, or one is not among the data's.
+    """
+    listing = class_folders(Path(folder).expanduser(), f"compare.shifted={folder}")
+    names = data.folder_names()
+    numbers = [names.get(name, -1) for name in listing.classes]
+    odd = [name for name, number in zip(listing.classes, numbers, strict=True) if number < 0]
+    require(not odd, f"compare.shifted={folder}: the folder '{odd[0] if odd else ''}' is no class of the data.")
+    return Listing(listing.items, torch.tensor(numbers)[listing.labels], data.classes)
+
+
+def stacked(runs: list[Measured], key: str) -> Array:
+    """Scores of several runs on a measure: [runs, images] where every one of them has them by image, else [runs]."""
+    if all(key in run.examples for run in runs):
+        return np.stack([run.examples[key] for run in runs])
+    return np.array([run.values.get(key, np.nan) for run in runs])

@@ -1,0 +1,214 @@
+"""`paths=full`: when the paths of recorded runs settle, what predicts them, and what their kernels say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from softgate.errors import is_number, is_whole, require
+from softgate.evaluation.reports import path_results, paths
+from softgate.evaluation.reports.path_results import GATES, Kernels, Stability
+from softgate.explainers.pullback import predict
+from softgate.files import save_picture
+from softgate.paths import Point, Recording, cka, compare, kernel, kernel_accuracy, label_alignment, swap
+from softgate.paths.similarity import cosine_kernel
+from softgate.sites.calibration import calibrate
+from softgate.sites.inference import inner
+from softgate.sites.scales import scales_of
+from softgate.surrogate.rule import Surrogate
+
+WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+FOLDS = 5
+
+
+class PathStudy:
+    """Measures recorded runs one after the other, and reports on all of them.
+
+    Args:
+        options: The keys of `conf/paths/full.yaml`.
+        soft: The rule of the soft gates.
+
+    Raises:
+        SoftgateError: For an option out of range.
+    """
+
+    def __init__(self, options: Mapping[str, Any], soft: Surrogate) -> None:
+        check(options, soft)
+        self.options, self.soft = dict(options), soft
+        self.recordings: dict[str, Recording] = {}
+        self.found: list[Stability] = []
+        console = Console()
+        self._console = console if console.is_terminal else Console(width=WIDTH)
+
+    def expect(self, label: str, checkpoint: Path, net: nn.Module) -> None:
+        """Opens the recording of a run, before anything is measured.
+
+        Raises:
+            SoftgateError: If there is none, it is broken or without weights, or not comparable with the others.
+        """
+        place = checkpoint.parents[1] / "paths" if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        recorded = (place / "header.json").is_file()
+        require(
+            recorded,
+            f"paths=full: {place} holds no recording; train with callbacks=paths, and give the run's directory.",
+        )
+        recording = Recording(place, "paths=full")
+        recording.check_model(inner(net))
+        require(
+            recording.header.weights,
+            f"paths=full: {place} was recorded with callbacks.paths.weights=false; swap needs the weights.",
+        )
+        require(
+            len(recording.points) >= 2,
+            f"paths=full: {place} has one recorded moment; at least 2 are needed to compare.",
+        )
+        for other in self.recordings.values():
+            recording.check_same(other)
+        self._check_folds(recording.labels)
+        self.recordings[label] = recording
+
+    def look(self, label: str, trained: Surrogate, net: nn.Module) -> None:
+        """Measures a run, which takes minutes.
+
+        Args:
+            label: Of `expect`.
+            trained: The rule it was trained with.
+            net: The network, on the device to use; its weights are put back.
+        """
+        net, recording = inner(net), self.recordings[label]
+        rules: dict[str, Surrogate | None] = {"hard": None, "soft": self.soft}
+        self._say(f"paths of {label}: agreement of gates ...")
+        comparison = compare(recording)
+        options = self.options
+        points = thinned(recording.points, options["moments"])
+        swaps = swap(
+            net,
+            recording,
+            rules,
+            points=points,
+            images=options["images"],
+            later=options["later"],
+            chunk=options["chunk"],
+            seed=options["seed"],
+            progress=lambda done, total: self._progress(label, done, total),
+        )
+        kernels = self._kernels(label, net, recording) if options["kernel_images"] else None
+        kind = "soft" if trained.softens_relu or trained.softens_pool else "hard"
+        self.found.append(Stability(label, kind, comparison, swaps, kernels))
+
+    def report(self, directory: Path) -> dict[str, Any]:
+        """Prints the tables; writes `report.html`, `paths.csv`, `paths.png` and for each run `paths-RUN.png`.
+
+        Args:
+            directory: Where to.
+
+        Returns:
+            For results.json.
+        """
+        plain = [path_results.plain(one, self.options) for one in self.found]
+        path_results.write_csv(self.found, self.options, directory / "paths.csv")
+        pictures = {"swaps into the last network": directory / "paths.png"}
+        save_picture(path_results.curves(self.found, self.options), directory / "paths.png")
+        for one in self.found:
+            name = f"{one.label}, trained {one.trained}"
+            pictures[name] = directory / f"paths-{re.sub(r'[^A-Za-z0-9_.-]', '-', one.label)}.png"
+            save_picture(path_results.maps(one), pictures[name])
+        every = paths.tables(self.found, plain, self.options)
+        paths.show(every, self._console)
+        paths.write_page(every, pictures, directory / "report.html")
+        return {**self.options, "rule": self.soft.to_dict(), "runs": plain, "settled": path_results.settling(plain)}
+
+    def _check_folds(self, labels: Tensor) -> None:
+        count = self.options["kernel_images"]
+        if count:
+            least = int(torch.unique(labels[:count], return_counts=True)[1].min())
+            require(
+                least >= FOLDS,
+                f"paths.kernel_images={count}: {least} image(s) of a class; at least {FOLDS} of each are needed for "
+                f"{FOLDS} folds, or 0 for no kernels.",
+            )
+
+    def _kernels(self, label: str, net: nn.Module, recording: Recording) -> Kernels:
+        found = Kernels(thinned(recording.points, self.options["kernel_moments"]))
+        like = next(net.parameters())
+        count = self.options["kernel_images"]
+        x, labels = recording.images[:count].to(like.device, like.dtype), recording.labels[:count]
+        before = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        scales = scales_of(net).state_dict()
+        made: dict[str, list[Tensor]] = {kind: [] for kind in GATES}
+        try:
+            for point in found.points:
+                self._say(f"paths of {label}: kernels at epoch {point.epoch:.2g} ...")
+                kept = recording.weights(point)
+                net.load_state_dict(kept["net"])
+                scales_of(net).load_state_dict(kept["scales"])
+                if self.soft.scale == "channel" and not scales_of(net):
+                    calibrate(net, [x], self.soft)
+                found.own.append(float((predict(net, x).argmax(1).cpu() == labels).double().mean()))
+                for kind, rule in (("hard", None), ("soft", self.soft)):
+                    sign, log = kernel(net, x, None, rule, log=True)
+                    made[kind].append(cosine_kernel(sign.cpu(), log.cpu()))
+        finally:
+            net.load_state_dict(before)
+            scales_of(net).load_state_dict(scales)
+        pixels = torch.nn.functional.normalize(x.double().flatten(1)).cpu()
+        linear, seed = pixels @ pixels.T, self.options["seed"]
+        found.pixels = {
+            "label_alignment": label_alignment(linear, labels, debiased=True),
+            "accuracy": kernel_accuracy(linear, labels, FOLDS, seed=seed),
+        }
+        for kind, kernels in made.items():
+            found.cka[kind] = [[cka(a, b, debiased=True) for b in kernels] for a in kernels]
+            found.alignment[kind] = [label_alignment(k, labels, debiased=True) for k in kernels]
+            found.accuracy[kind] = [kernel_accuracy(k, labels, FOLDS, seed=seed) for k in kernels]
+        return found
+
+    def _progress(self, label: str, done: int, total: int) -> None:
+        if self._console.is_terminal and done < total:
+            self._console.print(f"paths of {label}: swap {done} of {total}", end="\r", style="dim", markup=False)
+        elif done in (1, total):
+            self._say(f"paths of {label}: swap {done} of {total} ...")
+
+    def _say(self, words: str) -> None:
+        self._console.print(words, style="dim", soft_wrap=True, markup=False)
+
+
+def check(options: Mapping[str, Any], soft: Surrogate) -> None:
+    """Raises `SoftgateError` for options out of range and for a read-out that has no gates; loads nothing."""
+    for key, least in (("images", 10), ("kernel_images", 0), ("kernel_moments", 2), ("chunk", 1), ("seed", 0)):
+        _whole(options, key, least)
+    _whole(options, "resamples", 100)
+    if options["moments"] is not None:
+        _whole(options, "moments", 2)
+    later, level = options["later"], options["threshold"]
+    require(isinstance(later, bool), f"paths.later={later}: true or false is needed.")
+    fine = is_number(level) and 0 < level < 1
+    require(fine, f"paths.threshold={level}: a number between 0 and 1 is needed.")
+    require(
+        not soft.matches, "readout.gain=matched: paths=full needs gates, and there is none that rescales gradients."
+    )
+    require(
+        soft.softens_relu or soft.softens_pool, "readout: paths=full compares hard with soft gates; choose a soft rule."
+    )
+
+
+def _whole(options: Mapping[str, Any], key: str, least: int) -> None:
+    value = options[key]
+    fine = is_whole(value, least)
+    require(fine, f"paths.{key}={value}: a whole number >= {least} is needed.")
+
+
+def thinned(points: Sequence[Point], count: int | None) -> list[Point]:
+    """At most so many of the moments, evenly spread, the first and the last among them."""
+    if count is None or count >= len(points):
+        return list(points)
+    return [points[round(place)] for place in np.linspace(0, len(points) - 1, count)]

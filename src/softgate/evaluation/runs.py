@@ -1,0 +1,407 @@
+"""The runs of a comparison: found, read, sorted into arms by what differs in their configs, paired by seed.
+
+Nothing is refused here: a run that cannot take part is left out, with one line that says why.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from glob import escape, glob
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from softgate import files
+from softgate.errors import SoftgateError, require, unknown
+from softgate.training import summary as report
+from softgate.training.same import FREE, LENGTH
+
+Points = Sequence[tuple[float, float]]
+
+GROUPS = ("surrogate", "model", "data", "optim", "schedule")
+"""Groups whose choice names an arm."""
+
+NOT_THE_RECIPE = (
+    *(key for key in FREE if key not in LENGTH),
+    *("seed", "channels_last", "experiment", "debug", "data.cache"),
+    *("trainer.strategy", "trainer.logger", "trainer.enable_checkpointing"),
+)
+"""Keys, and groups, in which runs of one arm may differ: they change no weight, or where and how fast it is run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        directory: Where it lies.
+        label: The shortest end of its path that no other run shares.
+        config: `config.yaml`.
+        summary: `summary.json`.
+        points: `metrics.csv`: metric to (epoch, value).
+        choices: Group to choice, where Hydra left them.
+        overrides: The words that were typed or swept.
+        sweep: The words of the sweep that it is a job of, if it is of one.
+        arm: What distinguishes it from runs of other arms, in words.
+        condition: The values of the keys under which arms are compared, in words; empty where they do not vary.
+    """
+
+    directory: Path
+    label: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    points: Mapping[str, Points]
+    choices: Mapping[str, str]
+    overrides: Sequence[str]
+    sweep: Sequence[str]
+    arm: str = ""
+    condition: str = ""
+
+    @property
+    def seed(self) -> int:
+        """What pairs it with runs of other arms."""
+        return int(self.config["seed"])
+
+    @property
+    def command(self) -> str:
+        """What makes this run again."""
+        return command("train.py", self.overrides)
+
+    @property
+    def sweep_command(self) -> str | None:
+        """What makes the whole sweep again."""
+        words = [word for word in self.sweep if not word.startswith(("sweep.resume=", "hydra.sweep.dir="))]
+        return command("train.py", ["-m", *words]) if words else None
+
+
+def command(script: str, words: Iterable[str]) -> str:
+    """A command line that can be pasted into a shell."""
+    return " ".join(["uv run", script, *map(shlex.quote, words)])
+
+
+def directories(runs: Any) -> list[Path]:
+    """The directories of the runs that `runs` names: runs, sweeps, checkpoints, or globs of these."""
+    given = runs if isinstance(runs, (list, tuple)) else [runs]
+    found: dict[Path, None] = {}
+    for one in given:
+        pattern = str(Path(str(one)).expanduser())
+        for path in [Path(pattern)] if Path(pattern).exists() else matching(pattern):
+            if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
+                path = path.parents[1]
+            if is_run(path):
+                found[path] = None
+            elif path.is_dir():
+                found |= dict.fromkeys(each for each in sorted(path.iterdir(), key=_natural) if is_run(each))
+    return list(found)
+
+
+def matching(pattern: str) -> list[Path]:
+    """What a glob matches, job 2 before job 10."""
+    # What is there as it is typed is meant as it is typed: a sweep's directory may have [] in its name.
+    parts = Path(pattern).parts
+    literal = next(n for n in range(len(parts), -1, -1) if Path(*parts[:n]).is_dir())
+    pattern = str(Path(escape(str(Path(*parts[:literal]))), *parts[literal:]))
+    found = map(Path, glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Digits count as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a training run's, finished or not."""
+    return bool(_config(path).get("trainer"))
+
+
+def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
+    """Reads runs, and says of each that cannot be compared why.
+
+    Args:
+        paths: Their directories.
+        which: The checkpoint that is compared, best or last.
+
+    Returns:
+        The finished ones, and a line for each of the others.
+    """
+    found, left = [], []
+    for path, label in zip(paths, labels(paths), strict=True):
+        summary, config = files.read_json(path / "summary.json"), _config(path)
+        if not summary:
+            there = (path / "summary.json").is_file()
+            why = "its summary.json is damaged" if there else "it has no summary.json, it did not finish"
+            left.append(f"{label}: {why}.")
+        elif summary.get("status", "finished") != "finished":
+            left.append(f"{label}: it is {summary['status']}, not finished.")
+        elif not (path / "checkpoints" / f"{which}.ckpt").is_file():
+            left.append(f"{label}: it has no checkpoints/{which}.ckpt.")
+        elif not isinstance(config.get("seed"), int):
+            left.append(f"{label}: its config has no seed.")
+        else:
+            try:
+                found.append(_read(path, label, config, summary))
+            except SoftgateError:
+                left.append(f"{label}: its metrics.csv is damaged.")
+    return found, left
+
+
+def never_started(paths: Sequence[Path]) -> list[str]:
+    """A line for each job that its sweep's table knows and that has no directory, where all others of it are asked for.
+
+    Args:
+        paths: The runs' directories.
+    """
+    left = []
+    given = {path.resolve() for path in paths}
+    for sweep in dict.fromkeys(path.resolve().parent for path in paths):
+        try:
+            with (sweep / "sweep.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            where = [sweep / row["directory"] for row in rows]
+            begun = [path for path in where if path.is_dir()]
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            continue
+        if given >= set(begun):
+            jobs = [row["job"] for row, path in zip(rows, where, strict=True) if path not in begun]
+            left += [f"job {job} of {sweep.name}: it never started." for job in jobs]
+    return left
+
+
+def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
+    metrics = path / "metrics.csv"
+    points = report.history(metrics) if metrics.is_file() else {}
+    about = _yaml(path / ".hydra" / "hydra.yaml").get("hydra", {})
+    choices = about.get("runtime", {}).get("choices", {}) if isinstance(about, dict) else {}
+    words = _yaml(path / ".hydra" / "overrides.yaml") or []
+    sweep = _yaml(path.parent / "multirun.yaml").get("hydra", {})
+    task = sweep.get("overrides", {}).get("task", []) if isinstance(sweep, dict) else []
+    return Run(path, label, config, summary, points, choices, words, task)
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """For each directory the shortest end of its path that no other one shares, as one word."""
+    parts = [path.absolute().parts for path in paths]
+    names: list[str] = []
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["-".join(part.strip("/") for part in each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def sort(runs: Sequence[Run], within: Sequence[str], tuned: Sequence[str]) -> list[Run]:
+    """Gives every run the name of its arm, and its condition.
+
+    Args:
+        runs: The runs.
+        within: Keys of the config, such as data.fraction: arms are compared at the same value.
+        tuned: Keys of which every arm has its best value chosen; they do not make arms.
+
+    Returns:
+        The runs with `arm` and `condition`.
+    """
+    flat = [flatten(run.config) for run in runs]
+    apart = (*NOT_THE_RECIPE, *within, *tuned)
+    recipes = [{k: v for k, v in each.items() if not _under(k, apart) and not _is_seed(k)} for each in flat]
+    groups = [
+        g for g in GROUPS if len({_choice(run, g) for run in runs}) > 1 and not any(_under(k, (g,)) for k in within)
+    ]
+    named = groups or ["surrogate"]
+    heads = [", ".join(_named(run, g) for g in named) for run in runs]
+    everywhere = {key for key in _varying(recipes) if not _under(key, groups)}
+    arms = []
+    for recipe, head in zip(recipes, heads, strict=True):
+        alike = [other for other, name in zip(recipes, heads, strict=True) if name == head]
+        keys = sorted(everywhere | _varying(alike))
+        arms.append(", ".join([head, *(f"{key.removeprefix('surrogate.')}={_shown(recipe.get(key))}" for key in keys)]))
+    moving = [key for key in within if len({_shown(each.get(key)) for each in flat}) > 1]
+    conditions = [", ".join(f"{key}={_shown(each.get(key))}" for key in moving) for each in flat]
+    return [replace(run, arm=a, condition=c) for run, a, c in zip(runs, arms, conditions, strict=True)]
+
+
+def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """Keeps the newest of runs of one arm with the same seed; the others are named."""
+    found: dict[tuple[Any, ...], Run] = {}
+    left = []
+    for run in sorted(runs, key=lambda run: str(run.summary.get("started", ""))):
+        flat = flatten(run.config)
+        key = (run.arm, run.condition, run.seed, *(_shown(flat.get(k)) for k in tuned))
+        if key in found:
+            older = flatten(found[key].config)
+            seeds = [k for k in flat if k != "seed" and _is_seed(k) and flat[k] != older.get(k)]
+            others = "".join(f", {k}={flat[k]} where this has {older.get(k)} (runs are paired by seed)" for k in seeds)
+            left.append(f"{found[key].label}: {run.label} is a newer run of {run.arm} with seed {run.seed}{others}.")
+        found[key] = run
+    kept = set(map(id, found.values()))
+    return [run for run in runs if id(run) in kept], left
+
+
+def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Run], list[str]]:
+    """Chooses, for every arm and seed, the run with the value that is best for the arm's other seeds.
+
+    So no run is chosen by its own luck: values that no other seed has tried are not chosen, unless none has been.
+
+    Args:
+        runs: The runs.
+        tuned: The keys.
+        score: Of the summary; more is better.
+
+    Returns:
+        One run for each arm, condition and seed, and a line on each arm's choices.
+    """
+    if not tuned:
+        return list(runs), []
+    places: dict[tuple[str, str], dict[str, dict[int, Run]]] = {}
+    for run in runs:
+        flat = flatten(run.config)
+        value = ", ".join(f"{key}={_shown(flat.get(key))}" for key in tuned)
+        places.setdefault((run.arm, run.condition), {}).setdefault(value, {})[run.seed] = run
+    chosen, said = [], []
+    for (arm, condition), values in places.items():
+        picks: dict[str, list[int]] = {}
+        for seed in sorted({seed for by_seed in values.values() for seed in by_seed}):
+            here = {value: by_seed for value, by_seed in values.items() if seed in by_seed}
+            here = {value: by_seed for value, by_seed in here.items() if len(by_seed) > 1} or here
+
+            def worth(value: str, here: Mapping[str, Mapping[int, Run]] = here, seed: int = seed) -> float:
+                others = [run for other, run in here[value].items() if other != seed] or list(here[value].values())
+                return sum(float(run.summary.get(score) or 0) for run in others) / len(others)
+
+            best = max(here, key=worth)
+            chosen.append(here[best][seed])
+            picks.setdefault(best, []).append(seed)
+        ways = "; ".join(f"{value} for seed {', '.join(map(str, seeds))}" for value, seeds in picks.items())
+        said.append(f"{' at '.join(filter(None, (arm, condition)))}: {ways}, of {len(values)} values tried.")
+    return chosen, said
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones; lists and numbers as they are."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def require_known(options: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Raises `SoftgateError` for names under `compare` that no run's config has."""
+    known = {key for run in runs for key in flatten(run.config)}
+    for option in ("within", "tune"):
+        for key in options[option]:
+            if known and not any(each == key or each.startswith(f"{key}.") for each in known):
+                near = get_close_matches(key, sorted(known), n=1)
+                hint = f" Did you mean '{near[0]}'?" if near else ""
+                raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
+
+
+def _choice(run: Run, group: str) -> str:
+    """A group's choice; where Hydra's own record is gone, what names it in the config."""
+    if group in run.choices:
+        return str(run.choices[group])
+    part = run.config.get(group) or {}
+    return str(part.get("gate", part).get("name", "")) if isinstance(part, Mapping) else str(part)
+
+
+def _named(run: Run, group: str) -> str:
+    choice = _choice(run, group)
+    return choice if group == "surrogate" else f"{group}={choice}"
+
+
+def _varying(recipes: Sequence[Mapping[str, Any]]) -> set[str]:
+    keys = {key for recipe in recipes for key in recipe}
+    return {key for key in keys if len({_shown(recipe.get(key)) for recipe in recipes}) > 1}
+
+
+def _under(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2].endswith("seed")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    found = _yaml(path / "config.yaml") or _yaml(path / ".hydra" / "config.yaml")
+    return found if isinstance(found, dict) else {}
+
+
+def _yaml(path: Path) -> Any:
+    """What a file holds, interpolations as they are; an empty dict where it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return {}
+
+
+CHECKPOINTS = ("best", "last")
+
+
+def find_checkpoints(runs: Any, which: str) -> list[Path]:
+    """The checkpoint files that `runs` and `checkpoint` name: of a run, of a list, or of all that a glob matches.
+
+    Raises:
+        SoftgateError: If there is none, or one of them is no run's.
+    """
+    given = [runs] if runs is None or isinstance(runs, str) else runs
+    fine = isinstance(given, list) and len(given) > 0 and all(one is None or isinstance(one, str) for one in given)
+    require(fine, f"runs={runs}: a run's directory, a checkpoint file, or a list or a glob of them is needed.")
+    found: list[Path] = []
+    for one in given:
+        pattern = str(Path(str(one)).expanduser())
+        if one is None or not any(mark in one for mark in "*?[") or Path(pattern).exists():
+            found.append(find_checkpoint(one, which))
+            continue
+        # A sweep's directory holds other things than runs.
+        runs_of = [path for path in matching(pattern) if path.suffix == ".ckpt" or (path / "checkpoints").is_dir()]
+        require(bool(runs_of), f"runs={one}: no run's directory and no checkpoint matches.")
+        found += [find_checkpoint(str(path), which) for path in runs_of]
+    return list(dict.fromkeys(found))
+
+
+def labelled(paths: Sequence[Path]) -> list[str]:
+    """For each checkpoint the shortest end of its path that no other one shares, as one word for files and tables."""
+    parts = [[part for part in path.absolute().with_suffix("").parts if part != "checkpoints"] for path in paths]
+    if len({tuple(each[:-1]) for each in parts}) == len(parts):
+        parts = [each[:-1] for each in parts]  # best or last says nothing that the directory does not
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part.strip("/") for part in each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def find_checkpoint(runs: str | None, which: str) -> Path:
+    """The checkpoint file that `runs` and `checkpoint` name.
+
+    Raises:
+        SoftgateError: If there is none.
+    """
+    if which not in CHECKPOINTS:
+        raise unknown("checkpoint", which, CHECKPOINTS)
+    require(
+        runs is not None,
+        "runs is not set; give runs=<a run's directory or a checkpoint file>, or model= and data= for a network.",
+    )
+    path = Path(str(runs)).expanduser()
+    require(path.exists(), f"runs={runs}: there is no such file or directory.")
+    if path.is_file():
+        return path
+    file = path / "checkpoints" / f"{which}.ckpt"
+    require(file.is_file(), f"runs={runs}: it has no checkpoints/{which}.ckpt; is it a run's directory?")
+    return file

@@ -1,0 +1,102 @@
+"""The rule in force: which moment of its schedule it is, and which call sites it has chosen.
+
+The machinery of `softgate.sites`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softgate.errors import SoftgateError
+from softgate.surrogate.rule import Surrogate
+
+
+class Governing:
+    """What decides, at a call site, whether and by which rule it is governed.
+
+    Attributes:
+        rule: The rule of this moment; None means the true gradient.
+        scheduled: The rule as it was given, with its schedule.
+    """
+
+    def __init__(self, rule: Surrogate | None) -> None:
+        self.put(rule)
+
+    def put(self, rule: Surrogate | None) -> None:
+        """Puts a rule in force; of a scheduled one, its beginning.
+
+        Raises:
+            SoftgateError: If it is no rule.
+        """
+        check_rule(rule)
+        self.scheduled = rule
+        self.rule = None if rule is None else rule.at()
+        self._known: set[str] = set()
+        self._chosen: set[str] = set()
+        self._local: dict[str, Surrogate] = {}
+
+    def advance(self, epoch: float, step: int) -> None:
+        """Goes on to another moment of the schedule."""
+        if self.scheduled is not None and not self.scheduled.schedule.constant:
+            self.rule = self.scheduled.at(epoch, step)
+            self._local = {}
+
+    def at_site(self, name: str) -> Surrogate | None:
+        """The rule of this moment at a call site."""
+        rule = self.rule
+        if rule is None or not rule.gate.local:
+            return rule
+        if name not in self._local:
+            self._local[name] = rule.at_site(name)
+        return self._local[name]
+
+    @property
+    def soft(self) -> bool:
+        """Whether any gradient differs from the true one."""
+        return self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every call site is treated alike, so that their names do not matter."""
+        rule = self.rule
+        return rule is None or (rule.sites.everything and rule.scale == "global" and not rule.gate.local)
+
+    def choose(self, model: str, covered: list[tuple[str, str]]) -> None:
+        """Finds out, once for each rule, which call sites it governs.
+
+        Args:
+            model: What to call the model in errors.
+            covered: (name, kind) of the call sites known so far, in the order of the forward pass; where there are
+                none, the rule goes by names alone.
+
+        Raises:
+            SoftgateError: If it governs none, a pattern matches none, or the order matters and is not known.
+        """
+        rule = self.rule
+        if rule is not None and rule.gate.local:
+            for name, _ in covered:  # now: a compiled forward pass makes no rule
+                self.at_site(name)
+        if rule is None or rule.sites.everything or self._known:
+            return
+        if not covered and rule.sites.needs_order:
+            raise SoftgateError(
+                f"surrogate.sites.depth={rule.sites.depth}: {model} cannot be traced, so the order of its call sites "
+                f"is not known; run one forward pass with rule None first, then use(rule)."
+            )
+        if covered:
+            self._known, self._chosen = {name for name, _ in covered}, rule.sites.choose(covered)
+
+    def governs(self, name: str, kind: str) -> bool:
+        """Whether the rule in force governs a covered call site; one not known before is taken by its name."""
+        return name in self._chosen if name in self._known else self.wants(name, kind)
+
+    def wants(self, name: str, kind: str) -> bool:
+        """Whether the rule in force asks for a call site, wherever it stands in the forward pass."""
+        select = None if self.rule is None else self.rule.sites
+        return select is None or select.everything or select.admits(name, kind, select.depth[0])
+
+
+def check_rule(rule: Any) -> None:
+    """Raises `SoftgateError` for what is neither a rule nor None."""
+    if rule is not None and not isinstance(rule, Surrogate):
+        raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, such as Surrogate(gate=...), or None.")

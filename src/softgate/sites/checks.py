@@ -1,0 +1,158 @@
+"""What must not go unnoticed: activations that no rule reaches, and recomputation under another rule.
+
+The machinery of `softgate.sites`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
+from softgate.sites.forward import Frame, State
+
+if TYPE_CHECKING:
+    from softgate.sites.sites import Sites
+
+
+def audit(sites: Sites, frame: Frame, state: State, inputs: Any, out: Any, deep: bool) -> bool:
+    """Raises if a forward pass had activations that the rule does not cover, or none that it does.
+
+    Args:
+        sites: The sites.
+        frame: The frame the pass began in.
+        state: The state of the pass, which is over.
+        inputs: What the pass was given.
+        out: What it returned.
+        deep: Whether to look through the autograd graph too.
+
+    Returns:
+        Whether the graph was looked through for every kind of activation.
+
+    Raises:
+        UnreachableSites: For activations out of reach.
+        NoCallSites: If there was nothing to gate.
+    """
+    rule, name = sites.rule, type(sites.model).__name__
+    if state.missed:
+        raise unreachable(sites.model, state.missed)
+    if frame.module is not sites.model:
+        return False
+    if not state.gated:
+        raise no_sites(sites.model)
+    if not deep or rule is None or not torch.is_grad_enabled():
+        return False
+    patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
+    hidden = nodes_between(inputs, out, patterns)
+    if hidden.total() > state.spared:
+        raise UnreachableSites(
+            f"{name} has activations that run outside of Python, where no rule reaches them: {', '.join(hidden)}. "
+            f"Attach to the model before scripting or exporting it."
+        )
+    return rule.softens_relu and rule.softens_pool
+
+
+def watch_recomputation(sites: Sites, out: Any) -> None:
+    """Makes the backward pass of a checkpointed forward pass an error once another rule is in force.
+
+    What a checkpoint dropped is computed again in the backward pass, under the rule that is in force by then.
+    """
+    governing, rule = sites.governing, sites.rule
+
+    def check(grad: Tensor) -> None:
+        if not sites.attached or sites.governing is not governing or sites.rule is not rule:
+            raise SoftgateError(
+                f"{type(sites.model).__name__} has activation checkpoints, and its rule was changed or detached "
+                f"between the forward and the backward pass; keep the rule in force until the backward pass is done."
+            )
+
+    for tensor in tensors_in(out):
+        if tensor.requires_grad:
+            tensor.register_hook(check)  # type: ignore[no-untyped-call]  # torch does not annotate it
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
+def refuse_compiling(model: nn.Module, hidden: Iterable[str]) -> None:
+    """Raises where a compiled forward pass could have gates that stay hard without anyone noticing.
+
+    Args:
+        model: The model.
+        hidden: Call sites that torch.compile would not show; where there are none, no call site is known at all.
+
+    Raises:
+        UnreachableSites: For hidden call sites.
+        SoftgateError: If nothing is known about the model's call sites.
+    """
+    name = type(model).__name__
+    if hidden:
+        raise UnreachableSites(
+            f"{name} calls in-place functions that torch.compile hides from every rule: {', '.join(hidden)}. Write "
+            f"torch.nn.functional.relu(x, inplace=True), or x.relu_(), in their place."
+        )
+    raise SoftgateError(
+        f"{name} cannot be traced, so its call sites are not known; run one forward pass before the compiled one."
+    )
+
+
+RELU_NODES: dict[str, str] = {
+    "DifferentiableGraph": "scripted code",
+    "ReluBackward": "relu",
+    "Hardtanh": "hardtanh or relu6",
+    "LeakyRelu": "leaky_relu",
+    "Threshold": "threshold",
+}
+"""Substrings of autograd node names that betray an activation which Python never saw."""
+
+
+POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2DWithIndices": "max_pool2d"}
+"""The same for max pooling."""
+
+
+def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[str]:
+    """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`."""
+    seen = {tensor.grad_fn for tensor in tensors_in(inputs)}
+    todo = [tensor.grad_fn for tensor in tensors_in(out)]
+    found: Counter[str] = Counter()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
+        if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
+            found[kind] += 1
+        todo += [upstream for upstream, _ in node.next_functions]
+    return found
+
+
+def unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
+    """The error for call sites that no rule covers."""
+    names = list(dict.fromkeys(missed))
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return UnreachableSites(
+        f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
+        f"relu6, hardtanh, leaky_relu and max_pool2d, as modules or functions."
+    )
+
+
+def no_sites(model: nn.Module) -> NoCallSites:
+    """The error for a model in which nothing can be gated."""
+    return NoCallSites(
+        f"{type(model).__name__} has no call site to attach a rule to: no relu or max_pool2d in its forward."
+    )
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested dicts, tuples and lists."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from tensors_in(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from tensors_in(value)

@@ -1,0 +1,233 @@
+r"""ReLU and max pooling with their true forward pass and a surrogate backward pass.
+
+Both functions return bit for bit what `torch.nn.functional` returns. Backward, ReLU multiplies the upstream
+gradient by a gate :math:`\lambda(z)` in place of :math:`1[z>0]`, and max pooling spreads it over the window
+with the weights of a pooling rule in place of all to the maximum.
+
+Differentiated twice, the gate and the weights are constants: the second derivative flows through the
+upstream gradient only (paper 6.1: one should not differentiate through the excitation gates).
+
+Gate arithmetic is done in float32 at least, also for half-precision activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from softgate.errors import SoftgateError
+from softgate.surrogate import gates, pools
+from softgate.surrogate.numerics import in_transforms, matched, wide
+from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.soft_pooling import SoftPooling, Window, soft_max_pool2d
+
+Size = int | tuple[int, ...] | list[int]
+GateFn = Callable[[Tensor], Tensor]
+
+
+class _Gated(torch.autograd.Function):
+    """An activation forward; backward, what `through` makes of the gradient and the pre-activation."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: Tensor | None, activation: GateFn, through: _Through) -> Tensor:
+        ctx.save_for_backward(z, scale)
+        ctx.through = through
+        return activation(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.through.pull(grad, *ctx.saved_tensors), None, None, None
+
+
+class _GatedInTransforms(torch.autograd.Function):
+    """The same for torch.func; a setup_context costs every call 0.1 ms, so it is not the only one."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, scale: Tensor | None, activation: GateFn, through: _Through) -> Tensor:
+        return activation(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, GateFn, _Through], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.through = inputs[3]
+
+    backward = _Gated.backward
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A piecewise linear activation, base * z + sum of slope_k relu(z - kink_k), up to a constant.
+
+    Its true derivative is base + sum of slope_k 1[z > kink_k]; a gate takes the place of each step. ReLU6 is
+    ((1, 0), (-1, 6)); LeakyReLU with negative slope s is base s and ((1 - s, 0),).
+    """
+
+    base: float
+    kinks: tuple[tuple[float, float], ...]
+
+
+RELU = PiecewiseLinear(0.0, ((1.0, 0.0),))
+
+
+@dataclass(frozen=True)
+class _Through:
+    """The backward pass of a piecewise linear activation: a gate at each of its kinks."""
+
+    shape: PiecewiseLinear
+    gate: GateFn
+
+    def pull(self, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
+        """The gradient at `z`; its norm matched to the true gradient's where the gate says so."""
+        out = self._steps(self.gate, grad, z, scale)
+        if isinstance(self.gate, Surrogate) and self.gate.matches:
+            out = matched(out, self._steps(gates.Hard(), grad.detach(), z, None))
+        return out
+
+    def _steps(self, gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
+        if self.shape is RELU:
+            return _pull(gate, grad, z, scale)
+        out = self.shape.base * grad
+        for slope, kink in self.shape.kinks:
+            out = out + slope * _pull(gate, grad, wide(z) - kink, scale)
+        return out
+
+
+def _pull(gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
+    """The gradient through a gate at z / scale."""
+    if scale is not None:
+        z = wide(z) / scale
+    if not isinstance(gate, (gates.Gate, Surrogate)):
+        return (grad * gate(wide(z))).to(grad.dtype)
+    if grad.dtype == z.dtype:
+        return gate.pull(grad, z)
+    return gate.pull(grad.to(z.dtype), z).to(grad.dtype)
+
+
+def relu(z: Tensor, gate: GateFn, inplace: bool = False, scale: Tensor | None = None) -> Tensor:
+    r"""ReLU forward, :math:`\partial L/\partial z = \lambda(z/s)\,\partial L/\partial y` backward (Listing 1).
+
+    Args:
+        z: Pre-activations, any shape.
+        gate: A `softgate.gates.Gate`, a `softgate.Surrogate`, or any function from pre-activations to gate values
+            of the same shape.
+        inplace: Overwrite `z` with the result, as `torch.relu_` does. This costs a copy: the pre-activation must
+            be kept for the backward pass, and its storage is about to change.
+        scale: s > 0, broadcastable to `z`: the unit of the gate's temperature, such as each channel's standard
+            deviation as [C, 1, 1]; 1 if left out.
+
+    Returns:
+        `torch.relu(z)`, bit for bit, with the shape of `z`.
+    """
+    return gated(z, F.relu, RELU, gate, inplace, scale)
+
+
+def gated(
+    z: Tensor,
+    activation: GateFn,
+    shape: PiecewiseLinear,
+    gate: GateFn,
+    inplace: bool = False,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """A piecewise linear activation forward, with `gate` in place of its steps backward.
+
+    Args:
+        z: Pre-activations, any shape.
+        activation: The activation; computes the forward value and must not work in place.
+        shape: Where its slope changes, and by how much.
+        gate: As in `relu`.
+        inplace: As in `relu`.
+        scale: As in `relu`.
+
+    Returns:
+        `activation(z)`, bit for bit.
+    """
+    function = _GatedInTransforms if in_transforms() else _Gated
+    out: Tensor = function.apply(z.clone() if inplace else z, scale, activation, _Through(shape, gate))
+    return z.copy_(out) if inplace else out
+
+
+def _pair(option: str, value: Size) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    sizes = tuple(int(v) for v in value)
+    if len(sizes) == 1:
+        return sizes[0], sizes[0]
+    if len(sizes) != 2:
+        raise SoftgateError(f"max_pool2d: {option}={value}: an int or two ints are needed.")
+    return sizes[0], sizes[1]
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    pool: pools.Pool,
+    mix: float = 1.0,
+    match: bool = False,
+    scale: Tensor | None = None,
+) -> Tensor:
+    r"""Max pooling forward, the weights of `pool` backward (paper 5.3).
+
+    With `pools.LSE`, :math:`\partial y/\partial x_i = softmax(x/T)_i` over the window; with `pools.SoftmaxFull`,
+    Listing 2's. Padding takes part in no window's softmax, so the gradient's mass is conserved.
+
+    Args:
+        x: [B, C, H, W] or [C, H, W].
+        kernel_size: Window size, an int or two.
+        stride: Step between windows, an int or two; `kernel_size` if left out.
+        padding: Implicit border, an int or two.
+        dilation: Step within a window, an int or two.
+        ceil_mode: Round the output size up, as in `torch.nn.functional.max_pool2d`.
+        pool: The pooling rule.
+        mix: Share of the rule in the gradient; the rest, 1 - mix, is the true gradient.
+        match: Rescale each image's gradient to the norm of its true gradient.
+        scale: s > 0, broadcastable to `x`: the unit of the temperature, such as [C, 1, 1]; 1 if left out.
+
+    Returns:
+        `torch.nn.functional.max_pool2d(x, ...)`, bit for bit.
+
+    Raises:
+        SoftgateError: For a rule that has no backward pass here.
+    """
+    window = window_of(kernel_size, stride, padding, dilation, ceil_mode)
+    if isinstance(pool, pools.Hard) or mix == 0:
+        return window.pool(x)
+    return soft_max_pool2d(x, scale, soft_pooling(window, pool, mix, match))
+
+
+def window_of(
+    kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+) -> Window:
+    """The geometry that the arguments of a max pooling describe; as in `max_pool2d`."""
+    step = stride if isinstance(stride, int) or stride else kernel_size
+    return Window(
+        _pair("kernel_size", kernel_size),
+        _pair("stride", step),
+        _pair("padding", padding),
+        _pair("dilation", dilation),
+        bool(ceil_mode),
+    )
+
+
+def soft_pooling(window: Window, pool: pools.Pool, mix: float = 1.0, match: bool = False) -> SoftPooling:
+    """A max pooling of a geometry under a pooling rule.
+
+    Raises:
+        SoftgateError: For a rule that has no backward pass here.
+    """
+    if not isinstance(pool, (pools.LSE, pools.SoftmaxFull)):
+        raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard, LSE and SoftmaxFull.")
+    geometry = (window.kernel, window.stride, window.padding, window.dilation, window.ceil_mode)
+    return SoftPooling(*geometry, pool.temperature, isinstance(pool, pools.SoftmaxFull), mix, match)

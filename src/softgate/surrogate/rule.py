@@ -1,0 +1,227 @@
+"""The backward rule: which gate at the ReLUs, which weights at the max pools, how scaled and mixed.
+
+A `Surrogate` is frozen plain data. It can be hashed, compared, pickled and written into a config or a
+checkpoint as a dict; `Surrogate.from_dict` is the one place where a rule is built from plain data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgate.errors import SoftgateError, is_number, require, unknown
+from softgate.surrogate import gates, pools
+from softgate.surrogate.schedule import Schedule
+from softgate.surrogate.selection import Select
+
+SCALES = ("global", "channel")
+GAINS = ("raw", "unit_rms", "matched")
+
+_Part = TypeVar("_Part", gates.Gate, pools.Pool)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A backward-only rule for a ReLU network; the forward pass is never touched.
+
+    Args:
+        gate: The gate of every ReLU call site (paper, equation 21).
+        pool: The rule of every max-pool call site (paper 5.3).
+        scale: "global": temperatures are in units of the activation, the same everywhere. "channel": in units of the
+            running standard deviation of each channel of each call site (paper 4.2 and 5.2), which is estimated in
+            training or by `softgate.calibrate`.
+        gain: "raw" takes the gate as it is. "unit_rms" divides it by sqrt(E[gate(z)^2] / 0.5), z ~ N(0, 1), so
+            that it passes on as much gradient energy as the hard gate does on average. "matched" rescales the
+            gradient of each example at each call site, poolings included, to the norm of its true gradient there.
+        mix: In [0, 1]. The gradient used is mix * surrogate + (1 - mix) * true gradient, at each call site.
+        sites: Which call sites the rule governs; all of them by default.
+        schedule: How temperature and mix change over training, and when the rule is on; `at` gives the rule of a
+            moment. What is said here about one rule holds at the start of training.
+
+    Raises:
+        SoftgateError: If an option is out of range; the message says what is allowed.
+    """
+
+    gate: gates.Gate = field(default_factory=gates.Sigmoid)
+    pool: pools.Pool = field(default_factory=pools.LSE)
+    scale: str = "global"
+    gain: str = "raw"
+    mix: float = 1.0
+    sites: Select = field(default_factory=Select)
+    schedule: Schedule = field(default_factory=Schedule)
+    _gain: float = field(init=False, repr=False, compare=False, default=1.0)
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.gate, gates.Gate),
+            f"surrogate.gate={self.gate!r}: a softgate.gates.Gate is needed.",
+        )
+        require(
+            isinstance(self.pool, pools.Pool),
+            f"surrogate.pool={self.pool!r}: a softgate.pools.Pool is needed.",
+        )
+        if self.scale not in SCALES:
+            raise unknown("surrogate.scale", self.scale, SCALES)
+        if self.gain not in GAINS:
+            raise unknown("surrogate.gain", self.gain, GAINS)
+        number = is_number(self.mix)
+        require(number and 0 <= self.mix <= 1, f"surrogate.mix={self.mix}: a number from 0 to 1 is needed.")
+        require(isinstance(self.sites, Select), f"surrogate.sites={self.sites!r}: a softgate.Select is needed.")
+        require(
+            isinstance(self.schedule, Schedule),
+            f"surrogate.schedule={self.schedule!r}: a softgate.Schedule is needed.",
+        )
+        warms = any(hasattr(part, "temperature") for part in (self.gate, self.pool))
+        require(
+            self.schedule.temperature is None or warms,
+            f"surrogate.schedule.temperature: neither {self.gate} nor {self.pool} has a temperature.",
+        )
+        # Found here and kept: a compiled backward pass cannot integrate.
+        if self.gain == "unit_rms":
+            object.__setattr__(self, "_gain", _rms_gain(self.gate, self.mix))
+
+    @property
+    def softens_relu(self) -> bool:
+        """Whether ReLU call sites differ from the true gradient under this rule."""
+        return self.mix > 0 and not isinstance(self.gate, gates.Hard)
+
+    @property
+    def softens_pool(self) -> bool:
+        """Whether max-pool call sites differ from the true gradient under this rule."""
+        return self.mix > 0 and not isinstance(self.pool, pools.Hard)
+
+    @property
+    def matches(self) -> bool:
+        """Whether gradients are rescaled to the norm of the true gradient."""
+        return self.gain == "matched"
+
+    def at(self, epoch: float = 0.0, step: int = 0) -> Surrogate:
+        """The rule of a moment in training, with nothing left to change.
+
+        Args:
+            epoch: Epochs done; a fraction within an epoch.
+            step: Optimiser steps done.
+        """
+        plan = self.schedule
+        if plan.constant:
+            return self
+        mix = self.mix if plan.mix is None else plan.mix.at(epoch, step)
+        if plan.on is not None and not plan.on.at(epoch, step):
+            mix = 0.0
+        gate, pool = self.gate, self.pool
+        if plan.temperature is not None:
+            factor = plan.temperature.at(epoch, step)
+            gate, pool = _warmed(gate, factor), _warmed(pool, factor)
+        return replace(self, gate=gate, pool=pool, mix=mix, schedule=Schedule())
+
+    def at_site(self, name: str) -> Surrogate:
+        """The rule of the call site of that name; the same everywhere, unless the gates are random."""
+        return replace(self, gate=self.gate.at_site(name)) if self.gate.local else self
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The factor on the upstream gradient at a ReLU: gate, mix and unit_rms gain together.
+
+        Args:
+            z: Pre-activations, any shape, in units of the temperature.
+
+        Returns:
+            Factors of the same shape.
+        """
+        factor = self.gate.mixed(z, self.mix)
+        return factor if self.gain != "unit_rms" else factor / self._gain
+
+    def pull(self, grad: Tensor, z: Tensor) -> Tensor:
+        """The gradient through a ReLU, factor(z) * grad; see `softgate.gates.Gate.pull`."""
+        out = self.gate.pull(grad, z)
+        if self.mix != 1:
+            out = torch.lerp(gates.Hard().pull(grad, z), out, self.mix)
+        return out if self.gain != "unit_rms" else out / self._gain
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
+        return {
+            "gate": {"name": _name_of(self.gate, gates.KNOWN), **asdict(self.gate)},
+            "pool": {"name": _name_of(self.pool, pools.KNOWN), **asdict(self.pool)},
+            "scale": self.scale,
+            "gain": self.gain,
+            "mix": self.mix,
+            "sites": {key: list(value) for key, value in asdict(self.sites).items()},
+            "schedule": self.schedule.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Surrogate:
+        """Builds the rule that `to_dict` wrote or a config describes; left-out keys take their defaults.
+
+        Raises:
+            SoftgateError: For an unknown key, an unknown gate or pool, or a setting out of range.
+        """
+        require(isinstance(plain, Mapping), f"surrogate={plain}: a dict is needed.")
+        settings = dict(plain)
+        known = {f.name for f in fields(cls) if f.init}
+        for key in settings:
+            if key not in known:
+                raise unknown("surrogate", key, known)
+        if "gate" in settings:
+            settings["gate"] = _build("surrogate.gate", settings["gate"], gates.KNOWN)
+        if "pool" in settings:
+            settings["pool"] = _build("surrogate.pool", settings["pool"], pools.KNOWN)
+        if "sites" in settings:
+            chosen, allowed = settings["sites"], {f.name for f in fields(Select)}
+            require(isinstance(chosen, Mapping), f"surrogate.sites={chosen}: a dict is needed.")
+            for key in chosen:
+                if key not in allowed:
+                    raise unknown("surrogate.sites", key, allowed)
+            settings["sites"] = Select(**chosen)
+        if "schedule" in settings:
+            settings["schedule"] = Schedule.from_dict(settings["schedule"])
+        return cls(**settings)
+
+
+def _name_of(part: Any, known: Mapping[str, type]) -> str:
+    for name, kind in known.items():
+        if type(part) is kind:
+            return name
+    raise SoftgateError(f"{part!r} has no name in a config; the known ones are: {', '.join(sorted(known))}.")
+
+
+def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part]]) -> _Part:
+    if not isinstance(plain, Mapping):
+        raise SoftgateError(f"{option}={plain}: a dict with a 'name' is needed; names: {', '.join(sorted(known))}.")
+    settings = dict(plain)
+    name = settings.pop("name", None)
+    if name not in known:
+        raise unknown(f"{option}.name", name, known)
+    kind = known[name]
+    allowed = {f.name for f in fields(kind)}
+    for key in settings:
+        if key not in allowed:
+            takes = ", ".join(sorted(allowed)) or "no settings"
+            raise SoftgateError(f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}.")
+    try:
+        return kind(**settings)
+    except SoftgateError as error:
+        raise SoftgateError(f"surrogate.{error}") from None
+
+
+def _warmed(part: _Part, factor: float) -> _Part:
+    """A gate or pool with its temperature, where it has one, times a factor."""
+    warm = getattr(part, "temperature", None)
+    return part if warm is None else replace(part, temperature=warm * factor)  # type: ignore[call-arg]  # it has one
+
+
+@lru_cache(maxsize=256)
+def _rms_gain(gate: gates.Gate, mix: float) -> float:
+    """sqrt(E[factor(z)^2] / 0.5) for z ~ N(0, 1), by Gauss-Legendre quadrature on each side of zero."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    half = torch.tensor(6.0 * (nodes + 1))  # [-1, 1] -> [0, 12]; the normal density ends well before 12
+    density = torch.tensor(6.0 * weights) * torch.exp(-half.square() / 2) / math.sqrt(2 * math.pi)
+    energy = sum(float((density * gate.energy(sign * half, mix)).sum()) for sign in (1.0, -1.0))
+    return math.sqrt(energy / 0.5)

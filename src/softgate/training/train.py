@@ -1,0 +1,169 @@
+"""`train(cfg)`: one run, from a config to a directory with everything a comparison needs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from softgate import files
+from softgate.data import ImageData
+from softgate.errors import Diverged, Stopped
+from softgate.training import SoftgateModule, build, provenance, resume, tracking
+from softgate.training import config as checks
+from softgate.training import summary as report
+from softgate.training.callbacks import AlignmentCurves, LastCheckpoint, PathRecorder, PullbackGrids
+from softgate.training.place import place
+from softgate.training.scales import calibrate_for_training
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Trains as a config says and leaves the run's directory behind.
+
+    Args:
+        cfg: The config of `conf/train.yaml`, composed.
+
+    Returns:
+        The summary that `summary.json` holds.
+
+    Raises:
+        SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
+        Diverged: If the loss is no finite number any more; the last good checkpoint stays.
+        Stopped: After Ctrl-C or SIGTERM; `last.ckpt` and the loggers are finished by then.
+    """
+    _calm()
+    console = Console()
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    with open_dict(cfg):
+        cfg.sweep = place(cfg.sweep)
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    checks.load_plugins(config["plugins"])
+    build.check(config)
+    former = resume.look(config, directory)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if former.summary is not None:
+        if first:
+            console.print(f"resume: {directory} is finished already, nothing is left to train.", soft_wrap=True)
+        return former.summary
+    data = build.data(config)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    module = build.module(config, data)
+    step = None if former.checkpoint is None else resume.check(former.checkpoint, module, data.options)
+    if first:
+        resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
+        if config["print_config"]:
+            report.print_tree(config, console)
+        console.print(_introduction(config, data, module))
+    with tracking.finishing():
+        trainer = build.trainer(config, directory, step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
+            if isinstance(callback, PathRecorder):
+                callback.check(module, data)
+        data.setup("fit")
+        if config["model"]["weights"] is not None and former.checkpoint is None:
+            calibrate_for_training(module, data)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
+            if isinstance(callback, (AlignmentCurves, PathRecorder, PullbackGrids)):
+                callback.prepare(data, module)
+        about = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": provenance.environment(trainer.world_size, trainer.strategy.root_device.type),
+        }
+        started = time.perf_counter()
+        try:
+            with build.phrasing_lightnings_refusals():
+                trainer.fit(module, datamodule=data, ckpt_path=former.checkpoint, weights_only=True)
+        except SystemExit:
+            # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
+            if first:
+                _conclude(directory, config, console, about, _seconds(trainer, started), "interrupted")
+            raise Stopped(_stopped_by(trainer)) from None
+        except Diverged:
+            if first:
+                _conclude(directory, config, console, about, _seconds(trainer, started), "diverged")
+            raise
+    summary: dict[str, Any] = {}
+    if first:
+        summary = _conclude(directory, config, console, about, _seconds(trainer, started))
+    return summary
+
+
+def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
+    return next((each for each in trainer.checkpoint_callbacks if isinstance(each, LastCheckpoint)), None)
+
+
+def _seconds(trainer: pl.Trainer, started: float) -> float:
+    """Seconds of all parts of the run."""
+    last = _last(trainer)
+    return time.perf_counter() - started if last is None else last.seconds
+
+
+def _stopped_by(trainer: pl.Trainer) -> int:
+    """The signal that stopped a run; Lightning takes SIGINT for Ctrl-C without telling its number."""
+    last = _last(trainer)
+    return signal.SIGINT if last is None or last.stopped_by is None else last.stopped_by
+
+
+def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModule) -> str:
+    relus, pools = module.sites.count("relu"), module.sites.count("max_pool2d")
+    parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
+    name, stem = module.hparams["model"]["name"], module.hparams["model"]["stem"]
+    images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
+    return (
+        f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
+        f"on [bold]{config['data']['name']}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
+        f"backward rule: {module.rule.gate}, {module.rule.pool}"
+    )
+
+
+def _conclude(
+    directory: Path,
+    config: dict[str, Any],
+    console: Console,
+    about: dict[str, Any],
+    seconds: float,
+    status: str = "finished",
+) -> dict[str, Any]:
+    metrics = directory / "metrics.csv"
+    points = report.history(metrics) if metrics.is_file() else {}
+    summary = report.summarize(points)
+    summary |= {"seconds": round(seconds, 2), "status": status}
+    if not config["trainer"]["fast_dev_run"]:
+        files.write_json(summary | about, directory / "summary.json")
+        report.save_curves(points, directory / "curves.png", config["name"])
+    shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
+    console.print(report.table(status, shown))
+    console.print(f"run directory: {directory}", soft_wrap=True)
+    return summary
+
+
+def _calm() -> None:
+    """Silences Lightning's advertisements and the warnings that say nothing about this run."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Experiment logs directory .* exists and is not empty.*",
+        r".*The number of training batches .* is smaller than the logging interval.*",
+        r".*is supported for historical reasons but its usage is discouraged.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*your dataloader is not resumable.*",  # it asks the trainer where to begin
+        r".*You are using `torch.load` with `weights_only=False`.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what is logged is reduced already
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    torch.set_float32_matmul_precision("high")

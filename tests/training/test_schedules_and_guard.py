@@ -1,0 +1,203 @@
+"""Schedules, scales, diagnostics and the divergence guard in training, on real digits at 16 px."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import softgate
+from configs import TINY, composed, container
+from softgate.training import SoftgateModule, build
+from softgate.training.callbacks import DivergenceGuard
+from softgate.training.checkpoints import restore
+from softgate.training.train import train
+
+RULE = (
+    "surrogate.scale=channel",
+    "surrogate.schedule.mix={start: 0, end: 1, until: 2}",
+    "surrogate.schedule.temperature={start: 3, end: 1, until: 6, unit: step, shape: cosine}",
+)
+QUIET = (*TINY, "callbacks.grids.every_n_epochs=0", "callbacks.diagnostics.every_n_epochs=0")
+
+
+class Recorder(pl.Callback):
+    """Notes the rule of every training step."""
+
+    def __init__(self) -> None:
+        self.rules: list[Any] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self.rules.append((trainer.global_step, pl_module.sites.rule))
+
+
+def fit(directory: Path, *words: str, ckpt: Path | None = None) -> tuple[list[Any], dict[str, Any]]:
+    """Fits as train.py does, from a checkpoint or afresh; gives the rules of its steps and its last checkpoint."""
+    cfg = container(*words, directory=directory)
+    data = build.data(cfg)
+    pl.seed_everything(0, workers=True, verbose=False)
+    module, recorder = build.module(cfg, data), Recorder()
+    trainer = build.trainer(cfg, directory)
+    trainer.callbacks.insert(0, recorder)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    return recorder.rules, torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return one == other
+
+
+def test_a_resumed_run_goes_on_with_its_schedule_and_scales_bit_for_bit(tmp_path, monkeypatch):
+    words = (*QUIET, *RULE, "trainer.num_sanity_val_steps=0")
+    rules, whole = fit(tmp_path / "whole", *words)
+
+    def interrupted(self: SoftgateModule) -> None:
+        if self.current_epoch == 1:
+            shutil.copy(tmp_path / "half" / "checkpoints" / "last.ckpt", tmp_path)  # as the epoch left it
+            raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftgateModule, "on_train_epoch_start", interrupted)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fit(tmp_path / "half", *words)
+    half = tmp_path / "last.ckpt"
+    again, resumed = fit(tmp_path / "again", *words, ckpt=half)
+    assert [step for step, _ in again] == [4, 5, 6]
+    assert again == rules[3:]
+    assert rules[0][1].gate.temperature > rules[3][1].gate.temperature > rules[5][1].gate.temperature
+    assert [rule.mix for _, rule in rules] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6])
+    assert len(whole["softgate_scales"]) == 18
+    assert same(resumed["softgate_scales"], whole["softgate_scales"])
+    assert same(resumed["state_dict"], whole["state_dict"])
+
+
+def test_a_schedule_is_logged_by_step_and_epoch_and_scales_come_back_with_the_network(tmp_path):
+    train(composed(*TINY, *RULE, "readout.scale=channel", "trainer.log_every_n_steps=1", directory=tmp_path))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mixes = [float(row["surrogate/mix_step"]) for row in rows if row["surrogate/mix_step"]]
+    assert mixes == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6])
+    ends = [(float(row["surrogate/mix"]), float(row["surrogate/on"])) for row in rows if row["surrogate/mix"]]
+    assert ends == [pytest.approx((1 / 3, 1)), pytest.approx((5 / 6, 1))]
+    assert json.loads((tmp_path / "summary.json").read_text())["surrogate/temperature"] > 0.3
+    assert (tmp_path / "grids" / "epoch=001.png").is_file()
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    kept = torch.load(path, weights_only=True)["softgate_scales"]
+    assert same(restore(path)[0].sites.scales.state_dict(), kept)
+    assert same(SoftgateModule.load_from_checkpoint(path).sites.scales.state_dict(), kept)
+    assert not any("scale" in key for key in torch.load(path, weights_only=True)["state_dict"])
+
+
+def test_given_weights_are_calibrated_before_training_and_read_out_by_channel(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, **kwargs: seen.append(module.sites.scales.copy()))
+    state = build.module(c := container(*TINY, directory=tmp_path), build.data(c)).net.state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    words = ("surrogate.scale=channel", f"model.weights='{tmp_path}/weights.pt'", "model.stem=small")
+    train(composed(*TINY, *words, directory=tmp_path / "run"))
+    assert [len(scales) for scales in seen] == [18]
+    assert all(scale.count == 32 for scale in seen[0].values())
+
+
+def test_training_is_bit_identical_with_diagnostics_on_and_off_and_they_are_written(tmp_path):
+    words = (*TINY, "callbacks.grids.every_n_epochs=0", "surrogate.scale=channel", "callbacks.diagnostics.images=6")
+    _, looked = fit(tmp_path / "on", *words)
+    _, plain = fit(
+        tmp_path / "off", *words, "callbacks.diagnostics.every_n_epochs=0", "callbacks.guard.every_n_steps=0"
+    )
+    assert same(looked["state_dict"], plain["state_dict"])
+    assert same(looked["softgate_scales"], plain["softgate_scales"])
+    assert not (tmp_path / "off" / "diagnostics.csv").exists()
+    with (tmp_path / "on" / "diagnostics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "site", "kind", "cosine", "norm_ratio", "gate_mean", "dead", "revived"]
+    assert [row["epoch"] for row in rows] == ["0"] * 18 + ["1"] * 18
+    assert all(0 < float(row["cosine"]) < 1 and float(row["norm_ratio"]) > 0 for row in rows)
+    assert rows[0]["revived"] == ""
+    assert rows[18]["revived"] != ""
+    with (tmp_path / "on" / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["sites/cosine"]]
+    found = sorted(float(row["cosine"]) for row in rows[18:])
+    assert float(logged[1]["sites/cosine"]) == pytest.approx((found[8] + found[9]) / 2, rel=1e-6)
+
+
+def diverging(directory: Path, *words: str) -> str:
+    with pytest.raises(softgate.Diverged) as ended:
+        train(composed(*QUIET, *words, directory=directory))
+    assert "\n" not in str(ended.value)
+    return str(ended.value)
+
+
+def test_an_absurd_learning_rate_ends_the_run_with_a_sentence_and_the_last_good_checkpoint(tmp_path, monkeypatch):
+    original = SoftgateModule.training_step
+
+    def spoilt(self: SoftgateModule, batch: Any, index: int) -> Any:
+        return original(self, batch, index) * (1e30 if self.current_epoch == 1 else 1)
+
+    monkeypatch.setattr(SoftgateModule, "training_step", spoilt)
+    said = diverging(tmp_path, "optim.lr=1e30", "optim.warmup=1.0", "trainer.max_epochs=3")
+    assert said.startswith("training diverged: at step ")
+    for words in ("optim.lr=1e+30", "Sigmoid(temperature=0.3)", "surrogate.gain=matched", "schedule=warmup"):
+        assert words in said
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
+    for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_loss_over_its_limit_ends_the_run_at_the_first_such_step_and_names_both(tmp_path):
+    said = diverging(tmp_path, "callbacks.guard.max_loss=0.01", "callbacks.guard.every_n_steps=2")
+    assert "at step 1 the training loss was" in said
+    assert "callbacks.guard.max_loss=0.01" in said
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
+
+
+def test_weights_that_the_last_step_spoilt_are_not_saved(tmp_path, monkeypatch):
+    def spoil(self: SoftgateModule, outputs: Any, batch: Any, index: int) -> None:
+        if self.global_step == 6:
+            with torch.no_grad():
+                next(self.net.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(SoftgateModule, "on_train_batch_end", spoil)
+    assert "at step 6 a weight is no finite number any more" in diverging(tmp_path)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_the_guard_reads_the_device_only_every_n_steps(monkeypatch):
+    reads = []
+    monkeypatch.setattr(DivergenceGuard, "_read", lambda self, *args, **kwargs: reads.append(args))
+    guard = DivergenceGuard(every_n_steps=4)
+    trainer = type("T", (), {"accumulate_grad_batches": 1, "global_step": 0})
+    for index in range(9):
+        guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0, device="meta")}, None, index)
+    assert len(reads) == 2  # and on the meta device any step that waited for a value would have failed
+
+
+def test_a_compiled_network_runs_eagerly_while_its_schedule_moves(tmp_path):
+    torch._dynamo.reset()
+    words = ("surrogate.schedule.mix={start: 0, end: 1, until: 4, unit: step}", "compile=true")
+    cfg = container(*QUIET, *words, directory=tmp_path)
+    module = build.module(cfg, build.data(cfg))
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    with pytest.warns(softgate.SoftgateWarning, match="while surrogate.schedule moves"):
+        module.setup("fit")
+    module.net.compile(backend=backend)
+    module.eval()
+    for moving in (True, True, False, False):
+        module.moving = moving
+        with torch.no_grad():
+            module(torch.randn(2, 3, 16, 16))
+        assert bool(compiled) == (not moving)
