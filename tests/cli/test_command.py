@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 
 import softgate
 from configs import CONF, ROOT, TINY, composed, container
-from softgate import SoftgateError
+from softgate import SoftgateError, files
 from softgate.cli import command, exits
 from softgate.evaluation import evaluate
+from softgate.evaluation.runs import find_checkpoint
 from softgate.training import build
 from softgate.training import summary as report
 from softgate.training.train import train
@@ -542,7 +543,7 @@ def test_a_damaged_a_foreign_and_an_executable_checkpoint_are_refused(run, tmp_p
 
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(SoftgateError, match=r"has no checkpoints/best\.ckpt; is it a run's directory"):
-        evaluate.find_checkpoint(str(tmp_path), "best")
+        find_checkpoint(str(tmp_path), "best")
 
 
 # -- reports ------------------------------------------------------------------------------------------
@@ -554,7 +555,7 @@ def test_summary_names_the_first_best_epoch():
 
 
 def test_a_number_that_is_none_is_null_in_json(tmp_path):
-    report.write_json({"a": float("nan"), "b": float("inf"), "c": 0.5}, tmp_path / "a.json")
+    files.write_json({"a": float("nan"), "b": float("inf"), "c": 0.5}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(), parse_constant=None) == {"a": None, "b": None, "c": 0.5}
 
 
@@ -568,14 +569,14 @@ def test_the_summary_says_when_and_with_what_a_run_was_made(run):
 
 
 def test_nothing_nested_is_written_that_json_cannot_hold(tmp_path):
-    report.write_json({"a": [float("nan"), {"b": float("inf")}, (1.0, None)]}, tmp_path / "a.json")
+    files.write_json({"a": [float("nan"), {"b": float("inf")}, (1.0, None)]}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, {"b": None}, [1.0, None]]}
 
 
 def test_json_is_replaced_whole(tmp_path):
     path = tmp_path / "a.json"
-    report.write_json({"a": 1}, path)
-    report.write_json({"a": 2}, path)
+    files.write_json({"a": 1}, path)
+    files.write_json({"a": 2}, path)
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

@@ -16,7 +16,8 @@ import softgate as sg
 from configs import CONF, composed
 from softgate import SoftgateError
 from softgate.cli import command
-from softgate.evaluation import alignment, evaluate
+from softgate.evaluation import alignment, evaluate, networks
+from softgate.evaluation import runs as runs_of
 from softgate.figures import panels
 from softgate.metrics import controls
 from softgate.metrics.control_table import BETTER, SANITY, Score, control_table
@@ -162,7 +163,7 @@ def test_classes_of_another_numbering_are_found_and_judged(runs, images, tmp_pat
     for places in ([0, 1, 2, 3], [3, 1, 0, 2]):
         study = alignment.Study(settings, RULE, (judge.net, about, CLASSES))
         net = Shuffled(module.net, places).eval()
-        study.look("x", None, evaluate.pretrained.Subject("x", net, CLASSES, places), data)
+        study.look("x", None, networks.Subject("x", net, CLASSES, places), data)
         tables.append(study.measured[0].table["pullback"])
     for key in ("mean_alignment", "data_alignment", "infidelity", "deletion", "target_specificity"):
         assert tables[1][key].value == pytest.approx(tables[0][key].value, rel=1e-3, abs=1e-6), key
@@ -257,18 +258,18 @@ def test_an_option_of_alignment_without_alignment_says_what_is_missing(monkeypat
 
 
 def test_a_glob_takes_runs_and_leaves_the_rest(runs):
-    found = evaluate.find_checkpoints(f"{runs}/sweep/*", "best")
+    found = runs_of.find_checkpoints(f"{runs}/sweep/*", "best")
     assert found == [runs / "sweep" / name / "checkpoints" / "best.ckpt" for name in ("hard", "soft")]
-    assert evaluate.find_checkpoints([f"{runs}/sweep/*", f"{runs}/sweep/soft"], "best") == found
-    assert evaluate.find_checkpoints([f"{runs}/*/*/checkpoints/*.ckpt"], "best") == found
+    assert runs_of.find_checkpoints([f"{runs}/sweep/*", f"{runs}/sweep/soft"], "best") == found
+    assert runs_of.find_checkpoints([f"{runs}/*/*/checkpoints/*.ckpt"], "best") == found
 
 
 def test_labels_are_short_and_differ(tmp_path):
     paths = [tmp_path / a / b / "checkpoints" / "best.ckpt" for a, b in (("x", "r"), ("y", "r"), ("y", "s"))]
-    assert evaluate.labelled(paths[1:]) == ["r", "s"]
-    assert evaluate.labelled(paths) == ["x-r", "y-r", "y-s"]
-    assert evaluate.labelled([paths[0], paths[0].with_name("last.ckpt")]) == ["best", "last"]
-    assert evaluate.labelled([tmp_path / "a.ckpt", tmp_path / "b.ckpt"]) == ["a", "b"]
+    assert runs_of.labelled(paths[1:]) == ["r", "s"]
+    assert runs_of.labelled(paths) == ["x-r", "y-r", "y-s"]
+    assert runs_of.labelled([paths[0], paths[0].with_name("last.ckpt")]) == ["best", "last"]
+    assert runs_of.labelled([tmp_path / "a.ckpt", tmp_path / "b.ckpt"]) == ["a", "b"]
 
 
 # -- verdicts and pictures ------------------------------------------------------------------------------

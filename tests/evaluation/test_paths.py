@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import TINY, composed
 from softgate import SoftgateError
+from softgate.cli.signals import ends_are_interrupts
 from softgate.evaluation.evaluate import evaluate
 from softgate.evaluation.paths import PathStudy, thinned
 from softgate.figures.panels import Line
@@ -163,7 +164,7 @@ def test_what_was_measured_is_written_also_where_the_rest_is_called_off(runs, tm
 
     monkeypatch.setattr(PathStudy, "look", once)
     words = (*ASKED, *FEW, "checkpoint=last", "paths.kernel_images=0")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ends_are_interrupts():
         evaluate(composed(f"runs={runs}/*", *words, name="evaluate", directory=tmp_path))
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [run["label"] for run in kept["paths"]["runs"]] == ["excitation"]

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 import reference
 import softgate as sg
 from softgate import SoftgateError
-from softgate.explainers import representation
-from softgate.explainers.representation import read
+from softgate.explainers.representation import read, representation
 
 MODELS = ("resnet18", "vgg11_bn", "densenet121", "squeezenet1_1", "googlenet")
 RULE = sg.Surrogate(sg.gates.Sigmoid(0.25), sg.pools.LSE(0.4))

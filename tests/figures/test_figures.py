@@ -190,9 +190,8 @@ def test_a_film_without_pictures_or_with_missing_ones_is_refused():
 def test_charts_are_drawings_of_a_phones_width_with_their_words_as_text():
     from xml.etree import ElementTree
 
-    from softgate.grids.panels import Line
-
     from softgate.figures import comparison
+    from softgate.figures.panels import Line
 
     rows = [
         comparison.Interval("arm <a>", 0.1, -0.2, 0.4, (0.0, 0.2), claim=True),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from test_paths import RULE, images, network, odd
 from torch import nn
 
 import softgate as sg
+from path_networks import RULE, images, network, odd
 from softgate import SoftgateError
 from softgate.paths import similarity
 

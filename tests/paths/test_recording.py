@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_paths import RULE, images, some
 
 import softgate as sg
 from configs import TINY, composed, container
+from path_networks import RULE, images, some
 from softgate import SoftgateError
 from softgate.paths.packing import Layout
 from softgate.paths.recording import HEAD_SIZE

@@ -6,11 +6,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
-from test_paths import RULE
 from torch import nn
 from torch.nn import functional as F
 
 import softgate as sg
+from path_networks import RULE
 from softgate import SoftgateError
 from softgate.paths.agreement import ALL
 from softgate.paths.packing import Layout

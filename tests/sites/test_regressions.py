@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from test_modes import OTHER, RULE, Net, functional_loss, gradients, images, soft_gradients
 from torch import func, nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import grad
@@ -13,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import reference
 import softgate as sg
+from mode_networks import OTHER, RULE, Net, functional_loss, gradients, images, soft_gradients
 
 
 class Applied(nn.Module):

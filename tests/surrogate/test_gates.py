@@ -196,7 +196,7 @@ class Ramp(sg.gates.Gate, name="test_ramp"):
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(SoftgateError, match=r"gate name=sigmoid: softgate\.gates\.Sigmoid has that name"):
+    with pytest.raises(SoftgateError, match=r"gate name=sigmoid: softgate\.surrogate\.gates\.Sigmoid has that name"):
 
         class Other(gates.Gate, name="sigmoid"):
             def __call__(self, z):
