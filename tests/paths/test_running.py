@@ -89,8 +89,10 @@ def test_only_sites_that_a_rule_governs_are_soft_and_scales_count():
     rule = sg.Surrogate(scale="channel")
     deviations = sg.calibrate(net, [x], rule)
     seen = {}
-    with sg.attach(net, None) as sites:
-        sites.observers.append(lambda name, kind, z: seen.setdefault(name, z.clone()))
+    with (
+        sg.attach(net, None) as sites,
+        sites.observing(lambda name, kind, z: seen.setdefault(name, z.clone())),
+    ):
         net(x)
     expected = (seen["relu"] / deviations["relu"][:, None, None] / 0.3).sigmoid()
     assert torch.allclose(sg.paths.record(net, x, rule).sites["relu"].values, expected)

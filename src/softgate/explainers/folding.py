@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from softgate.explainers.input_gradient import Stem
-from softgate.sites.discovery import SWITCHABLE
 from softgate.sites.sites import attached_sites
+from softgate.sites.tracing import SWITCHABLE
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit, at which the folded copy is trusted."""

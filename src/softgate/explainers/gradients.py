@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites, require
 from softgate.explainers.pullback import pullback, require_classes, target_logits
-from softgate.sites.calls import PIECEWISE, RELU, UNSUPPORTED, activation_call
+from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import RELU_NODES, nodes_between
+from softgate.sites.forward import State
 from softgate.sites.inference import inner, reading_out
 from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import Kind
 
 Explainer = Callable[[nn.Module, Tensor, Any], Tensor]
 """(model, x [B, C, H, W], target: int or [B]) -> [B, C, H, W]."""
@@ -119,9 +120,10 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any) -> Tensor:
 def guided(model: nn.Module, x: Tensor, targets: Tensor, centred: bool = False) -> Tensor:
     """`guided_backprop` for targets [B], and on request of the logit minus the mean logit."""
     model = inner(model)
-    with reading_out(model, None):
+    guide = _Guiding()
+    with reading_out(model, None) as sites:
         image = x.detach().clone().requires_grad_()
-        with Guiding() as guide:
+        with sites.handled_by(guide):
             out: Any = model(image)
         logits: Tensor = getattr(out, "logits", out)
         picked = target_logits(logits, targets[:, None].to(x.device), centred).sum()
@@ -147,24 +149,22 @@ class _GuidedReLU(torch.autograd.Function):
         return grad.clamp(min=0) * (z > 0)
 
 
-class Guiding(TorchFunctionMode):
-    """Puts `_GuidedReLU` in the place of every ReLU called within."""
+class _Guiding:
+    """Puts `_GuidedReLU` in the place of every ReLU of a network."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.count = 0
         self.missed: list[str] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in RELU:
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """The guided ReLU of a ReLU's call; what other calls return anyway."""
+        if isinstance(call, ActivationCall) and call.kind == Kind.RELU:
             self.count += 1
-            call = activation_call(func, args, kwargs)
-            z: Any = _GuidedReLU.apply(call.z.clone() if call.inplace else call.z)
-            return call.z.copy_(z) if call.inplace else z
-        if func in PIECEWISE or (func in UNSUPPORTED and "pool" not in UNSUPPORTED[func]):
-            self.missed.append(PIECEWISE.get(func) or UNSUPPORTED[func])
-        return func(*args, **kwargs)
+            out: Any = _GuidedReLU.apply(call.z.clone() if call.inplace else call.z)
+            return call.z.copy_(out) if call.inplace else out
+        if not isinstance(call, PoolCall) and "pool" not in call.kind:
+            self.missed.append(call.kind)
+        return call.original()
 
 
 def classes(x: Tensor, target: Any) -> Tensor:

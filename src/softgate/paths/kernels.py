@@ -10,56 +10,51 @@ weights one and no additive constant, on x * x' with gates lambda(x) * lambda(x'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.paths.gates import Gates, SiteGates
-from softgate.paths.running import Calls, calling, check_affine, record
+from softgate.paths.gates import Gates
+from softgate.paths.running import CallHandler, check_affine, record
 from softgate.paths.scaled import Scaled, logarithm, normalized, overwrite, scaled, value_of
 from softgate.paths.windows import take, weigh
-from softgate.sites.calls import ActivationCall
+from softgate.sites.calls import ActivationCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
 from softgate.surrogate.functional import RELU
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.soft_pooling import Window
 
 PAIRS = 32
 """Pairs of images that run at once."""
 
 
-class _Paired(Calls):
+class _Paired(CallHandler):
     """Multiplies each call by the gates of two images."""
 
     def __init__(self, sites: Sites, first: Gates, second: Gates) -> None:
         super().__init__(sites)
         self.first, self.second = first, second
 
-    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
-        name, kind = self.site
-        require(call.shape is RELU, f"paths.kernel: {name} is a {kind}; only ReLU has a gate of 0 or 1 for each path.")
-        a, b = self._sites()
+    def activation(self, call: ActivationCall, name: str) -> Tensor:
+        relu = call.shape is RELU
+        require(relu, f"paths.kernel: {name} is a {call.kind}; only ReLU has a gate of 0 or 1 for each path.")
+        a, b = self.first.sites[name], self.second.sites[name]
         z = call.z
         assert isinstance(z, Scaled)
         both = a.values & b.values if a.hard else a.values.double() * b.values.double()
         out = scaled(value_of(z) * both, z.exponent)
         return overwrite(z, out) if call.inplace else out
 
-    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
-        a, b = self._sites()
+    def pooling(self, call: PoolCall, name: str) -> Any:
+        a, b, x, window = self.first.sites[name], self.second.sites[name], call.x, call.window()
         assert isinstance(x, Scaled)
         value = value_of(x)
         if a.hard:
             return scaled(take(window, value, a.values) * (a.values == b.values), x.exponent)
         return scaled(weigh(window, value, a.values.double() * b.values.double()), x.exponent)
-
-    def _sites(self) -> tuple[SiteGates, SiteGates]:
-        name, _ = self.site
-        return self.first.sites[name], self.second.sites[name]
 
 
 def kernel(
@@ -102,7 +97,7 @@ def kernel(
         check_affine(model, sites, x, first)
         for i, j in _pairs(*shape, x2 is None, pairs):
             joint = x[i].double() * other[j].double()
-            with calling(_Paired(sites, first[i], second[j])):
+            with sites.handled_by(_Paired(sites, first[i], second[j])):
                 out: Any = model(normalized(joint, torch.zeros(len(i), dtype=torch.float64, device=x.device)))
             found = logarithm(getattr(out, "logits", out))
             for whole, part in zip((sign, size), found, strict=True):

@@ -2,112 +2,84 @@ r"""Recording the gates of a network, and running it with given ones (paper, equ
 
 With its gates given a ReLU network is affine in its input: :math:`M_\Lambda(x) = \Lambda_L W_L \cdots \Lambda_1 W_1 x`,
 plus what its biases and BatchNorms add. The call sites are those of `softgate.attach`: its mode counts and names every
-call and, the rule being None, calls the true function; a second mode around it sees that call and puts the gated one
-in its place.
+call and hands it to a handler of this module, which puts the gated one in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from softgate.errors import require
 from softgate.explainers.pullback import _in_chunks
 from softgate.explainers.representation import require_linear
 from softgate.paths.gates import Gates, SiteGates, joined
 from softgate.paths.windows import choose, take, weigh
-from softgate.sites.active_rule import Governing
-from softgate.sites.calls import (
-    ADAPTIVE_MAX_POOL2D,
-    MAX_POOL2D,
-    PIECEWISE,
-    RELU,
-    UNSUPPORTED,
-    ActivationCall,
-    activation_call,
-    adaptive_max_pool2d_arguments,
-    adaptive_max_pool2d_window,
-    max_pool2d_arguments,
-)
+from softgate.sites.active_rule import ActiveRule
+from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import POOL_NODES, RELU_NODES, no_sites, nodes_between, unreachable
+from softgate.sites.forward import State
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.scales import channel_of
 from softgate.sites.sites import Sites
-from softgate.surrogate.functional import soft_pooling, window_of
+from softgate.surrogate.functional import soft_pooling
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.soft_pooling import Window
+from softgate.surrogate.selection import POOLS
 
 CHUNK = 64
 """Images that run at once where `chunk` is None."""
 
 
-class Calls(TorchFunctionMode):
-    """Hands the calls of a network's sites to `activation` and `pooling`, each with the name of its site.
+class CallHandler(ABC):
+    """Handles the calls of a network's sites: activations and poolings, and refuses all others.
 
     Args:
-        sites: The attached sites, with the rule None.
+        sites: The attached sites.
     """
 
     def __init__(self, sites: Sites) -> None:
-        super().__init__()
         self.sites = sites
-        self.site = "", ""
 
-    def note(self, name: str, kind: str, z: Tensor) -> None:
-        """Observes which site makes the next call."""
-        self.site = name, kind
+    @abstractmethod
+    def activation(self, call: ActivationCall, name: str) -> Tensor:
+        """What a call of an activation at the site `name` returns."""
 
-    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
-        """What a call of an activation returns."""
-        raise NotImplementedError
+    @abstractmethod
+    def pooling(self, call: PoolCall, name: str) -> Any:
+        """What a call of a max pooling at the site `name` returns."""
 
-    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
-        """What a call of a max pooling returns, but for the indices."""
-        raise NotImplementedError
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What a call returns.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-
-        def original() -> Any:
-            return func(*args, **kwargs)
-
-        if func in RELU or func in PIECEWISE:
-            return self.activation(activation_call(func, args, kwargs), original)
-        if func in MAX_POOL2D:
-            x, settings, indices = max_pool2d_arguments(func, *args, **kwargs)
-            require(not indices, f"paths: {self.site[0]} returns indices, which are no function of the gates.")
-            return self.pooling(x, window_of(*settings), original)
-        if func in ADAPTIVE_MAX_POOL2D:
-            x, size, indices = adaptive_max_pool2d_arguments(func, *args, **kwargs)
-            fixed = adaptive_max_pool2d_window(x, size)
-            if fixed is None:
-                raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
-            require(not indices, f"paths: {self.site[0]} returns indices, which are no function of the gates.")
-            return self.pooling(x, window_of(fixed), original)
-        if func in UNSUPPORTED:
-            raise unreachable(self.sites.model, [UNSUPPORTED[func]])
-        return original()
+        Raises:
+            SoftgateError: For a call that has no gates, or returns more than a function of them.
+        """
+        if isinstance(call, ActivationCall):
+            return self.activation(call, site.name)
+        if not isinstance(call, PoolCall):
+            raise unreachable(self.sites.model, [call.kind])
+        if not call.covered:
+            raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
+        require(not call.indices, f"paths: {site.name} returns indices, which are no function of the gates.")
+        return self.pooling(call, site.name)
 
 
-class _Recording(Calls):
+class _Recording(CallHandler):
     """Keeps the gates of each call."""
 
-    def __init__(self, sites: Sites, governing: Governing, images: int) -> None:
+    def __init__(self, sites: Sites, active: ActiveRule, images: int) -> None:
         super().__init__(sites)
-        self.governing, self.images = governing, images
+        self.active, self.images = active, images
         self.found: dict[str, SiteGates] = {}
 
-    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
-        name, kind = self.site
+    def activation(self, call: ActivationCall, name: str) -> Tensor:
         self._check(name, call.z)
-        rule, scale = self._law(name, kind, call.z)
+        rule, scale = self._law(name, call.kind, call.z)
         z = wide(call.z)
         steps = []
         for _, kink in call.shape.kinks:
@@ -115,11 +87,12 @@ class _Recording(Calls):
             soft = rule is not None and rule.softens_relu
             steps.append(rule(at if scale is None else at / scale) if rule is not None and soft else at > 0)
         values = steps[0] if len(steps) == 1 else torch.stack(steps, 1)
-        self.found[name] = SiteGates(name, kind, values)
-        return original()
+        self.found[name] = SiteGates(name, str(call.kind), values)
+        out: Tensor = call.original()
+        return out
 
-    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
-        name, kind = self.site
+    def pooling(self, call: PoolCall, name: str) -> Any:
+        x, window, kind = call.x, call.window(), str(call.kind)
         self._check(name, x)
         rule, scale = self._law(name, kind, x)
         values = choose(window, x.detach())
@@ -129,7 +102,7 @@ class _Recording(Calls):
                 soft = torch.lerp(SiteGates(name, kind, values, window).weights().to(soft.dtype), soft, rule.mix)
             values = soft
         self.found[name] = SiteGates(name, kind, values, window)
-        return original()
+        return call.original()
 
     def _check(self, name: str, z: Tensor) -> None:
         fits = z.dim() > 1 and len(z) == self.images
@@ -138,15 +111,15 @@ class _Recording(Calls):
         )
 
     def _law(self, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
-        rule = self.governing.rule
-        if rule is None or not self.governing.governs(name, kind):
+        rule = self.active.rule
+        if rule is None or not self.active.governs(name, kind):
             return None, None
         if rule.scale != "channel":
             return rule, None
-        return rule, self.sites.scales.of(name, z, channel_of(name, z, pool="pool" in kind))
+        return rule, self.sites.scales.of(name, z, channel_of(name, z, pool=kind in POOLS))
 
 
-class _Gated(Calls):
+class _Gated(CallHandler):
     """Puts given gates in the place of each call."""
 
     def __init__(self, sites: Sites, gates: Gates) -> None:
@@ -154,14 +127,14 @@ class _Gated(Calls):
         self.gates = gates
         self.used: set[str] = set()
 
-    def activation(self, call: ActivationCall, original: Callable[[], Tensor]) -> Tensor:
-        values = self._values(len(call.shape.kinks), call.z.shape)
+    def activation(self, call: ActivationCall, name: str) -> Tensor:
+        values = self._values(name, len(call.shape.kinks), call.z.shape)
         steps = [values] if len(call.shape.kinks) == 1 else list(values.unbind(1))
         out = gated(call, steps)
         return call.z.copy_(out) if call.inplace else out
 
-    def pooling(self, x: Tensor, window: Window, original: Callable[[], Any]) -> Any:
-        site = self._site()
+    def pooling(self, call: PoolCall, name: str) -> Any:
+        x, window, site = call.x, call.window(), self._site(name)
         shape = tuple(window.pool(x[:1].detach()).shape[1:])
         given = tuple(site.values.shape[1:])
         given = given if site.hard else (*given[:-3], *given[-2:])
@@ -170,14 +143,13 @@ class _Gated(Calls):
             return take(window, x, site.values)
         return weigh(window, x, site.values.to(x.dtype))
 
-    def _site(self) -> SiteGates:
-        name, _ = self.site
+    def _site(self, name: str) -> SiteGates:
         require(name in self.gates.sites, f"paths.run: no gates for {name}; they are of another network.")
         self.used.add(name)
         return self.gates.sites[name]
 
-    def _values(self, kinks: int, shape: torch.Size) -> Tensor:
-        site = self._site()
+    def _values(self, name: str, kinks: int, shape: torch.Size) -> Tensor:
+        site = self._site(name)
         wanted = tuple(shape[1:]) if kinks == 1 else (kinks, *shape[1:])
         require(site.window is None and tuple(site.values.shape[1:]) == wanted, self._refusal(site, wanted))
         return site.values
@@ -215,18 +187,6 @@ def _piece(z: Tensor, slope: float, offset: float) -> Tensor:
     return torch.full_like(z, offset) if abs(slope) < 1e-12 else slope * z + offset
 
 
-@contextmanager
-def calling(mode: Calls) -> Iterator[None]:
-    """Runs the block with a mode around an attached network's own."""
-    others = mode.sites.observers
-    mode.sites.observers = [mode.note]
-    try:
-        with mode:
-            yield
-    finally:
-        mode.sites.observers = others
-
-
 def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk: int | None = None) -> Gates:
     r"""The gates of every call site of a network on some images (paper, equations 1 and 21).
 
@@ -251,16 +211,16 @@ def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk:
     require(not matches, "paths.record: surrogate.gain=matched rescales gradients; there is no gate that does so.")
     model = inner(model)
     with reading_out(model, None) as sites, torch.no_grad():
-        governing = Governing(None if rule is None else rule.at())
+        active = ActiveRule(None if rule is None else rule.at())
         if rule is not None and not rule.sites.everything:
             model(x[:1].detach().clone())
             covered = [(site.name, site.kind) for site in sites.table() if site.covered]
-            governing.choose(type(model).__name__, covered)
+            active.choose(type(model).__name__, covered)
 
         def look(part: slice) -> Gates:
             images = x[part].detach().clone()
-            mode = _Recording(sites, governing, len(images))
-            with calling(mode):
+            mode = _Recording(sites, active, len(images))
+            with sites.handled_by(mode):
                 model(images)
             return Gates(mode.found)
 
@@ -305,7 +265,7 @@ def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk:
 
     def go(part: slice) -> Tensor:
         mode = _Gated(sites, gates if gates.images == 1 else gates[part])
-        with calling(mode):
+        with sites.handled_by(mode):
             out: Any = model(x[part].clone())
         missing = gates.sites.keys() - mode.used
         require(not missing, f"paths.run: gates for {', '.join(sorted(missing))}; the network has no such call site.")
@@ -321,7 +281,7 @@ def check_affine(model: nn.Module, sites: Sites, x: Tensor, gates: Gates) -> Non
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     # As products: a torch.where in the graph can then only be the model's own, which need not be linear.
     weights = gates[:1].map(lambda site: replace(site, values=site.weights()))
-    with torch.enable_grad(), calling(_Gated(sites, weights)):
+    with torch.enable_grad(), sites.handled_by(_Gated(sites, weights)):
         out: Any = torch.func.functional_call(model, parameters, (one.clone(),))
     logits = getattr(out, "logits", out)
     hidden = nodes_between(one, logits, RELU_NODES | POOL_NODES)

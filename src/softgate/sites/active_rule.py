@@ -11,7 +11,7 @@ from softgate.errors import SoftgateError
 from softgate.surrogate.rule import Surrogate
 
 
-class Governing:
+class ActiveRule:
     """What decides, at a call site, whether and by which rule it is governed.
 
     Attributes:

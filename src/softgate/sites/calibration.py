@@ -44,19 +44,13 @@ def calibrate(
     former = scales.state_dict()
     scales.clear()
     try:
-        with reading_out(model, rule) as sites, torch.no_grad():
-            sites.calibrating = True
-            try:
-                for count, batch in enumerate(loader):
-                    if count == batches:
-                        break
-                    x = batch[0] if isinstance(batch, (tuple, list)) else batch
-                    require(
-                        isinstance(x, Tensor), f"calibrate: the loader yields {type(x).__name__}; images are needed."
-                    )
-                    model(x.to(place.device, place.dtype))
-            finally:
-                sites.calibrating = False
+        with reading_out(model, rule) as sites, sites.calibrating(), torch.no_grad():
+            for count, batch in enumerate(loader):
+                if count == batches:
+                    break
+                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                require(isinstance(x, Tensor), f"calibrate: the loader yields {type(x).__name__}; images are needed.")
+                model(x.to(place.device, place.dtype))
         if not scales:
             raise SoftgateError("calibrate: the loader yields no batch, or the model has no call site in rule.sites.")
     except BaseException:

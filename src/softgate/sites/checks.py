@@ -1,31 +1,26 @@
-"""What must not go unnoticed: activations that no rule reaches, and recomputation under another rule.
-
-The machinery of `softgate.sites`.
-"""
+"""What must not go unnoticed: activations that no rule reaches, and recomputation under another rule."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
-from softgate.sites.forward import Frame, State
-
-if TYPE_CHECKING:
-    from softgate.sites.sites import Sites
+from softgate.sites.forward import State
+from softgate.surrogate.rule import Surrogate
 
 
-def audit(sites: Sites, frame: Frame, state: State, inputs: Any, out: Any, deep: bool) -> bool:
-    """Raises if a forward pass had activations that the rule does not cover, or none that it does.
+def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, *, deep: bool) -> bool:
+    """Raises if a forward pass of a whole model had activations that the rule does not cover, or none that it does.
 
     Args:
-        sites: The sites.
-        frame: The frame the pass began in.
-        state: The state of the pass, which is over.
+        model: The model.
+        rule: The rule that was in force.
+        counts: The state of the pass, which is over: what was gated, spared and missed.
         inputs: What the pass was given.
         out: What it returned.
         deep: Whether to look through the autograd graph too.
@@ -37,36 +32,42 @@ def audit(sites: Sites, frame: Frame, state: State, inputs: Any, out: Any, deep:
         UnreachableSites: For activations out of reach.
         NoCallSites: If there was nothing to gate.
     """
-    rule, name = sites.rule, type(sites.model).__name__
-    if state.missed:
-        raise unreachable(sites.model, state.missed)
-    if frame.module is not sites.model:
-        return False
-    if not state.gated:
-        raise no_sites(sites.model)
+    refuse_missed(model, counts)
+    if not counts.gated:
+        raise no_sites(model)
     if not deep or rule is None or not torch.is_grad_enabled():
         return False
     patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
     hidden = nodes_between(inputs, out, patterns)
-    if hidden.total() > state.spared:
+    if hidden.total() > counts.spared:
         raise UnreachableSites(
-            f"{name} has activations that run outside of Python, where no rule reaches them: {', '.join(hidden)}. "
-            f"Attach to the model before scripting or exporting it."
+            f"{type(model).__name__} has activations that run outside of Python, where no rule reaches them: "
+            f"{', '.join(hidden)}. Attach to the model before scripting or exporting it."
         )
     return rule.softens_relu and rule.softens_pool
 
 
-def watch_recomputation(sites: Sites, out: Any) -> None:
+def refuse_missed(model: nn.Module, counts: State) -> None:
+    """Raises `UnreachableSites` if a pass met call sites that no rule covers."""
+    if counts.missed:
+        raise unreachable(model, counts.missed)
+
+
+def watch_recomputation(model: nn.Module, unchanged: Callable[[], bool], out: Any) -> None:
     """Makes the backward pass of a checkpointed forward pass an error once another rule is in force.
 
     What a checkpoint dropped is computed again in the backward pass, under the rule that is in force by then.
+
+    Args:
+        model: The model.
+        unchanged: Whether the rule is in force that was in force in the forward pass.
+        out: What the forward pass returned.
     """
-    governing, rule = sites.governing, sites.rule
 
     def check(grad: Tensor) -> None:
-        if not sites.attached or sites.governing is not governing or sites.rule is not rule:
+        if not unchanged():
             raise SoftgateError(
-                f"{type(sites.model).__name__} has activation checkpoints, and its rule was changed or detached "
+                f"{type(model).__name__} has activation checkpoints, and its rule was changed or detached "
                 f"between the forward and the backward pass; keep the rule in force until the backward pass is done."
             )
 
@@ -76,7 +77,7 @@ def watch_recomputation(sites: Sites, out: Any) -> None:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
-def refuse_compiling(model: nn.Module, hidden: Iterable[str]) -> None:
+def refuse_compiling(model: nn.Module, hidden: Iterable[object]) -> None:
     """Raises where a compiled forward pass could have gates that stay hard without anyone noticing.
 
     Args:
@@ -90,8 +91,8 @@ def refuse_compiling(model: nn.Module, hidden: Iterable[str]) -> None:
     name = type(model).__name__
     if hidden:
         raise UnreachableSites(
-            f"{name} calls in-place functions that torch.compile hides from every rule: {', '.join(hidden)}. Write "
-            f"torch.nn.functional.relu(x, inplace=True), or x.relu_(), in their place."
+            f"{name} calls in-place functions that torch.compile hides from every rule: {', '.join(map(str, hidden))}. "
+            f"Write torch.nn.functional.relu(x, inplace=True), or x.relu_(), in their place."
         )
     raise SoftgateError(
         f"{name} cannot be traced, so its call sites are not known; run one forward pass before the compiled one."
@@ -129,9 +130,9 @@ def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[st
     return found
 
 
-def unreachable(model: nn.Module, missed: Iterable[str]) -> UnreachableSites:
+def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:
     """The error for call sites that no rule covers."""
-    names = list(dict.fromkeys(missed))
+    names = list(dict.fromkeys(map(str, missed)))
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return UnreachableSites(
         f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "

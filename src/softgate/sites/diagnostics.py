@@ -127,18 +127,16 @@ class _Pass:
         cpu, cuda = torch.random.get_rng_state(), _cuda_states()
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         watchers = [self._watch] + ([gates.watch] if gates else [])
-        others, sites.observers = sites.observers, list(watchers)
         try:
             with sites.use(rule):
                 leaf = x.detach().clone().requires_grad_()
-                out = torch.func.functional_call(model, buffers, (leaf.clone(),))  # a clone may be written to
-                sites.observers = []  # a checkpointed part runs again in the backward pass
+                with sites.observing(*watchers):  # not in the backward pass, in which a checkpointed part runs again
+                    out = torch.func.functional_call(model, buffers, (leaf.clone(),))  # a clone may be written to
                 value = loss(out)
                 fine = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
                 require(fine, "diagnose: target: the loss must be one number that depends on x.")
                 torch.autograd.grad(value.sum(), leaf)
         finally:
-            sites.observers = others
             torch.random.set_rng_state(cpu)
             for device, state in cuda.items():
                 torch.cuda.set_rng_state(state, device)

@@ -1,47 +1,88 @@
 """The running forward pass: which module's forward it is in, and the mode that catches its function calls.
 
-The machinery of `softgate.sites`. A `Frame` stands in for the forward of one module of an attached model; the first
-one entered puts the `Mode` on, the others only say where the pass is.
+A `Frame` stands in for the forward of one module of an attached model; the first one entered asks its `Runner` to put
+the `Mode` on, the others only say where the pass is. The `Mode` sorts every function call and hands the call sites to
+a `Handler`, which decides what they return.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from softgate.sites.calls import ADAPTIVE_MAX_POOL2D, MAX_POOL2D, PIECEWISE, RELU, UNSUPPORTED, Call
+from softgate.sites.calls import SiteCall, SiteId, classify
 from softgate.sites.saved_tensors import CONSUMERS, Outputs, current_hooks
 
-if TYPE_CHECKING:
-    from softgate.sites.sites import Sites
+
+class Handler(Protocol):
+    """What decides on the call sites of a forward pass: a rule, a trace, given gates."""
+
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What a call returns.
+
+        Args:
+            call: The call, sorted.
+            site: Which call site makes it.
+            state: The forward pass.
+        """
+
+
+class Runner(Protocol):
+    """What runs the forward passes of the frames of one model."""
+
+    def state(self) -> State | None:
+        """The forward pass that runs in this thread, if one does."""
+
+    def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
+        """One forward pass, of the model or of a part of it that is called by itself."""
+
+
+class Miss(NamedTuple):
+    """A call that the rule should govern and does not reach."""
+
+    site: SiteId
+    kind: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.site.name} ({self.kind}{self.why and f' {self.why}'})"
 
 
 class State:
     """What is known while a forward pass runs: the module it is in, and how often each name was called."""
 
-    def __init__(self, frame: Frame | None = None) -> None:
+    def __init__(self, frame: Frame) -> None:
         self.frame = frame
         compiling = torch.compiler.is_compiling()
         self.recomputing = not compiling and torch._C._current_graph_task_id() != -1  # within a backward pass
         self.grad = compiling or torch.is_grad_enabled()
         self.hooks = None if compiling else current_hooks()
         self.checkpointed = False  # whether a part of the pass will be run again in the backward pass
+        self.traced = False  # whether this is a symbolic trace
         self.counts: dict[str, int] = {}
-        self.missed: list[str] = []
+        self.missed: list[Miss] = []
         self.gated = 0
         self.spared = 0  # calls of sites that the rule does not choose
         self.outputs = Outputs()
-        self.trace: list[Call] | None = None  # while tracing: the calls seen
+
+    def identify(self, kind: str) -> SiteId:
+        """The site of a call that is made now; counts it."""
+        frame = self.frame
+        module = frame.name or "(model)"
+        if not frame.activation:
+            module = f"{module}.{kind}"
+        count = self.counts[module] = self.counts.get(module, 0) + 1
+        return SiteId(module, count)
 
     def looks_checkpointed(self) -> bool:
         """Whether gradients or saved tensors are handled otherwise than where the pass began; a cheap first look."""
-        if torch.compiler.is_compiling() or self.trace is not None:
+        if torch.compiler.is_compiling() or self.traced:
             return False
         return torch.is_grad_enabled() != self.grad or current_hooks() is not self.hooks
 
@@ -50,7 +91,7 @@ _RUNNING = threading.local()
 
 
 def running() -> dict[int, State]:
-    """The forward passes running in this thread, by the id of their `Sites`."""
+    """The forward passes running in this thread, by the id of their `Runner`."""
     try:
         return _RUNNING.states  # type: ignore[no-any-return]  # a thread-local is untyped
     except AttributeError:
@@ -59,14 +100,25 @@ def running() -> dict[int, State]:
 
 
 class Frame:
-    """Stands in for one module's forward: says which module is running, and enters the mode if none is."""
+    """Stands in for one module's forward: says which module is running, and has the pass run if none is."""
 
-    def __init__(self, sites: Sites, name: str, module: nn.Module) -> None:
-        self.sites = sites
+    def __init__(self, runner: Runner, name: str, module: nn.Module) -> None:
+        self.runner = runner
         self.name = name
         self.module = module
         self.own = module.__dict__.get("forward")  # set where another tool has put a forward on this instance
         self.activation = type(module).__module__.startswith("torch.nn.modules.") and not any(module.children())
+
+    def enter(self) -> None:
+        """Puts this frame in the place of the module's forward."""
+        self.module.__dict__["forward"] = self.forward
+
+    def leave(self) -> None:
+        """Puts the module's forward back."""
+        if self.own is not None:
+            self.module.__dict__["forward"] = self.own
+        else:
+            self.module.__dict__.pop("forward", None)
 
     def inner(self, *args: Any, **kwargs: Any) -> Any:
         """The forward this frame stands in for; looked up by class, so that copies and pickles find their own."""
@@ -76,9 +128,9 @@ class Frame:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module runs as its forward while attached."""
-        state = self.sites.state()
+        state = self.runner.state()
         if state is None:
-            return self.sites.run(self, args, kwargs)
+            return self.runner.run(self, args, kwargs)
         outer, state.frame = state.frame, self
         if not state.checkpointed and state.looks_checkpointed():
             state.checkpointed = in_checkpoint()
@@ -89,25 +141,21 @@ class Frame:
 
 
 class Mode(TorchFunctionMode):
-    """Catches the function calls of one forward pass and hands the call sites to the `Sites`."""
+    """Catches the function calls of one forward pass and hands those of call sites to a handler."""
 
-    def __init__(self, sites: Sites, state: State) -> None:
+    def __init__(self, handler: Handler, state: State) -> None:
         super().__init__()
-        self.sites = sites
+        self.handler = handler
         self.state = state
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in RELU or func in PIECEWISE:
-            return self.sites.on_activation(self.state, func, args, kwargs)
-        if func in MAX_POOL2D:
-            return self.sites.on_max_pool2d(self.state, func, args, kwargs)
-        if func in ADAPTIVE_MAX_POOL2D:
-            return self.sites.on_adaptive_max_pool2d(self.state, func, args, kwargs)
-        if func in UNSUPPORTED:
-            self.sites.on_unsupported(self.state, UNSUPPORTED[func])
-        elif self.state.outputs and func in CONSUMERS:
-            return self.state.outputs.call(func, args, kwargs)
+        state = self.state
+        call = classify(func, args, kwargs)
+        if call is not None:
+            return self.handler.handle(call, state.identify(call.kind), state)
+        if state.outputs and func in CONSUMERS:
+            return state.outputs.call(func, args, kwargs)
         return func(*args, **kwargs)
 
 

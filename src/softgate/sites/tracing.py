@@ -1,6 +1,6 @@
 """Symbolic traces of a model: which call sites a forward pass has, before there is one.
 
-torch.fx runs the model's forward on symbols while the mode of `softgate.sites` watches the calls. Nothing of it
+torch.fx runs the model's forward on symbols while a mode watches the calls, in train and in eval mode. Nothing of it
 stays behind: attributes the forward sets, buffers it writes and containers it fills are put back, and users' hooks
 do not run.
 """
@@ -8,18 +8,26 @@ do not run.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from softgate.sites.calls import METHODS, Call
+from softgate.sites.calls import HIDDEN_IN_COMPILE, METHODS, ActivationCall, PoolCall, SiteCall, SiteId
+from softgate.sites.forward import Frame, Mode, State, in_checkpoint, running
+from softgate.sites.gating import IN_CHECKPOINT
+from softgate.surrogate.selection import POOLS, Kind
 
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 """Modules whose output is a new tensor, never their input or a view of it."""
+
+SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
+"""Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
 
 OPERATORS = ("relu", "hardtanh", "threshold", "max_pool", "gelu", "silu", "hardswish", "elu")
 """Parts of the names of operators that are activations or max poolings."""
@@ -41,6 +49,62 @@ class _Symbol(fx.Proxy):
 
     def __itruediv__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """One call as a trace sees it.
+
+    Attributes:
+        site: Which call site makes it.
+        kind: Of which kind it is.
+        covered: Whether a rule can govern it.
+        inplace: Whether its input is overwritten.
+        node: The symbol of its result; None where the call was not symbolic.
+        why: Why no rule reaches it where it stands; empty where one does.
+        hidden: Whether torch.compile would not show it.
+    """
+
+    site: SiteId
+    kind: str
+    covered: bool
+    inplace: bool = False
+    node: fx.Node | None = None
+    why: str = ""
+    hidden: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether a rule would govern it."""
+        return self.covered and not self.why
+
+    @property
+    def activates(self) -> bool:
+        """Whether it is an activation that a rule can govern, and no pooling."""
+        return self.covered and self.kind not in POOLS
+
+
+class _Tracing:
+    """Handles the calls of a trace: notes them, and runs the true function on the symbols."""
+
+    def __init__(self) -> None:
+        self.calls: list[TracedCall] = []
+
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What the true function returns."""
+        why = _why_not(state)
+        out = call.original()
+        if isinstance(call, ActivationCall):
+            node, hidden = getattr(out, "node", None), call.func in HIDDEN_IN_COMPILE
+            self.calls.append(TracedCall(site, call.kind, True, call.inplace, node, why, hidden))
+        else:
+            covered = isinstance(call, PoolCall) and call.covered
+            self.calls.append(TracedCall(site, call.kind, covered, why=why))
+        return out
+
+
+def _why_not(state: State) -> str:
+    return IN_CHECKPOINT if not state.frame.activation and in_checkpoint() else ""
 
 
 class CallSiteTracer(fx.Tracer):
@@ -101,7 +165,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def reads_alone(call: Call, root: nn.Module) -> bool:
+def reads_alone(call: TracedCall, root: nn.Module) -> bool:
     """Whether an activation's input is a new tensor that nothing else reads, so that in-place is not needed.
 
     Errs on the side of no: whatever could alias another tensor (a view, a chunk, a dropout in eval mode, the
@@ -119,7 +183,7 @@ def reads_alone(call: Call, root: nn.Module) -> bool:
     return False
 
 
-def is_overwritten(call: Call) -> bool:
+def is_overwritten(call: TracedCall) -> bool:
     """Whether something else writes into an activation's input, which must then be kept in a copy."""
     source = _source(call)
     if source is None:
@@ -127,7 +191,7 @@ def is_overwritten(call: Call) -> bool:
     return any(_writes(user, source) for user in source.users if user is not call.node)
 
 
-def _source(call: Call) -> fx.Node | None:
+def _source(call: TracedCall) -> fx.Node | None:
     if call.node is None:
         return None
     source = call.node.args[0] if call.node.args else call.node.kwargs.get("input")
@@ -141,3 +205,69 @@ def _writes(node: fx.Node, target: fx.Node) -> bool:
     method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
     function = node.op == "call_function" and (node.target in IN_PLACE or name.endswith("_"))
     return method or function or bool(node.kwargs.get("inplace"))
+
+
+def opaque_parts(model: nn.Module) -> list[str]:
+    """The parts of a model whose calls Python does not see."""
+    return [
+        f"{name} (scripted or compiled)"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+        or hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None)
+    ]
+
+
+def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> list[TracedCall] | None:
+    """The calls of a symbolic forward pass, or of one with train and eval mode swapped; None if it fails.
+
+    Args:
+        model: The model; its modules run through their frames.
+        frame: The model's own.
+        flipped: Swap train and eval mode for the time of the trace.
+    """
+    state, states, tracing = State(frame), running(), _Tracing()
+    state.traced = True
+
+    def method(name: str, node: fx.Node) -> None:
+        why = _why_not(state)
+        tracing.calls.append(TracedCall(state.identify(Kind.RELU), Kind.RELU, True, METHODS[name], node, why))
+
+    def operator(name: str) -> None:
+        tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
+
+    states[id(frame.runner)] = state
+    try:
+        with warnings.catch_warnings(), undisturbed(model), Mode(tracing, state):
+            warnings.simplefilter("ignore")  # about symbols where users' hooks and checkpoints expect tensors
+            if flipped:
+                for module in model.modules():
+                    module.training = not module.training
+            CallSiteTracer(method, operator).trace(model)
+    except Exception:
+        # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
+        return None
+    finally:
+        del states[id(frame.runner)]
+    return tracing.calls
+
+
+def avoid_inplace(model: nn.Module, calls: Iterable[TracedCall]) -> tuple[set[SiteId], list[nn.Module]]:
+    """Switches in-place off where the traces, in train and in eval mode, show that nobody needs it.
+
+    Args:
+        model: The model that was traced.
+        calls: Its in-place calls.
+
+    Returns:
+        The call sites that need not work in place, and the modules whose `inplace` was switched off.
+    """
+    calls = list(calls)
+    needed = {call.site.module for call in calls if not reads_alone(call, model)}
+    fresh = {call.site for call in calls if call.site.module not in needed}
+    switched: list[nn.Module] = []
+    for name, module in model.named_modules():
+        if isinstance(module, SWITCHABLE) and module.inplace and SiteId(name) in fresh:
+            module.inplace = False
+            switched.append(module)
+    return fresh, switched

@@ -36,7 +36,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: Tensor | None, activation: GateFn, through: _Through) -> Tensor:
         ctx.save_for_backward(z, scale)
-        ctx.through = through
+        ctx.through, ctx.adds_constant = through, through.shape.adds_constant
         return activation(z)
 
     @staticmethod
@@ -56,7 +56,7 @@ class _GatedInTransforms(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, GateFn, _Through], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
-        ctx.through = inputs[3]
+        ctx.through, ctx.adds_constant = inputs[3], inputs[3].shape.adds_constant
 
     backward = _Gated.backward
 
@@ -71,6 +71,11 @@ class PiecewiseLinear:
 
     base: float
     kinks: tuple[tuple[float, float], ...]
+
+    @property
+    def adds_constant(self) -> bool:
+        """Whether it is more than linear with its gates held fixed: a kink elsewhere than at zero adds a constant."""
+        return any(kink != 0 for _, kink in self.kinks)
 
 
 RELU = PiecewiseLinear(0.0, ((1.0, 0.0),))

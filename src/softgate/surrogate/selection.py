@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cached_property
 
 from softgate.errors import SoftgateError, is_number, require, unknown
 
-KINDS = ("relu", "relu6", "hardtanh", "leaky_relu", "max_pool2d", "adaptive_max_pool2d")
-"""Every kind of call site a rule can govern."""
+
+class Kind(StrEnum):
+    """Every kind of call site that a rule can govern; equal to its name as a string."""
+
+    RELU = "relu"
+    RELU6 = "relu6"
+    HARDTANH = "hardtanh"
+    LEAKY_RELU = "leaky_relu"
+    MAX_POOL2D = "max_pool2d"
+    ADAPTIVE_MAX_POOL2D = "adaptive_max_pool2d"
+
+
+KINDS = tuple(Kind)
+POOLS = frozenset({Kind.MAX_POOL2D, Kind.ADAPTIVE_MAX_POOL2D})
+"""The kinds that are poolings; all others are activations."""
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ class _SoftMaxPool2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, pooling: SoftPooling) -> Tensor:
         # The maxima are not kept: the caller may overwrite them, and finding them again is cheap.
         ctx.save_for_backward(x, scale)
-        ctx.pooling = pooling
+        ctx.pooling, ctx.adds_constant = pooling, False
         return pooling.pool(x)
 
     backward = staticmethod(_pull)
@@ -345,7 +345,7 @@ class _SoftMaxPool2dInTransforms(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, SoftPooling], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
-        ctx.pooling = inputs[2]
+        ctx.pooling, ctx.adds_constant = inputs[2], False
 
     backward = staticmethod(_pull)
 

@@ -1,0 +1,144 @@
+"""What a rule in force makes of one call: the gate at an activation, the weights at a pooling, or the true function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softgate.errors import SoftgateError
+from softgate.sites.active_rule import ActiveRule
+from softgate.sites.calls import HIDDEN_IN_COMPILE, ActivationCall, PoolCall, SiteCall, SiteId
+from softgate.sites.checks import unreachable
+from softgate.sites.forward import Miss, State, in_checkpoint
+from softgate.sites.scales import channel_of, scales_of
+from softgate.sites.table import SiteTable
+from softgate.surrogate import functional
+from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import POOLS
+
+Observer = Callable[[str, str, Tensor], None]
+"""Called with name, kind and pre-activation (for a pooling, its input) at each call of a covered site."""
+
+
+class Gating:
+    """Handles the call sites of a model's forward passes by the rule in force.
+
+    Attributes:
+        model: The model, on which the per-channel scales lie.
+        table: Every call is noted in it.
+        active: The rule in force.
+        share: Whether the layer behind a ReLU keeps its pre-activation instead of its output.
+        observers: Told of each call of a covered site, before it is run.
+        calibrating: Whether forward passes feed the channel scales, each example alike.
+        fresh: Sites whose in-place call may be an ordinary one.
+        overwritten: Modules whose activation's input is written to later; it is kept in a copy.
+        hidden: Sites that torch.compile would not show.
+    """
+
+    def __init__(self, model: nn.Module, table: SiteTable, active: ActiveRule, share: bool) -> None:
+        self.model = model
+        self.table = table
+        self.active = active
+        self.share = share
+        self.observers: list[Observer] = []
+        self.calibrating = False
+        self.fresh: set[SiteId] = set()
+        self.overwritten: set[str] = set()
+        self.hidden: dict[SiteId, None] = {}
+
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What a call returns: a gated activation or pooling, or what the true function does."""
+        if isinstance(call, ActivationCall):
+            return self._activation(call, site, state)
+        if isinstance(call, PoolCall):
+            return self._pool(call, site, state)
+        self._note(site, call.kind, False, state)
+        if self.active.soft and state.missed and torch.compiler.is_compiling():
+            raise unreachable(self.model, state.missed)
+        return call.original()
+
+    def _activation(self, call: ActivationCall, site: SiteId, state: State) -> Any:
+        self._note(site, call.kind, True, state)
+        if call.func in HIDDEN_IN_COMPILE:
+            self.hidden[site] = None
+        rule, scale = self._law(state, site.name, call.kind, call.z)
+        if rule is None or not rule.softens_relu:
+            return call.original()
+        z = call.z.clone() if site.module in self.overwritten else call.z
+        inplace = call.inplace and site not in self.fresh
+        out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
+        if self.share and not inplace:
+            state.outputs.add(z, out, call.activation)
+        return out
+
+    def _pool(self, call: PoolCall, site: SiteId, state: State) -> Any:
+        self._note(site, call.kind, call.covered, state)
+        if call.settings is None:
+            return call.original()
+        rule, scale = self._law(state, site.name, call.kind, call.x)
+        if rule is None or not rule.softens_pool:
+            return state.outputs.call(call.func, call.args, call.kwargs)
+        options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
+        y = state.outputs.call(functional.max_pool2d, (call.x, *call.settings), options)
+        if not call.indices:
+            return y
+        with torch.no_grad():
+            return y, call.original()[1]
+
+    def _law(self, state: State, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
+        """The rule in force at a call site and what its temperature is measured in there; observers are told."""
+        for observer in self.observers:
+            observer(name, kind, z)
+        rule = self.active.at_site(name)
+        if rule is None:
+            return None, None
+        if not rule.sites.everything and not self.active.governs(name, kind):
+            state.spared += 1
+            return None, None
+        if rule.scale != "channel":
+            return rule, None
+        channel, scales = channel_of(name, z, pool=kind in POOLS), scales_of(self.model)
+        if state.recomputing:
+            return rule, scales.of(name, z, channel)
+        if self.calibrating:
+            scales.observe(name, z, channel, share=None)
+        elif state.frame.module.training:
+            scales.observe(name, z, channel)
+        elif not torch.is_grad_enabled():
+            return rule, None
+        return rule, scales.of(name, z, channel)
+
+    def _note(self, site: SiteId, kind: str, covered: bool, state: State) -> None:
+        """Takes note of a call, in the pass and in the table."""
+        if covered:
+            state.gated += 1
+        else:
+            self.miss(state, Miss(site, kind))
+        if torch.compiler.is_compiling():
+            return
+        if not state.frame.activation and in_checkpoint():
+            self.miss(state, Miss(site, kind, IN_CHECKPOINT))
+        if state.recomputing:
+            self._check_recomputed(site)
+        else:
+            self.table.note(site, kind, covered)
+
+    def miss(self, state: State, miss: Miss) -> None:
+        """Takes note of a call that no rule reaches, where the rule in force asks for it."""
+        if self.active.wants(miss.site.name, miss.kind):
+            state.missed.append(miss)
+
+    def _check_recomputed(self, site: SiteId) -> None:
+        """A recomputation does not say which call of a module it repeats; where that matters it is an error."""
+        if site.repeated in self.table and not self.active.uniform:
+            raise SoftgateError(
+                f"{site.name} is called more than once and recomputed by an activation checkpoint; a rule with "
+                f"scale=channel, random gates or a choice of sites cannot tell the calls apart. Give each a module."
+            )
+
+
+IN_CHECKPOINT = "in a checkpointed function; checkpoint a module instead"
+"""Why a call that a rule covers is out of its reach all the same."""
