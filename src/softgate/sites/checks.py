@@ -76,7 +76,6 @@ def watch_recomputation(model: nn.Module, unchanged: Callable[[], bool], out: An
             tensor.register_hook(check)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
 def refuse_compiling(model: nn.Module, hidden: Iterable[object]) -> None:
     """Raises where a compiled forward pass could have gates that stay hard without anyone noticing.
 
@@ -97,6 +96,10 @@ def refuse_compiling(model: nn.Module, hidden: Iterable[object]) -> None:
     raise SoftgateError(
         f"{name} cannot be traced, so its call sites are not known; run one forward pass before the compiled one."
     )
+
+
+# What torch.compiler.disable sets, which would import the compiler: five seconds that `import softgate` need not take.
+refuse_compiling._torchdynamo_disable = True  # type: ignore[attr-defined]  # a mark on a function
 
 
 RELU_NODES: dict[str, str] = {

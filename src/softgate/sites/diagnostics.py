@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softgate.errors import require
-from softgate.sites.inference import inner
+from softgate.sites.inference import eagerly, inner
 from softgate.sites.scales import channel_of
 from softgate.sites.sites import Sites, attached_sites
 from softgate.surrogate.numerics import wide
@@ -218,9 +218,8 @@ def _looking(model: nn.Module, rule: Surrogate) -> Iterator[Sites]:
         sites = Sites(model, rule)
     kept = sites.scales.state_dict()
     calls = {site.name: site.calls for site in sites.table()}
-    stance = torch.compiler.set_stance("force_eager")
     try:
-        with stance, torch.inference_mode(False), torch.enable_grad():
+        with eagerly(), torch.inference_mode(False), torch.enable_grad():
             yield sites
     finally:
         sites.scales.load_state_dict(kept)

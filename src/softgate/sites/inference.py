@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,14 +29,13 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
     if sites is None:
         sites = Sites(model, rule, discover=rule is not None and not rule.sites.everything)
     training = [module for module in model.modules() if module.training]
-    stance = torch.compiler.set_stance("force_eager")  # a compiled model need not be compiled anew for a look
     lasting = rule if rule is None else replace(rule, schedule=Schedule())
     try:
         for module in training:
             module.training = False
         with (
             sites.use(lasting),
-            stance,
+            eagerly(),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.random.fork_rng(devices),
@@ -45,6 +46,14 @@ def reading_out(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
             module.training = True
         if temporary:
             sites.detach()
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Runs the block without compiling: a compiled model need not be compiled anew for a look.
+
+    Where the compiler was never imported nothing can be compiled, and it need not be imported now.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def inner(model: nn.Module) -> nn.Module:
