@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 
 from configs import ROOT
@@ -28,6 +29,13 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _forget_hydra():
+    """No test meets the config that another has composed."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture

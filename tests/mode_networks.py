@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import func, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import reference
 import softgate as sg
@@ -64,3 +65,39 @@ def functional_loss(model):
         return func.functional_call(model, (parameters, buffers), (x,)).square().sum()
 
     return loss
+
+
+def assert_close(found, expected, within=1e-12):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert reference.distance(one, other) <= within
+
+
+class Applied(nn.Module):
+    """Linear, some function, linear."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.function = nn.Linear(6, 8).double(), nn.Linear(8, 4).double(), function
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+def vectors():
+    return images(7, 6)
+
+
+class CheckpointedBody(nn.Module):
+    """A network that checkpoints its own body, with and without a pooling in it."""
+
+    def __init__(self, reentrant, pooling):
+        super().__init__()
+        torch.manual_seed(0)
+        pool = nn.MaxPool2d(2) if pooling else nn.Identity()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Conv2d(4, 4, 3), nn.ReLU()).double()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=self.reentrant)

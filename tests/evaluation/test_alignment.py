@@ -150,7 +150,7 @@ def test_a_network_that_no_run_trained_has_its_table_and_all_explainers(images, 
     assert set(one["scores"]) == set(controls.standard(RULE, torch.empty(0)))
 
 
-def test_classes_of_another_numbering_are_found_and_judged(runs, images, tmp_path, three, monkeypatch):
+def test_classes_of_another_numbering_are_judged_by_their_own_outputs(runs, images, tmp_path, three, monkeypatch):
     """The same network with its outputs among others in another order has the same scores."""
     module, data = evaluate.restore(runs / "sweep" / "soft" / "checkpoints" / "best.ckpt")
     judge, about = evaluate.restore(runs / "judge" / "checkpoints" / "best.ckpt")

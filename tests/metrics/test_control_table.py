@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from probe import CLASSES, RULE, network, probe
+from metric_cases import CLASSES, RULE, network, probe
 from softgate import SoftgateError, SoftgateWarning
 from softgate.metrics import controls
 from softgate.metrics.control_table import (

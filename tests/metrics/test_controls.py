@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import reference
 import softgate as sg
-from probe import CLASSES, RULE, network, probe
+from metric_cases import CLASSES, RULE, network, probe
 from softgate import SoftgateError
 from softgate.metrics import controls, high_frequency
 from softgate.metrics.noise import draws

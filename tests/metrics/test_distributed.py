@@ -5,7 +5,7 @@ import socket
 import pytest
 import torch
 
-from probe import SPLITS, cases, network, probe, work
+from metric_cases import SPLITS, cases, network, probe, work
 
 
 @pytest.fixture(scope="module")

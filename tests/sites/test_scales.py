@@ -277,7 +277,7 @@ def test_calibrating_for_a_global_rule_is_refused():
 
 
 def test_two_processes_average_their_moments(tmp_path):
-    script = Path(__file__).parents[1] / "two_scales.py"
+    script = Path(__file__).parents[1] / "scales_process.py"
     line = [sys.executable, str(script)]
     running = [subprocess.Popen([*line, str(rank), str(tmp_path)], stderr=subprocess.PIPE) for rank in range(2)]
     for process in running:

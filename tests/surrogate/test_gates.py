@@ -205,7 +205,7 @@ def test_a_name_that_is_taken_is_refused():
     assert gates.KNOWN["sigmoid"] is gates.Sigmoid
 
 
-def test_known_gates_and_pools_are_found_by_their_config_names():
+def test_known_gates_and_pools_go_by_their_config_names():
     named = {
         "hard": gates.Hard,
         "sigmoid": gates.Sigmoid,

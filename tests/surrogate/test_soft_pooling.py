@@ -1,6 +1,6 @@
 """What holds for max pooling of every legal argument, layout, dtype and value, over drawn cases.
 
-tests/test_functional.py has the pointed examples and the gradients of second order.
+tests/surrogate/test_functional_max_pool.py has the pointed examples and the gradients of second order.
 """
 
 import math

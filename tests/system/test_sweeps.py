@@ -1,6 +1,7 @@
 """Sweeps and ranks as a user starts them: real processes, two-process gloo, W&B's offline files.
 
-What the launcher does with its jobs is in `tests/test_sweep.py`; here it is real runs that must come out right.
+What the launcher does with its jobs is in `tests/cli/test_sweep_jobs.py`;
+here it is real runs that must come out right.
 """
 
 import csv

@@ -72,7 +72,14 @@ def assert_alike(whole: Path, other: Path) -> None:
 
 
 def kill(folder: Path, kills: int, seed: int, *words: str) -> list[dict[str, Any]]:
-    line = [sys.executable, str(Path(__file__).parents[1] / "killed.py"), str(folder), str(kills), str(seed), *words]
+    line = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "kill_and_resume.py"),
+        str(folder),
+        str(kills),
+        str(seed),
+        *words,
+    ]
     done = subprocess.run(line, capture_output=True, text=True, timeout=900)
     logs = "".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
     assert done.returncode == 0, done.stderr + logs

@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -116,3 +117,12 @@ def work(rank, port, results):
             own = metric.rows  # synchronised for `compute` only: afterwards the process has its own rows again
             assert sum(map(len, own)) <= len(x)
     dist.destroy_process_group()
+
+
+def value(metric, arguments):
+    metric.update(*arguments)
+    return metric.compute()
+
+
+def close(found, expected):
+    assert float(found) == pytest.approx(expected, rel=1e-8, abs=1e-10)

@@ -1,10 +1,9 @@
-"""Each metric against a slow reference in float64, against captum where it has one, and on input that is no good."""
+"""Each metric against a slow reference in float64, and against captum where it has one."""
 
 import doctest
 import importlib
 import math
 import pkgutil
-import warnings
 
 import numpy as np
 import pytest
@@ -12,32 +11,16 @@ import torch
 from scipy import stats
 from torch import nn
 
-import slow_metrics as slow
+import reference_metrics as slow
 import softgate as sg
-from probe import CLASSES, RULE, cases, explain, network, probe
-from softgate import SoftgateError, SoftgateWarning, metrics
+from metric_cases import CLASSES, RULE, close, explain, network, probe
+from softgate import SoftgateError, metrics
 from softgate.explainers.representation import read
 from softgate.metrics import controls
 from softgate.metrics.blur import blur
 from softgate.metrics.infidelity import squares
-from softgate.metrics.lpips_alignment import as_image
 from softgate.metrics.noise import draws, generators
 from softgate.metrics.randomization import ranks
-
-
-@pytest.fixture(scope="module")
-def setting():
-    net, (x, labels) = network(), probe()
-    return net, x, labels, {name: value(*case) for name, case in cases(net, x, labels).items()}
-
-
-def value(metric, arguments):
-    metric.update(*arguments)
-    return metric.compute()
-
-
-def close(found, expected):
-    assert float(found) == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 def seen(net, labels):
@@ -321,174 +304,3 @@ def test_counterfactuals_take_any_number_of_channels():
     assert not torch.equal(changed, x)
     with pytest.raises(SoftgateError, match=r"mean=\[0.5, 0.5\]: one number for each of the 1 channels"):
         metrics.counterfactuals(controls.gradient(), net, x, torch.tensor([0, 1]), mean=(0.5, 0.5))
-
-
-# -- batches, processes, intervals ---------------------------------------------------------------------
-
-
-def test_any_split_into_batches_gives_the_same_value(setting):
-    net, x, labels, found = setting
-    first, second = cases(net, x[:4], labels[:4]), cases(net, x[4:], labels[4:])
-    for name, (metric, arguments) in first.items():
-        if name == "grid_pointing":
-            continue  # its mosaics are drawn from all images
-        metric.update(*arguments)
-        metric.update(*second[name][1])
-        again = metric.compute()
-        for key in metric.outputs or (None,):
-            a, b = (again, found[name]) if key is None else (again[key], found[name][key])
-            assert float(a) == pytest.approx(float(b), rel=1e-9, abs=1e-12), name
-
-
-def test_intervals_hold_the_value_and_are_reproducible(setting):
-    net, x, labels, _ = setting
-    for name, (metric, arguments) in cases(net, x, labels).items():
-        found, ends = value(metric, arguments), metric.interval(resamples=200)
-        assert metric.interval(resamples=200).__repr__() == ends.__repr__()
-        for key in metric.outputs or (None,):
-            v, (low, high) = (found, ends) if key is None else (found[key], ends[key])
-            assert low <= high, name
-            if name not in ("input_specificity", "kernel_agreement", "kernel_agreement_within"):  # biased statistics
-                assert low - 1e-12 <= v <= high + 1e-12, name
-
-
-def test_the_interval_of_a_mean_is_about_two_standard_errors():
-    metric = metrics.TotalVariation()
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    metric.add(values)
-    low, high = metric.interval(resamples=4000)
-    wide = 2 * 1.96 * float(values.std()) / 20
-    assert float(high - low) == pytest.approx(wide, rel=0.1)
-
-
-# -- bad input -----------------------------------------------------------------------------------------
-
-
-def only_warning(metric, arguments):
-    """The value, and the one SoftgateWarning that it came with; none is an empty string."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = value(metric, arguments)
-    mine = [str(w.message) for w in caught if issubclass(w.category, SoftgateWarning)]
-    assert len(mine) <= 1
-    return found, mine[0] if mine else ""
-
-
-def values_of(found):
-    return [float(v) for v in (found.values() if isinstance(found, dict) else [found])]
-
-
-def dead(net):
-    nn.init.constant_(net.norm2.bias, -1e6)
-    return net
-
-
-def nan_logits(net):
-    nn.init.constant_(net.head.bias, math.nan)
-    return net
-
-
-DEFINED_WHEN_DEAD = {"representation": 0.0}  # the logits are constants, and so says their affine reading
-MAPS_ONLY = {"total_variation", "high_frequency", "spectral_slope", "data_alignment", "mean_alignment",
-             "target_specificity", "input_specificity", "lpips_alignment"}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", sorted(cases(network(), *probe())))
-def test_a_dead_network_has_no_value_and_one_warning_says_why(name):
-    net, (x, labels) = dead(network()), probe()
-    assert not explain(net, x, labels).any()
-    found, warning = only_warning(*cases(net, x, labels)[name])
-    if name in DEFINED_WHEN_DEAD:
-        assert values_of(found) == pytest.approx([DEFINED_WHEN_DEAD[name]], abs=1e-10)
-    else:
-        assert all(map(math.isnan, values_of(found)))
-        assert (
-            "zero" in warning
-            or "same" in warning
-            or "vary" in warning
-            or "constant" in warning
-            or "positive" in warning
-        )
-
-
-@pytest.mark.parametrize("name", sorted(set(cases(network(), *probe())) - MAPS_ONLY))
-def test_nan_logits_have_no_value_and_one_warning_says_why(name):
-    found, warning = only_warning(*cases(nan_logits(network()), *probe())[name])
-    assert all(map(math.isnan, values_of(found)))
-    assert "NaN or infinite" in warning
-
-
-@pytest.mark.parametrize("name", sorted(MAPS_ONLY))
-def test_nan_maps_have_no_value_and_one_warning_says_why(name):
-    metric, (maps, *rest) = cases(network(), *probe())[name]
-    maps = maps.clone()
-    maps[3].fill_(math.nan)
-    found, warning = only_warning(metric, (maps, *rest))
-    assert math.isnan(found)
-    assert "NaN or infinite values in the maps or logits of 1 of 9 images" in warning
-
-
-@pytest.mark.parametrize("name", sorted(cases(network(), *probe())))
-@pytest.mark.parametrize("pixel", [0.0, 0.5])
-def test_constant_images_crash_nothing_and_what_is_undefined_says_so(name, pixel):
-    x, labels = probe()
-    found, warning = only_warning(*cases(network(), torch.full_like(x, pixel), labels)[name])
-    undefined = any(map(math.isnan, values_of(found)))
-    assert undefined == bool(warning), (found, warning)
-    if name in ("spectral_slope", "insertion_deletion", "kernel_agreement_within"):
-        assert undefined
-
-
-@pytest.mark.parametrize("name", sorted(cases(network(), *probe())))
-def test_fewer_images_than_classes_crash_nothing_and_what_is_undefined_says_so(name):
-    x, labels = probe()
-    found, warning = only_warning(*cases(network(), x[:3], labels[:3])[name])
-    undefined = any(map(math.isnan, values_of(found)))
-    assert undefined == bool(warning), (found, warning)
-    assert undefined == (name in ("grid_pointing", "input_specificity", "kernel_agreement_within"))
-
-
-def test_no_image_at_all_is_nan_with_one_warning():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert math.isnan(metrics.TotalVariation().compute())
-    assert sum(issubclass(w.category, SoftgateWarning) for w in caught) == 1
-
-
-def test_images_without_a_value_are_left_out_and_counted():
-    maps = torch.rand(4, 3, 8, 8)
-    maps[1] = 0
-    with pytest.warns(SoftgateWarning, match="1 of 4 images are left out: the map is zero"):
-        found = value(metrics.TotalVariation(), (maps,))
-    close(found, slow.total_variation(maps[[0, 2, 3]].double()))
-
-
-def test_settings_out_of_range_are_one_sentence():
-    for make in (
-        lambda: metrics.NoiseCosine(explain, scale=-1),
-        lambda: metrics.MaxSensitivity(explain, count=0),
-        lambda: metrics.Randomization(explain, probe()[0], "tail"),
-        lambda: metrics.Infidelity(explain, share=2),
-        lambda: metrics.Counterfactual(explain, steps=0),
-        lambda: metrics.mosaics(*probe(), side=1),
-        lambda: metrics.MeanAlignment(torch.zeros(3)),
-    ):
-        with pytest.raises(SoftgateError):
-            make()
-
-
-def test_lpips_without_its_weights_says_what_to_get(monkeypatch):
-    import torchmetrics.image.lpip as lpip
-
-    def offline(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(lpip, "_LPIPS", offline)
-    with pytest.raises(SoftgateError, match="alexnet"):
-        metrics.LpipsAlignment()
-
-
-def test_as_image_is_clipped_at_three_standard_deviations():
-    maps = torch.randn(2, 3, 64, 64)
-    assert as_image(maps).abs().amax() == 1
-    assert torch.allclose(as_image(maps), as_image(5 * maps), atol=1e-6)

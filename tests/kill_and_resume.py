@@ -1,8 +1,9 @@
 """Kills a run by SIGKILL at random moments, resumes it each time, and lets it end.
 
-Run by tests/test_resume.py, as `python killed.py FOLDER KILLS SEED WORDS...`: `FOLDER/whole` is the run that nobody
-disturbs, `FOLDER/killed1` another (and `killed2`, ... where that ends too early), `FOLDER/kills.json` says when they
-were killed. Every part is a forked process, so that 20 of them cost 20 times the training and not 20 times the imports.
+Run by tests/training/test_resume.py, as `python kill_and_resume.py FOLDER KILLS SEED WORDS...`: `FOLDER/whole` is
+the run that nobody disturbs, `FOLDER/killed1` another (and `killed2`, ... where that ends too early),
+`FOLDER/kills.json` says when they were killed. Every part is a forked process, so that 20 of them cost 20 times the
+training and not 20 times the imports.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One of two gloo processes that average their per-channel scales. Run by tests/test_channels.py."""
+"""One of two gloo processes that average their per-channel scales. Run by tests/sites/test_scales.py."""
 
 import sys
 from pathlib import Path

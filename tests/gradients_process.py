@@ -1,6 +1,6 @@
 """One of two gloo processes that train a small network, and writes how far its gradients are from a single process's.
 
-Run by tests/test_modes.py, as `python two_processes.py RANK FOLDER`.
+Run by tests/sites/test_backward_passes.py, as `python gradients_process.py RANK FOLDER`.
 """
 
 import json

@@ -1,11 +1,13 @@
 """Runs `train.py -m` within the test's process; its jobs are processes that only pretend to train."""
 
+import csv
 import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from configs import ROOT
@@ -45,6 +47,7 @@ if do == "late":
     except KeyboardInterrupt:
         sys.exit(130)
 """
+AT = "hydra.sweep.dir=sweep"
 NAMES = ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WANDB_RUN_ID", "HYDRA_FULL_ERROR", "SLURM_JOB_NAME", "COLOUR"]
 
 
@@ -87,3 +90,13 @@ class Pretender:
             (self.directory / sweep).glob("*/told.json"), key=lambda path: int(path.parent.name.split("-")[0])
         )
         return [json.loads(path.read_text()) for path in found]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (path / "sweep" / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pretend_gpus(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)

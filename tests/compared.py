@@ -1,0 +1,18 @@
+"""A comparison of finished runs as `evaluate.py` makes it, and the options that keep it short."""
+
+from configs import composed
+from softgate.evaluation import evaluate
+
+FEW = (
+    *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.resamples=100", "compare.corruptions.images=4"),
+    *("compare.corruptions.severities=[5]", "compare.attack.steps=1", "compare.attack.images=4"),
+    *("compare.sharpness.images=4", "compare.sharpness.iterations=2"),
+)
+CHEAP = (
+    *("compare.corruptions.families=[]", "compare.attack.linf=null", "compare.attack.l2=null"),
+    *("compare.sharpness.images=0", "compare.grids=false"),
+)
+
+
+def evaluated(directory, *words):
+    return evaluate.evaluate(composed(*words, name="evaluate", directory=directory))

@@ -1,0 +1,73 @@
+"""Which runs make which arm of a comparison, and what its name says."""
+
+import finished_sweep as finished
+from softgate.evaluation import runs as collection
+
+
+def read(*directories):
+    runs, left = collection.read(directories, "last")
+    assert left == []
+    return runs
+
+
+def test_arms_are_named_after_what_differs_and_nothing_else(images, tmp_path):
+    data = finished.options(images)
+    a = [finished.run(tmp_path / f"a{s}", data, "none", s, lr=0.1) for s in (0, 1)]
+    b = [finished.run(tmp_path / f"b{s}", data, "sugar", s, lr=0.1) for s in (0, 1)]
+    c = finished.run(tmp_path / "c", data, "sugar", 0, lr=0.2)
+    d = finished.run(tmp_path / "d", finished.options(images, fraction=0.1, fraction_seed=3), "none", 0, lr=0.1)
+    names = [run.arm for run in collection.sort(read(*a, *b), [], [])]
+    assert names == ["none", "none", "sugar", "sugar"]
+    assert [run.arm for run in collection.sort(read(*a), [], [])] == ["none", "none"]
+    named = [run.arm for run in collection.sort(read(*a, *b, c), [], [])]
+    assert named[0] == "none, optim.lr=0.1"
+    assert named[-2:] == ["sugar, optim.lr=0.1", "sugar, optim.lr=0.2"]
+    at = collection.sort(read(a[0], d), ["data.fraction"], [])
+    assert [(run.arm, run.condition) for run in at] == [("none", "data.fraction=1"), ("none", "data.fraction=0.1")]
+    for path in tmp_path.glob("*/.hydra/hydra.yaml"):
+        path.unlink()
+    assert [run.arm for run in collection.sort(read(*a, *b), [], [])] == ["hard", "hard", "bsilu", "bsilu"]
+
+
+def test_settings_of_a_rule_that_differ_are_in_the_name(images, tmp_path, monkeypatch):
+    data = finished.options(images)
+    hot = finished.RULES["excitation"] | {"gate": {"name": "sigmoid", "temperature": 0.6}}
+    first = finished.run(tmp_path / "a", data, "excitation", 0)
+    monkeypatch.setitem(finished.RULES, "excitation", hot)
+    runs = read(
+        first,
+        finished.run(tmp_path / "b", data, "excitation", 0),
+        finished.run(tmp_path / "c", data, "none", 0),
+    )
+    names = [run.arm for run in collection.sort(runs, [], [])]
+    assert names == ["excitation, gate.temperature=0.3", "excitation, gate.temperature=0.6", "none"]
+
+
+def test_the_best_value_of_a_tuned_key_is_chosen_by_the_other_seeds(images, tmp_path):
+    data, made = finished.options(images), []
+    table = {(0.1, 0): 0.5, (0.1, 1): 0.6, (0.1, 2): 0.6, (0.2, 0): 0.99, (0.2, 1): 0.4, (0.2, 2): 0.4}
+    for (lr, seed), acc in table.items():
+        made.append(finished.run(tmp_path / f"{lr}-{seed}", data, "none", seed, lr=lr, acc=acc))
+    runs = collection.sort(read(*made), [], ["optim.lr"])
+    assert {run.arm for run in runs} == {"none"}
+    chosen, said = collection.tune(runs, ["optim.lr"], "val/acc")
+    # Seed 0's luck at 0.2 chooses 0.2 for the others, and not for itself.
+    assert {run.seed: run.config["optim"]["lr"] for run in chosen} == {0: 0.1, 1: 0.2, 2: 0.2}
+    assert said == ["none: optim.lr=0.1 for seed 0; optim.lr=0.2 for seed 1, 2, of 2 values tried."]
+
+
+def test_a_value_that_only_one_seed_tried_is_not_chosen_by_its_own_luck(images, tmp_path):
+    data, made = finished.options(images), []
+    for (lr, seed), acc in {(0.1, 0): 0.8, (0.1, 1): 0.8, (0.5, 1): 0.9}.items():
+        made.append(finished.run(tmp_path / f"{lr}-{seed}", data, "none", seed, lr=lr, acc=acc))
+    chosen, _ = collection.tune(collection.sort(read(*made), [], ["optim.lr"]), ["optim.lr"], "val/acc")
+    assert {run.seed: run.config["optim"]["lr"] for run in chosen} == {0: 0.1, 1: 0.1}
+
+
+def test_where_data_are_kept_makes_no_arm_and_other_seeds_are_named(images, tmp_path):
+    kept = finished.run(tmp_path / "a", finished.options(images, cache_dir="/scratch", fraction_seed=0), "none", 0)
+    other = finished.run(tmp_path / "b", finished.options(images, cache_dir=None, fraction_seed=3), "none", 0)
+    runs = collection.sort(read(kept, other), [], [])
+    assert {run.arm for run in runs} == {"none"}
+    (line,) = collection.without_doubles(runs, [])[1]
+    assert "data.fraction_seed=3 where this has 0 (runs are paired by seed)" in line
