@@ -80,6 +80,7 @@ def test_a_diagnosis_is_that_of_two_passes_written_out(train, attached):
     soft, zs = by_hand(twin, x, labels, RULE)
     hard, _ = by_hand(twin, x, labels, None)
     assert [site.name for site in found] == NAMES
+    assert {type(site.kind) for site in found} == {str}  # plain data: checkpoints hold it
     for site, s, h in zip(found, soft, hard, strict=True):
         assert site.cosine == pytest.approx(float((s * h).sum() / s.norm() / h.norm()), rel=1e-9), site.name
         assert site.norm_ratio == pytest.approx(float(s.norm() / h.norm()), rel=1e-9), site.name

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import reference
 import softgate as sg
 from softgate import Select, SoftgateError
+from softgate.surrogate.selection import Kind
 
 names = st.lists(st.sampled_from(["*", "layer1.*", "stem", "*pool*", "layer?.relu", "zzz"]), max_size=3)
 selections = st.builds(
@@ -59,6 +60,11 @@ def test_a_selection_comes_back_from_its_dict_from_json_and_from_pickle(select):
     rule = sg.Surrogate(sites=select)
     assert sg.Surrogate.from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
     assert hash(pickle.loads(pickle.dumps(rule))) == hash(rule)
+
+
+def test_a_selection_by_kinds_of_the_enum_is_written_as_plain_strings():
+    rule = sg.Surrogate(sites=Select(kinds=(Kind.RELU,)))
+    assert [type(kind) for kind in rule.to_dict()["sites"]["kinds"]] == [str]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def diagnose(model: nn.Module, x: Tensor, target: Tensor | Loss, rule: Surrogate
     rule = replace(rule.at(), schedule=Schedule())
     with _looking(model, rule) as sites:
         soft = _Pass(model, x, loss, sites, rule)
-        covered = [(site.name, site.kind) for site in sites.table() if site.covered]
+        covered = [(site.name, str(site.kind)) for site in sites.table() if site.covered]
         gates = _Gates(sites, rule, rule.sites.choose(covered))
         hard = _Pass(model, x, loss, sites, None, gates)
         return [_diagnosis(name, kind, soft.gradients, hard.gradients, gates) for name, kind in covered]

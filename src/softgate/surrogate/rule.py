@@ -146,13 +146,14 @@ class Surrogate:
 
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
+        kinds = [str(kind) for kind in self.sites.kinds]  # an enum's member is no plain data: torch.load refuses it
         return {
             "gate": {"name": _name_of(self.gate, gates.KNOWN), **asdict(self.gate)},
             "pool": {"name": _name_of(self.pool, pools.KNOWN), **asdict(self.pool)},
             "scale": self.scale,
             "gain": self.gain,
             "mix": self.mix,
-            "sites": {key: list(value) for key, value in asdict(self.sites).items()},
+            "sites": {key: list(value) for key, value in asdict(self.sites).items()} | {"kinds": kinds},
             "schedule": self.schedule.to_dict(),
         }
 
