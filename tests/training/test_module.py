@@ -71,8 +71,7 @@ def test_surrogate_none_is_plain_training_of_the_bare_network(tmp_path):
     pl.seed_everything(0, verbose=False)
     module = build.module(cfg, data)
     bare = copy.deepcopy(module.net)
-    bare_sites = bare.__dict__["forward"].__self__.sites
-    bare_sites.detach()
+    softgate.detach(bare)
     x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     module.net.train()
     bare.train()
