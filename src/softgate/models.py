@@ -9,14 +9,16 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 import torchvision
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from softgate.errors import SoftgateError, is_whole, require, unknown
+from softgate.errors import SoftgateError, require, unknown
+from softgate.options import Count, Options, Says
 
 STEMS = ("auto", "imagenet", "small", "cifar")
 SMALL_BELOW = 96
@@ -54,21 +56,45 @@ def imagenet_indexes(classes: Sequence[str]) -> list[int]:
     return [index[name.lower()] for name in classes]
 
 
+class NetworkConfig(Options):
+    """The options of `model=`; builds no network."""
+
+    at: ClassVar[str] = "model"
+
+    name: str = Field(description="any classifier of torchvision.models")
+    stem: str = Field("auto", description="one of `STEMS`; auto is small below 96 px, else as published")
+    weights: Annotated[str | None, Says("the name of torchvision's weights, a file, or null is needed")] = Field(
+        None, description="what the network begins with; null is fresh weights"
+    )
+    new_head: bool = Field(False, description="train a new last layer where the weights have other classes")
+    num_classes: Annotated[Count | None, Says("a whole number >= 1 is needed, or null for the data's")] = Field(
+        None, description="classes of the last layer"
+    )
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.name not in names():
+            raise unknown("model.name", self.name, names())
+        if self.stem not in STEMS:
+            raise unknown("model.stem", self.stem, STEMS)
+        if self.weights is not None and not Path(self.weights).expanduser().is_file():
+            _published(self.name, self.weights)
+        return self
+
+
+class Architecture(Options):
+    """What is built, as a checkpoint keeps it: enough to build the same network anew."""
+
+    at: ClassVar[str] = "model"
+
+    name: str = Field(description="any classifier of torchvision.models")
+    stem: str = Field(description="imagenet, small or cifar")
+    transform_input: bool = Field(False, description="GoogLeNet's and Inception's option for published weights")
+
+
 def check(options: Mapping[str, Any]) -> None:
     """Raises `SoftgateError` for options of `model=` that are out of range; builds no network."""
-    name, stem, weights, classes = (options[key] for key in ("name", "stem", "weights", "num_classes"))
-    if name not in names():
-        raise unknown("model.name", name, names())
-    if stem not in STEMS:
-        raise unknown("model.stem", stem, STEMS)
-    fine = weights is None or isinstance(weights, str)
-    require(fine, f"model.weights={weights}: the name of torchvision's weights, a file, or null is needed.")
-    new_head = options["new_head"]
-    require(isinstance(new_head, bool), f"model.new_head={new_head}: true or false is needed.")
-    fine = classes is None or is_whole(classes, 1)
-    require(fine, f"model.num_classes={classes}: a whole number >= 1 is needed, or null for the data's.")
-    if weights is not None and not Path(weights).expanduser().is_file():
-        _published(name, weights)
+    NetworkConfig.read(options)
 
 
 def build(name: str, num_classes: int, stem: str = "imagenet", transform_input: bool = False) -> nn.Module:

@@ -27,7 +27,7 @@ CROP = Finish(6, **PLAIN, scale=(0.3, 0.9), flip=True)
 def loader(count: int, size: int = 4, seed: int | None = 0, share: Share | None = None, **options) -> ImageLoader:
     """A loader of images whose first pixel is their index."""
     images = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return ImageLoader(images, torch.arange(count), CROP, size, seed, share, **options)
+    return ImageLoader(images, torch.arange(count), CROP, size, seed, Process(share or Share()), **options)
 
 
 # -- which images, and in which order -----------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_files_are_decoded_alike_by_any_number_of_workers_in_every_epoch_and_fro
     def of(count: int) -> ImageLoader:
         files = ImageFiles(paths, 6, (0.3, 0.9))
         finish = Finish(6, **PLAIN, flip=True)
-        return ImageLoader(files, torch.arange(9), finish, 2, 0, workers=count, position=lambda: tuple(place))
+        return ImageLoader(files, torch.arange(9), finish, 2, 0, Process(workers=count), position=lambda: tuple(place))
 
     one, other = of(0), of(workers)
     for epoch, first in ((0, 0), (1, 0), (1, 3)):  # the same loader: its workers live on
@@ -111,7 +111,7 @@ def test_files_are_decoded_alike_by_any_number_of_workers_in_every_epoch_and_fro
 def test_a_share_without_an_image_in_a_batch_has_an_empty_one(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     files = ImageFiles([tmp_path / "a.png"] * 3, 6)
-    batches = list(ImageLoader(files, torch.arange(3), Finish(6, **PLAIN), 1, None, Share(1, 2)))
+    batches = list(ImageLoader(files, torch.arange(3), Finish(6, **PLAIN), 1, None, Process(Share(1, 2))))
     assert [len(x) for x, _ in batches] == [1, 0]
     assert batches[1][0].shape == (0, 3, 6, 6)
 
@@ -301,9 +301,9 @@ def test_a_cache_that_cannot_be_written_costs_time_and_one_warning(photographs, 
 
 def test_where_things_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert store.folder({}) == tmp_path / "softgate"
-    assert store.folder({"cache_dir": False}) is None
-    assert store.folder({"cache_dir": "~/x"}) == Path.home() / "x"
+    assert store.folder(None) == tmp_path / "softgate"
+    assert store.folder(False) is None
+    assert store.folder("~/x") == Path.home() / "x"
     with pytest.raises(SoftgateError, match=r"data\.cache_dir=3: a folder"):
         ImageData({**PLAIN, "name": "digits", "size": 8, "cache_dir": 3})
 

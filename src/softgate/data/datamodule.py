@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from softgate.data import store
+from softgate.data.config import DataConfig
 from softgate.data.images import ImageFiles, ImagesInMemory, Listing, decode, verify
-from softgate.data.loader import Finish, ImageLoader, Share
-from softgate.data.sources import SOURCES, stratified
-from softgate.errors import SoftgateError, is_number, is_whole, require, unknown
+from softgate.data.loader import Finish, ImageLoader, Process, Share
+from softgate.data.sources import SOURCES, Where, stratified
+from softgate.errors import SoftgateError, require
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes up to which `data.cache=auto` keeps decoded images in memory."""
@@ -27,44 +28,11 @@ MARGIN = 1.25
 """Cached training images are larger than the net's by this factor, so that random crops have something to crop."""
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `SoftgateError` for options of `data=` that are out of range."""
-    name = options.get("name")
-    if name not in SOURCES:
-        raise unknown("data.name", name, SOURCES)
-    for key, least, default in (("size", 8, None), ("batch_size", 1, 64), ("num_workers", 0, 0)):
-        value = options.get(key, default)
-        fine = is_whole(value, least)
-        fine = fine or (key == "num_workers" and value is None)
-        require(fine, f"data.{key}={value}: a whole number >= {least} is needed.")
-    fraction = options.get("fraction", 1.0)
-    require(is_number(fraction) and 0 < fraction <= 1, f"data.fraction={fraction}: a number > 0 and <= 1 is needed.")
-    drawn = options.get("fraction_seed", 0)
-    fine = is_whole(drawn, 0)
-    require(fine, f"data.fraction_seed={drawn}: a whole number >= 0 is needed.")
-    cache = options.get("cache", "auto")
-    require(cache in (True, False, "auto"), f"data.cache={cache}: true, false or auto is needed.")
-    folder = options.get("cache_dir")
-    fine = folder is None or folder is False or (isinstance(folder, str) and folder != "")
-    require(fine, f"data.cache_dir={folder}: a folder, null for ~/.cache/softgate, or false is needed.")
-    augment = options.get("augment", {})
-    require(isinstance(augment, Mapping), f"data.augment={augment}: crop_scale and flip are needed under it.")
-    scale = augment.get("crop_scale", (1.0, 1.0))
-    pair = isinstance(scale, (list, tuple)) and len(scale) == 2 and all(is_number(v) for v in scale)
-    fine = pair and 0 < scale[0] <= scale[1] <= 1
-    require(fine, f"data.augment.crop_scale={scale}: two numbers, 0 < smallest <= largest <= 1, are needed.")
-    for key in ("mean", "std"):
-        value = options.get(key)
-        fine = isinstance(value, (list, tuple)) and len(value) == 3 and all(is_number(v) for v in value)
-        fine = fine and (key == "mean" or min(value) > 0)  # type: ignore[arg-type]  # a list by now
-        require(fine, f"data.{key}={value}: three numbers{' > 0' if key == 'std' else ''} are needed.")
-
-
 class ImageData(pl.LightningDataModule):
     """Training and validation images of one data set.
 
     Args:
-        options: The keys of `conf/data/default.yaml`, plain data.
+        options: Those of `data=`, read or as plain data, such as a checkpoint keeps them.
         splits: Which splits to list; ("val",) is enough to evaluate.
         seed: Of the order and the augmentation of the training images.
 
@@ -76,27 +44,26 @@ class ImageData(pl.LightningDataModule):
             `setup`, for an image that cannot be read.
     """
 
-    def __init__(self, options: Mapping[str, Any], splits: Sequence[str] = ("train", "val"), seed: int = 0) -> None:
+    def __init__(
+        self, options: DataConfig | Mapping[str, Any], splits: Sequence[str] = ("train", "val"), seed: int = 0
+    ) -> None:
         super().__init__()
-        self.options, self.seed = dict(options), seed
+        self.config, self.seed = DataConfig.read(options), seed
+        self.options = self.config.plain
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
-        check(self.options)
-        self.size: int = self.options["size"]
-        self.batch_size: int = self.options.get("batch_size", 64)
-        root = Path(str(self.options.get("root", "data"))).expanduser()
-        source = SOURCES[self.options["name"]]
-        self.listings: dict[str, Listing] = {split: source(root, split, self.options) for split in splits}
+        self.size, self.batch_size = self.config.size, self.config.batch_size
+        root, source = Path(str(self.config.root)).expanduser(), SOURCES[self.config.name]
+        where = Where(root, self.config.archive, self.config.download, store.folder(self.config.cache_dir))
+        self.listings: dict[str, Listing] = {split: source(where, split) for split in splits}
         names = [listing.classes for listing in self.listings.values()]
         if names[0] != names[-1]:
             odd = sorted(set(names[0]) ^ set(names[-1]))
             raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
         require(len(names[0]) > 1, f"data.root={root}: there is only the class '{names[0][0]}'; at least 2 are needed.")
-        fraction = self.options.get("fraction", 1.0)
-        if fraction < 1 and "train" in self.listings:
+        if self.config.fraction < 1 and "train" in self.listings:
             whole = self.listings["train"]
-            self.listings["train"] = whole.subset(
-                stratified(whole.labels, fraction, self.options.get("fraction_seed", 0))
-            )
+            chosen = stratified(whole.labels, self.config.fraction, self.config.fraction_seed)
+            self.listings["train"] = whole.subset(chosen)
         self.classes: list[str] = names[0]
         self._datasets: dict[str, ImagesInMemory | ImageFiles] = {}
 
@@ -113,12 +80,12 @@ class ImageData(pl.LightningDataModule):
     @property
     def mean(self) -> list[float]:
         """What is subtracted from pixels in [0, 1], per channel."""
-        return list(self.options["mean"])
+        return list(self.config.mean)
 
     @property
     def std(self) -> list[float]:
         """What pixels are then divided by, per channel."""
-        return list(self.options["std"])
+        return list(self.config.std)
 
     def setup(self, stage: str | None = None) -> None:
         """Decodes what is kept in memory; once, however often it is called."""
@@ -221,7 +188,7 @@ class ImageData(pl.LightningDataModule):
         return (x * std + mean).clamp(0, 1)
 
     def _crop_scale(self, split: str) -> tuple[float, float] | None:
-        low, high = self.options.get("augment", {}).get("crop_scale", (1, 1))
+        low, high = self.config.augment.crop_scale
         return None if split != "train" or (low, high) == (1, 1) else (low, high)
 
     def _stored_size(self, split: str) -> int:
@@ -230,7 +197,7 @@ class ImageData(pl.LightningDataModule):
     @property
     def cached(self) -> bool:
         """Whether decoded images are kept in memory."""
-        choice = self.options.get("cache", "auto")
+        choice = self.config.cache
         if isinstance(self.val_listing.items, Tensor):
             return True
         total = sum(len(listing) * 3 * self._stored_size(split) ** 2 for split, listing in self.listings.items())
@@ -239,7 +206,7 @@ class ImageData(pl.LightningDataModule):
     def _dataset(self, split: str) -> ImagesInMemory | ImageFiles:
         listing = self.listings[split]
         if self.cached:
-            return ImagesInMemory(store.decoded(listing, self._stored_size(split), store.folder(self.options)))
+            return ImagesInMemory(store.decoded(listing, self._stored_size(split), store.folder(self.config.cache_dir)))
         assert not isinstance(listing.items, Tensor)
         if len(listing) <= VERIFY_LIMIT:
             verify(listing.items)
@@ -248,23 +215,27 @@ class ImageData(pl.LightningDataModule):
     def _finish(self, split: str) -> Finish:
         # Files are cropped by the workers: they are of many sizes, and a crop is less to hand over.
         scale = self._crop_scale(split) if self.cached else None
-        flip = split == "train" and bool(self.options.get("augment", {}).get("flip"))
+        flip = split == "train" and self.config.augment.flip
         return Finish(self.size, self.mean, self.std, scale, flip)
 
     def _loader(self, split: str, seed: int | None = None) -> ImageLoader:
-        data, trainer = self._datasets[split], self.trainer
-        workers = self.options.get("num_workers")
+        data = self._datasets[split]
         return ImageLoader(
             data.images if isinstance(data, ImagesInMemory) else data,
             self.listings[split].labels,
             self._finish(split),
             self.batch_size,
             seed=seed,
-            share=Share(trainer.global_rank, trainer.world_size) if trainer else None,
-            workers=min(8, os.cpu_count() or 1) if workers is None else workers,
-            device=trainer.strategy.root_device if trainer else "cpu",
+            process=self._process(),
             position=self._position if seed is not None else _beginning,
         )
+
+    def _process(self) -> Process:
+        workers, trainer = self.config.num_workers, self.trainer
+        workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        if trainer is None:
+            return Process(workers=workers)
+        return Process(Share(trainer.global_rank, trainer.world_size), workers, trainer.strategy.root_device)
 
     def _position(self) -> tuple[int, int]:
         """The epoch of training and how many of its batches are done: where a resumed run goes on."""

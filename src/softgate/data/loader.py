@@ -39,6 +39,21 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Process:
+    """Who loads batches.
+
+    Attributes:
+        share: Which of several processes this is.
+        workers: Further processes that decode files for it.
+        device: Where its batches go.
+    """
+
+    share: Share = Share()
+    workers: int = 0
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
 class Finish:
     """From uint8 images to what the network takes, on the device.
 
@@ -84,9 +99,7 @@ class ImageLoader:
         finish: Turns uint8 images into what the network takes.
         batch_size: Images for each process and batch.
         seed: Of the order and the augmentation; None is a fixed order without augmentation, every image exactly once.
-        share: Which process this is.
-        workers: Processes that decode files.
-        device: Where batches go.
+        process: Which process this is, its helpers, and where its batches go.
         position: Says the epoch, and the batch to begin with; asked when the first batch is.
     """
 
@@ -97,22 +110,20 @@ class ImageLoader:
         finish: Finish,
         batch_size: int,
         seed: int | None = None,
-        share: Share | None = None,
-        workers: int = 0,
-        device: torch.device | str = "cpu",
+        process: Process = Process(),  # noqa: B008  # it is frozen
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.images, self.labels, self.finish = images, labels, finish
-        self.batch_size, self.seed, self.share = batch_size, seed, share or Share()
-        self.device, self._position = torch.device(device), position
+        self.batch_size, self.seed, self.share = batch_size, seed, process.share
+        self.device, self._position = torch.device(process.device), position
         self._files: DataLoader[Tensor] | None = None
         self._asked = _Asked()
         if isinstance(images, ImageFiles):
             self._files = DataLoader(
                 images,
                 batch_sampler=self._asked,  # requests in the place of bare indices
-                num_workers=workers,
-                persistent_workers=workers > 0,
+                num_workers=process.workers,
+                persistent_workers=process.workers > 0,
                 pin_memory=self.device.type == "cuda",
                 collate_fn=images.collate,
                 generator=torch.Generator(),  # or every iteration would draw from the global one

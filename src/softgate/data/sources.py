@@ -1,6 +1,6 @@
 """Where the images come from: one function for each data set, from options to listings.
 
-A source takes the root folder, the split and the options of `data=`, checks what it finds and returns a
+A source takes where to look and the split, checks what it finds and returns a
 `Listing`. Checks come before anything is decoded; messages name `data.root` and what is expected there.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,29 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.utils import download_url, extract_archive
 
-from softgate.data import store
 from softgate.data.images import Listing
 from softgate.data.index import index
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, require
 
-Source = Callable[[Path, str, Mapping[str, Any]], Listing]
+
+@dataclass(frozen=True)
+class Where:
+    """Where a data set is looked for.
+
+    Attributes:
+        root: The folder that holds the data set's official folder.
+        archive: Which of its official archives, where it has several; see `ARCHIVES`.
+        download: Fetch it where it is not there.
+        kept: The folder where listings are kept for the next time; None looks every time.
+    """
+
+    root: Path
+    archive: str = "160px"
+    download: bool = False
+    kept: Path | None = None
+
+
+Source = Callable[[Where, str], Listing]
 
 _MIRROR = "https://s3.amazonaws.com/fast-ai-imageclas"
 
@@ -59,11 +76,16 @@ SHA256 = {
 }
 """Checksums of the official archives; the full-size imagewoof2 has no published one and is not downloaded."""
 
+ARCHIVES = {
+    name: {"160px": f"{name}2-160", "320px": f"{name}2-320", "full": f"{name}2"} for name in ("imagenette", "imagewoof")
+}
+"""The official archives of a data set by their names in `data.archive`, and the folders that they make."""
+
 COUNTS = {"imagenette": {"train": 9469, "val": 3925}, "imagewoof": {"train": 9025, "val": 3929}}
 """Images in each split, whatever the archive's size."""
 
 
-def digits(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def digits(where: Where, split: str) -> Listing:
     """The 8 x 8 digits that come with scikit-learn; a fixed fifth of every class is for validation."""
     from sklearn.datasets import load_digits
 
@@ -77,33 +99,33 @@ def digits(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
     return Listing(pixels[index].contiguous(), labels[index], [str(name) for name in data.target_names])
 
 
-def cifar10(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def cifar10(where: Where, split: str) -> Listing:
     """CIFAR-10 by torchvision's own loader, which checks its files' checksums."""
     try:
-        data = torchvision.datasets.CIFAR10(root, train=split == "train", download=bool(options.get("download")))
+        data = torchvision.datasets.CIFAR10(where.root, train=split == "train", download=where.download)
     except (RuntimeError, OSError) as error:
         raise SoftgateError(
-            f"data.root={root}: no complete cifar-10-batches-py/ there ({error}); "
+            f"data.root={where.root}: no complete cifar-10-batches-py/ there ({error}); "
             f"set data.root to the folder that holds it, or data.download=true."
         ) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return Listing(images, torch.tensor(data.targets), list(data.classes))
 
 
-def imagenette(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def imagenette(where: Where, split: str) -> Listing:
     """Imagenette in its official layout, its file count verified."""
-    return _fastai("imagenette", IMAGENETTE, root, split, options)
+    return _fastai("imagenette", IMAGENETTE, where, split)
 
 
-def imagewoof(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def imagewoof(where: Where, split: str) -> Listing:
     """Imagewoof in its official layout, its file count verified."""
-    return _fastai("imagewoof", IMAGEWOOF, root, split, options)
+    return _fastai("imagewoof", IMAGEWOOF, where, split)
 
 
-def imagenet(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def imagenet(where: Where, split: str) -> Listing:
     """ImageNet-1k as class folders, in `root` itself or in `root/imagenet`."""
-    base = root / "imagenet" if (root / "imagenet").is_dir() else root
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", options)
+    base = where.root / "imagenet" if (where.root / "imagenet").is_dir() else where.root
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
     if len(listing.classes) != 1000:
         return listing
     # With all 1000 folders, sorted WNIDs are in the order of the published class names.
@@ -111,9 +133,9 @@ def imagenet(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
     return Listing(listing.items, listing.labels, names)
 
 
-def folder(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
+def folder(where: Where, split: str) -> Listing:
     """Any images sorted into `root/{train,val}/CLASS/`."""
-    return _folders(root, split, f"{root}/{{train,val}}/CLASS/*.jpg", options)
+    return _folders(where.root, split, f"{where.root}/{{train,val}}/CLASS/*.jpg", where.kept)
 
 
 SOURCES: dict[str, Source] = {
@@ -138,11 +160,11 @@ def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
     return torch.cat(picked).sort().values
 
 
-def _folders(base: Path, split: str, expected: str, options: Mapping[str, Any]) -> Listing:
+def _folders(base: Path, split: str, expected: str, kept: Path | None) -> Listing:
     require(base.is_dir(), f"data.root={base}: there is no such folder; expected {expected}.")
     where = base / split
     require(where.is_dir(), f"data.root={base}: it has no folder '{split}'; expected {expected}.")
-    return class_folders(where, f"data.root={base}", expected, store.folder(options))
+    return class_folders(where, f"data.root={base}", expected, kept)
 
 
 def class_folders(
@@ -166,18 +188,15 @@ def class_folders(
     return Listing(paths, labels, classes)
 
 
-def _fastai(name: str, classes: Mapping[str, str], root: Path, split: str, options: Mapping[str, Any]) -> Listing:
-    archives = {"160px": f"{name}2-160", "320px": f"{name}2-320", "full": f"{name}2"}
-    archive = str(options.get("archive", "160px"))
-    if archive not in archives:
-        raise unknown("data.archive", archive, archives)
-    base = root / archives[archive]
-    if not base.is_dir() and options.get("download"):
-        _download(root, archives[archive])
+def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> Listing:
+    root, stem = where.root, ARCHIVES[name][where.archive]
+    base = root / stem
+    if not base.is_dir() and where.download:
+        _download(root, stem)
     hint = "set data.root to the folder that holds it, or data.download=true"
     require(root.is_dir(), f"data.root={root}: there is no such folder; {hint}.")
     require(base.is_dir(), f"data.root={root}: there is no {base.name}/ in it; {hint}.")
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", options)
+    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
     expected, found = COUNTS[name][split], len(listing)
     require(
         found == expected and set(listing.classes) == set(classes),

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from filelock import FileLock
@@ -20,13 +20,12 @@ from softgate.errors import SoftgateWarning
 VERSION = 1
 
 
-def folder(options: Any) -> Path | None:
-    """Where `data.cache_dir` keeps things: a path, null is ~/.cache/softgate, false is nowhere."""
-    chosen = options.get("cache_dir")
-    if chosen is False:
+def folder(cache_dir: str | Literal[False] | None) -> Path | None:
+    """Where `data.cache_dir` keeps things: a path, None is ~/.cache/softgate, false is nowhere."""
+    if cache_dir is False:
         return None
-    if chosen is not None:
-        return Path(str(chosen)).expanduser()
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softgate"
 
 

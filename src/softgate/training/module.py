@@ -20,7 +20,7 @@ from softgate import models
 from softgate.errors import SoftgateWarning
 from softgate.sites.sites import Sites, attach
 from softgate.surrogate.rule import Surrogate
-from softgate.training import optim as optimizers
+from softgate.training.optim import OptimConfig, build_optimizer, warmup_cosine
 
 Batch = tuple[Tensor, Tensor]
 
@@ -78,22 +78,20 @@ class SoftgateModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if optim is not None:
-            optimizers.check(optim)
-        self.optim = optim
+        self.optim = None if optim is None else OptimConfig.read(optim)
         self.classes = list(classes)
         self.compile_net = compile
-        transform = bool(model.get("transform_input", False))
-        self.net: nn.Module = models.build(str(model["name"]), len(self.classes), str(model["stem"]), transform)
+        built = models.Architecture.read(model)
+        self.net: nn.Module = models.build(built.name, len(self.classes), built.stem, built.transform_input)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.channels_last = channels_last
         self.rule = Surrogate.from_dict(surrogate)
         self.sites: Sites = attach(self.net, self.rule)
         self.moving = False  # whether the rule's schedule changes a value from step to step now
-        smoothing = float(optim["label_smoothing"]) if optim else 0.0
+        smoothing = float(self.optim.label_smoothing) if self.optim else 0.0
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-        self.mix_images = _mixing(len(self.classes), optim or {})
+        self.mix_images = None if self.optim is None else _mixing(len(self.classes), self.optim)
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
         self.train_scores = accuracies(len(self.classes)).clone(prefix="train/")
         self.val_scores = accuracies(len(self.classes)).clone(prefix="val/")
@@ -203,9 +201,9 @@ class SoftgateModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its warm-up and cosine, stepped after every batch."""
         assert self.optim is not None
-        optimizer = optimizers.build_optimizer(self.net, self.optim)
+        optimizer = build_optimizer(self.net, self.optim)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = optimizers.warmup_cosine(optimizer, steps, float(self.optim["warmup"]))
+        schedule = warmup_cosine(optimizer, steps, float(self.optim.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
     def _log_epoch(self, split: str, loss: MeanMetric, scores: MetricCollection) -> None:
@@ -216,10 +214,10 @@ class SoftgateModule(pl.LightningModule):
         self.log(f"{split}/acc", values[f"{split}/acc"], prog_bar=True)
 
 
-def _mixing(classes: int, options: Mapping[str, Any]) -> v2.Transform | None:
+def _mixing(classes: int, options: OptimConfig) -> v2.Transform | None:
     mixes: list[v2.Transform] = []
-    if options.get("mixup"):
-        mixes.append(v2.MixUp(alpha=float(options["mixup"]), num_classes=classes))
-    if options.get("cutmix"):
-        mixes.append(v2.CutMix(alpha=float(options["cutmix"]), num_classes=classes))
+    if options.mixup:
+        mixes.append(v2.MixUp(alpha=float(options.mixup), num_classes=classes))
+    if options.cutmix:
+        mixes.append(v2.CutMix(alpha=float(options.cutmix), num_classes=classes))
     return v2.RandomChoice(mixes) if mixes else None

@@ -3,65 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from softgate.errors import SoftgateError, is_number, require, unknown
-
-OPTIMIZERS = ("sgd", "adamw")
+from softgate.options import Number, Options
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `SoftgateError` for options of `optim=` that are out of range."""
-    if options.get("name") not in OPTIMIZERS:
-        raise unknown("optim.name", options.get("name"), OPTIMIZERS)
-    above = {"lr": False}
-    ranges = {
-        "lr": (0.0, math.inf),
-        "momentum": (0.0, 1.0),
-        "weight_decay": (0.0, math.inf),
-        "warmup": (0.0, 1.0),
-        "label_smoothing": (0.0, 1.0),
-        "mixup": (0.0, math.inf),
-        "cutmix": (0.0, math.inf),
-    }
-    for key, (low, high) in ranges.items():
-        value = options.get(key, low)
-        number = is_number(value) and math.isfinite(value)
-        fine = number and low <= value <= high and not (key in above and value == low)
-        least = ">" if key in above else ">="
-        most = "" if math.isinf(high) else f" and <= {high:g}"
-        if key == "momentum":
-            fine, most = fine and value < 1, " and < 1"
-        require(bool(fine), f"optim.{key}={value}: a number {least} {low:g}{most} is needed.")
+class OptimConfig(Options):
+    """The options of `optim=`: an optimiser, its learning rate over the run, and what softens the targets."""
+
+    at: ClassVar[str] = "optim"
+
+    name: Literal["sgd", "adamw"] = Field(description="SGD with Nesterov momentum, or AdamW")
+    lr: Annotated[Number, Field(gt=0)] = Field(description="peak learning rate")
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="Nesterov's, or AdamW's beta1")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(0.0, description="not applied to norms and biases")
+    warmup: Annotated[Number, Field(ge=0, le=1)] = Field(0.0, description="share of all steps in which the rate climbs")
+    label_smoothing: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the target spread over all classes"
+    )
+    mixup: Annotated[Number, Field(ge=0)] = Field(0.0, description="alpha of mixup's Beta distribution; 0 is off")
+    cutmix: Annotated[Number, Field(ge=0)] = Field(0.0, description="alpha of cutmix's Beta distribution; 0 is off")
 
 
-def build_optimizer(net: nn.Module, options: Mapping[str, Any]) -> Optimizer:
+def build_optimizer(net: nn.Module, options: OptimConfig) -> Optimizer:
     """The optimiser over a network's parameters, without weight decay on norms and biases.
 
     Args:
         net: The network.
-        options: `name`, `lr`, `momentum`, `weight_decay`.
+        options: Those of `optim=`.
 
     Returns:
         SGD with Nesterov momentum, or AdamW.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options["weight_decay"]},
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    momentum = float(options["momentum"])
-    if options["name"] == "sgd":
-        return SGD(groups, lr=options["lr"], momentum=momentum, nesterov=momentum > 0)
-    if options["name"] == "adamw":
-        return AdamW(groups, lr=options["lr"], betas=(momentum, 0.999))
-    raise SoftgateError(f"optim.name={options['name']}: allowed: {', '.join(OPTIMIZERS)}.")
+    momentum = float(options.momentum)
+    if options.name == "sgd":
+        return SGD(groups, lr=options.lr, momentum=momentum, nesterov=momentum > 0)
+    return AdamW(groups, lr=options.lr, betas=(momentum, 0.999))
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:

@@ -10,23 +10,26 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from softgate import metrics
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, SoftgateWarning, is_whole, require
+from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.explainers.representation import read
 from softgate.metrics import ProbeMetric
 from softgate.metrics.control_table import Probe, Score, of_passes, score
 from softgate.metrics.controls import Pullback
 from softgate.metrics.noise import draws
+from softgate.options import Count, Every, Options, Says, Whole, switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
@@ -40,50 +43,48 @@ MOST_CLASSES = 10
 STABILITY = ("noise_cosine", "max_sensitivity")
 
 
+class AlignmentConfig(Options):
+    """The options of `callbacks.alignment`."""
+
+    at: ClassVar[str] = "callbacks.alignment"
+
+    every_n_epochs: Every = Field(0, description="epochs between two measurements; the last epoch always has one")
+    images: Annotated[int, Field(ge=2)] = Field(256, description="probe images, spread evenly over the classes")
+    few: Count = Field(10, description="of them, for what takes noisy copies or the maps of all classes")
+    draws: Count = Field(10, description="noisy copies of each of these")
+    dear_epochs: Whole = Field(
+        0, description="at so many epochs, evenly on a log scale, the metrics of many passes run; 0 is never"
+    )
+    dear_images: Count = Field(16, description="how many of the probe images these take")
+    seed: Whole = Field(314, description="picks the probe images; the same in every epoch and run")
+    evaluator: Annotated[str | None, Says("a checkpoint's file, or null is needed")] = Field(
+        None, description="a checkpoint of an independently trained network, to judge counterfactuals"
+    )
+
+    @model_validator(mode="after")
+    def _found(self) -> Self:
+        if self.every_n_epochs and self.evaluator is not None:
+            said = f"callbacks.alignment.evaluator={self.evaluator}: there is no such file; a checkpoint is needed."
+            require(Path(self.evaluator).expanduser().is_file(), said)
+        return self
+
+
 class AlignmentCurves(Callback):
     """Logs `align/hard/KEY` and `align/soft/KEY` after every n-th epoch, `_low` and `_high` being the interval's ends.
 
     Args:
-        soft: The rule of the soft read-out, as plain data.
-        every_n_epochs: Epochs between two measurements; the last epoch always has one.
-        images: Probe images, spread evenly over the classes.
-        few: How many of them the metrics take that need noise or the maps of all classes.
-        draws: Noisy copies of each of these.
-        dear_epochs: At how many epochs, spread evenly on a log scale, the metrics of many passes run; 0 is never.
-        dear_images: How many of the probe images these take.
-        seed: Picks the probe images; the same in every epoch and run.
+        soft: The rule of the soft read-out.
+        options: What is measured, on which images, and how often.
         evaluator: An independently trained network for the same classes; judges the counterfactuals.
 
     Raises:
-        SoftgateError: For a setting out of range.
+        SoftgateError: If the options say that nothing is measured.
     """
 
-    def __init__(
-        self,
-        soft: Mapping[str, Any],
-        every_n_epochs: int = 1,
-        images: int = 256,
-        few: int = 10,
-        draws: int = 10,
-        dear_epochs: int = 0,
-        dear_images: int = 16,
-        seed: int = 314,
-        evaluator: nn.Module | None = None,
-    ) -> None:
-        for key, value, least in (
-            ("every_n_epochs", every_n_epochs, 1),
-            ("images", images, 2),
-            ("few", few, 1),
-            ("draws", draws, 1),
-            ("dear_epochs", dear_epochs, 0),
-            ("dear_images", dear_images, 1),
-            ("seed", seed, 0),
-        ):
-            whole = is_whole(value, least)
-            require(whole, f"callbacks.alignment.{key}={value}: a whole number >= {least} is needed.")
-        self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": Surrogate.from_dict(soft)}
-        self.every_n_epochs, self.images, self.few, self.draws = every_n_epochs, images, few, draws
-        self.dear_epochs, self.dear_images, self.seed, self.evaluator = dear_epochs, dear_images, seed, evaluator
+    def __init__(self, soft: Surrogate, options: AlignmentConfig, evaluator: nn.Module | None = None) -> None:
+        switched_on("callbacks.alignment.every_n_epochs", options.every_n_epochs)
+        self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": soft}
+        self.options, self.evaluator = options, evaluator
         self.represents = True
         self._probe: Probe | None = None
         self._data: ImageData | None = None
@@ -91,7 +92,7 @@ class AlignmentCurves(Callback):
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images and tries the read-outs; what cannot be had is said before training."""
-        images, labels = data.sample(self.images, self.seed)
+        images, labels = data.sample(self.options.images, self.options.seed)
         classes = range(0, len(data.classes), -(-len(data.classes) // MOST_CLASSES))
         self._data = data
         self._probe = Probe(images, labels, data.class_means(), list(classes), data.mean, data.std)
@@ -124,14 +125,14 @@ class AlignmentCurves(Callback):
 
     def _measure(self, trainer: pl.Trainer, module: Any) -> None:
         epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
-        if epoch == self._measured or not (epoch == epochs - 1 or epoch % self.every_n_epochs == 0):
+        if epoch == self._measured or not (epoch == epochs - 1 or epoch % self.options.every_n_epochs == 0):
             return
         self._measured = epoch
         if self._probe is None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
             self.prepare(data, module)
         started = time.perf_counter()
-        found = self.measure(module, dear=epoch in log_spaced(self.dear_epochs, epochs))
+        found = self.measure(module, dear=epoch in log_spaced(self.options.dear_epochs, epochs))
         found["alignment/seconds"] = time.perf_counter() - started
         for key, value in found.items():
             module.log(key, value, rank_zero_only=True)
@@ -144,7 +145,7 @@ class AlignmentCurves(Callback):
             dear: Also the metrics of many passes.
         """
         probe = self._placed(module)
-        noise = NOISE * draws(probe.images[: self.few], self.draws, self.seed)
+        noise = NOISE * draws(probe.images[: self.options.few], self.options.draws, self.options.seed)
         found: dict[str, float] = {}
         for name, rule in self.rules.items():
             assert self._data is not None
@@ -152,7 +153,7 @@ class AlignmentCurves(Callback):
                 warnings.simplefilter("once", SoftgateWarning)
                 scores = self._cheap(module.net, rule, probe, noise)
                 if dear:
-                    part = probe.first(self.dear_images)
+                    part = probe.first(self.options.dear_images)
                     scores |= of_passes(module.net, Pullback(rule), part, probe.images, self.evaluator, STABILITY)
             for key, each in scores.items():
                 named = zip(("", "_low", "_high"), each, strict=True)

@@ -7,15 +7,16 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from softgate.data import ImageData
-from softgate.errors import is_whole, require
+from softgate.options import Every, Options, Whole, switched_on
 from softgate.sites.diagnostics import SiteDiagnosis, diagnose, revived
 from softgate.training.metricsfile import append, keep
 from softgate.training.module import SoftgateModule
@@ -23,6 +24,16 @@ from softgate.training.probe import spread
 
 COLUMNS = ("epoch", "site", "kind", "cosine", "norm_ratio", "gate_mean", "dead", "revived")
 MEDIANS = ("cosine", "norm_ratio", "gate_mean", "dead")
+
+
+class DiagnosticsConfig(Options):
+    """The options of `callbacks.diagnostics`."""
+
+    at: ClassVar[str] = "callbacks.diagnostics"
+
+    every_n_epochs: Every = Field(1, description="epochs between two looks")
+    images: Annotated[int, Field(ge=2)] = Field(32, description="validation images, of all classes alike")
+    seed: Whole = Field(314, description="picks them; the same in every epoch and run")
 
 
 class SiteDiagnostics(Callback):
@@ -35,17 +46,12 @@ class SiteDiagnostics(Callback):
 
     Args:
         path: The CSV file; a resumed run adds to it.
-        every_n_epochs: Epochs between two looks.
-        images: How many validation images.
-        seed: Picks them.
+        options: How often, and at which images.
     """
 
-    def __init__(self, path: str | Path, every_n_epochs: int = 1, images: int = 32, seed: int = 314) -> None:
-        for key, value, least in (("every_n_epochs", every_n_epochs, 1), ("images", images, 2), ("seed", seed, 0)):
-            whole = is_whole(value, least)
-            require(whole, f"callbacks.diagnostics.{key}={value}: a whole number >= {least} is needed.")
-        self.path = Path(path)
-        self.every_n_epochs, self.images, self.seed = every_n_epochs, images, seed
+    def __init__(self, path: str | Path, options: DiagnosticsConfig) -> None:
+        switched_on("callbacks.diagnostics.every_n_epochs", options.every_n_epochs)
+        self.path, self.options = Path(path), options
         self._probe: tuple[Tensor, Tensor] | None = None
         self._before: list[SiteDiagnosis] = []
 
@@ -53,13 +59,13 @@ class SiteDiagnostics(Callback):
         """Picks the probe; a run from the beginning starts a new file, a resumed one drops what it will write again."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
         assert isinstance(data, ImageData)
-        self._probe = spread(data, self.images, self.seed)
+        self._probe = spread(data, self.options.images, self.options.seed)
         if trainer.is_global_zero:
             keep(self.path, before=trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, on every process alike: synchronised BatchNorm needs all of them."""
-        if trainer.current_epoch % self.every_n_epochs == 0:
+        if trainer.current_epoch % self.options.every_n_epochs == 0:
             assert isinstance(pl_module, SoftgateModule)
             self._look(trainer, pl_module)
 

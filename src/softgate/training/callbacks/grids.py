@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from softgate import grids
 from softgate.data import ImageData
-from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, is_whole, require, unknown
+from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
 from softgate.explainers.pullback import pullback
 from softgate.files import save, save_picture
+from softgate.options import Count, Every, Options, Whole, switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
 from softgate.training.callbacks.film import Film
@@ -70,6 +71,34 @@ def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[in
     return own + sorted(others[i] for i in order[:extra])
 
 
+class GridsConfig(Options):
+    """The options of `callbacks.grids`."""
+
+    at: ClassVar[str] = "callbacks.grids"
+
+    every_n_epochs: Every = Field(1, description="epochs between two grids; the last epoch always has one")
+    early: bool = Field(
+        True, description="before the n-th epoch, also after the epochs 0, 1, 2, 4, 8, ..., in which a network changes most"
+    )
+    classes: Count = Field(5, description="rows: one image of each of so many classes")
+    extra_targets: Whole = Field(1, description="columns beside the classes of the rows")
+    seed: Whole = Field(314, description="picks the probe images")
+    kind: str = Field("raw", description="raw, the pullbacks, or ascent, what gradient ascent makes of the images")
+    scale: str = Field("cell", description="one of `softgate.grids.SCALES`; the film's scale too")
+    chunk: Count | None = Field(None, description="at most so many images at once, to bound memory")
+    raw: bool = Field(True, description="save the raw tensors too")
+    film: bool = Field(True, description="draw the first probe image's pullbacks over training, when it ends")
+    artifact: bool = Field(False, description="upload the raw tensors to W&B")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for key, word, known in (("kind", self.kind, grids.KINDS), ("scale", self.scale, grids.SCALES)):
+            if word not in known:
+                raise unknown(f"callbacks.grids.{key}", word, known)
+        require(self.raw or not self.artifact, "callbacks.grids.artifact=true: callbacks.grids.raw=true is needed too.")
+        return self
+
+
 class PullbackGrids(Callback):
     """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors), and a film of one image at the end.
 
@@ -79,67 +108,28 @@ class PullbackGrids(Callback):
 
     Args:
         directory: Where pictures go.
-        soft: The rule of the soft read-out, as plain data.
-        every_n_epochs: Epochs between two grids; the last epoch always has one.
-        early: Before the n-th epoch, also after the epochs 0, 1, 2, 4, 8, ..., in which a network changes most.
-        classes: Rows: one image of each of so many classes.
-        extra_targets: Columns beside the classes of the rows.
-        seed: Picks the probe images.
-        kind: "raw", the pullbacks, or "ascent", what gradient ascent along them makes of the images.
-        scale: "cell", "shared" or "seismic", see `softgate.figures.pullback_grid`; the film's scale too.
-        chunk: At most so many images at once, see `softgate.pullback`.
-        raw: Save the raw tensors too.
-        film: Draw the first probe image's pullbacks over training, `film.png` and `film.gif`, when training ends.
-        artifact: Upload the raw tensors to W&B.
+        soft: The rule of the soft read-out.
+        options: What is drawn, of which images, and how often.
+
+    Raises:
+        SoftgateError: If they say that none is drawn.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        soft: Mapping[str, Any],
-        every_n_epochs: int = 1,
-        early: bool = True,
-        classes: int = 5,
-        extra_targets: int = 1,
-        seed: int = 314,
-        kind: str = "raw",
-        scale: str = "cell",
-        chunk: int | None = None,
-        raw: bool = True,
-        film: bool = True,
-        artifact: bool = False,
-    ) -> None:
-        for key, value, least in (
-            ("every_n_epochs", every_n_epochs, 1),
-            ("classes", classes, 1),
-            ("extra_targets", extra_targets, 0),
-            ("seed", seed, 0),
-            *((("chunk", chunk, 1),) if chunk is not None else ()),
-        ):
-            whole = is_whole(value, least)
-            require(whole, f"callbacks.grids.{key}={value}: a whole number >= {least} is needed.")
-        for key, flag in (("early", early), ("raw", raw), ("film", film), ("artifact", artifact)):
-            require(isinstance(flag, bool), f"callbacks.grids.{key}={flag}: true or false is needed.")
-        for key, word, known in (("kind", kind, grids.KINDS), ("scale", scale, grids.SCALES)):
-            if word not in known:
-                raise unknown(f"callbacks.grids.{key}", word, known)
-        require(raw or not artifact, "callbacks.grids.artifact=true: callbacks.grids.raw=true is needed too.")
-        self.directory = Path(directory)
-        self.soft: Surrogate | None = Surrogate.from_dict(soft)
-        self.every_n_epochs, self.early = every_n_epochs, early
-        self.classes, self.extra_targets, self.seed = classes, extra_targets, seed
-        self.kind, self.scale, self.chunk, self.raw, self.artifact = kind, scale, chunk, raw, artifact
-        self.film = Film(self.directory) if film else None
+    def __init__(self, directory: str | Path, soft: Surrogate, options: GridsConfig) -> None:
+        switched_on("callbacks.grids.every_n_epochs", options.every_n_epochs)
+        self.directory, self.options = Path(directory), options
+        self.soft: Surrogate | None = soft
+        self.film = Film(self.directory) if options.film else None
         self._probe: tuple[Tensor, Tensor, list[int]] | None = None
         self._epoch, self._rendered, self._since = 0, -1, time.perf_counter()
         self._warned, self._ended = False, False
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images and targets, and tries the read-out; what is wrong shows before training."""
-        classes = min(self.classes, len(data.classes))
-        images, labels = data.probe(classes, self.seed)
-        extra = min(self.extra_targets, len(data.classes) - classes)
-        self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.seed)
+        classes = min(self.options.classes, len(data.classes))
+        images, labels = data.probe(classes, self.options.seed)
+        extra = min(self.options.extra_targets, len(data.classes) - classes)
+        self._probe = images, labels, grid_targets(labels, len(data.classes), extra, self.options.seed)
         try:
             x = images[:1].to(next(module.net.parameters()))
             with scaled(module, data, self.soft):
@@ -152,8 +142,8 @@ class PullbackGrids(Callback):
 
     def due(self, epoch: int) -> bool:
         """Whether an epoch has a grid by the cadence."""
-        early = self.early and epoch < self.every_n_epochs and epoch & (epoch - 1) == 0
-        return early or epoch % self.every_n_epochs == 0
+        early = self.options.early and epoch < self.options.every_n_epochs and epoch & (epoch - 1) == 0
+        return early or epoch % self.options.every_n_epochs == 0
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -185,7 +175,7 @@ class PullbackGrids(Callback):
         self._render(trainer, pl_module, epoch=self._epoch, ended=True)
         if self.film is not None:
             try:
-                paths = self.film.draw(f"class '{self._film_class(trainer)}', over the epochs", self.scale)
+                paths = self.film.draw(f"class '{self._film_class(trainer)}', over the epochs", self.options.scale)
                 if paths:
                     media.log_film(trainer, paths)
             except OSError as error:
@@ -220,13 +210,13 @@ class PullbackGrids(Callback):
         assert self._probe is not None
         soft = f"; soft read-out {_describe(self.soft)}" if self.soft else ""
         caption = f"epoch {epoch}: trained with {_describe(module.rule)}{soft}"
-        grid = read_out(module, data, *self._probe, soft=self.soft, kind=self.kind, chunk=self.chunk)
-        picture = grid.picture(caption, self.scale)
+        grid = read_out(module, data, *self._probe, soft=self.soft, kind=self.options.kind, chunk=self.options.chunk)
+        picture = grid.picture(caption, self.options.scale)
         path = self.directory / f"epoch={epoch:03d}.png"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_picture(picture, path)
-            if self.raw:
+            if self.options.raw:
                 save(grid.tensors(), path.with_suffix(".pt"))
             if self.film is not None:
                 own = grid.targets.index(grid.labels[0])
@@ -234,7 +224,7 @@ class PullbackGrids(Callback):
                 self.film.add(epoch, grid.images[0], frames)
             flips = grid.flip_rates()
             media.log_grid(trainer, grid, picture, caption, {f"grids/flips/{k}": v for k, v in flips.items()})
-            if self.artifact:
+            if self.options.artifact:
                 media.log_artifact(trainer, path.with_suffix(".pt"), epoch)
         except OSError as error:
             self._warn(error)

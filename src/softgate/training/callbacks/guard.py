@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from softgate.errors import Diverged, is_number, is_whole, require
+from softgate.errors import Diverged
+from softgate.options import Every, Number, Options, Says, switched_on
 from softgate.training.module import SoftgateModule
 
 
@@ -18,6 +20,17 @@ def finite_weights(module: nn.Module) -> bool:
     """Whether every parameter and buffer is a finite number; waits for the device once."""
     tensors = [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
     return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+
+class GuardConfig(Options):
+    """The options of `callbacks.guard`."""
+
+    at: ClassVar[str] = "callbacks.guard"
+
+    every_n_steps: Every = Field(50, description="steps between two readings of whether the loss is finite")
+    max_loss: Annotated[Annotated[Number, Field(gt=0)] | None, Says("null or a number > 0 is needed")] = Field(
+        None, description="greatest loss of a batch that is let pass; null is any finite one"
+    )
 
 
 class DivergenceGuard(Callback):
@@ -28,17 +41,12 @@ class DivergenceGuard(Callback):
     them without a loss to show it. All of that comes before a checkpoint is written.
 
     Args:
-        max_loss: Greatest loss of a batch that is let pass; None is any finite one.
-        every_n_steps: Steps between two readings.
+        options: What is let pass, and how often it is looked.
     """
 
-    def __init__(self, max_loss: float | None = None, every_n_steps: int = 50) -> None:
-        number = is_number(max_loss) and max_loss > 0
-        require(max_loss is None or number, f"callbacks.guard.max_loss={max_loss}: null or a number > 0 is needed.")
-        whole = is_whole(every_n_steps, 1)
-        require(whole, f"callbacks.guard.every_n_steps={every_n_steps}: a whole number >= 1 is needed.")
-        self.limit = math.inf if max_loss is None else float(max_loss)
-        self.every_n_steps = every_n_steps
+    def __init__(self, options: GuardConfig) -> None:
+        self.every_n_steps = switched_on("callbacks.guard.every_n_steps", options.every_n_steps)
+        self.limit = math.inf if options.max_loss is None else float(options.max_loss)
         self._first: Tensor | None = None  # [2]: step and value of the first bad loss; the step is -1 before one
 
     def on_train_batch_end(
@@ -85,7 +93,7 @@ class DivergenceGuard(Callback):
 
 def _circumstances(module: SoftgateModule) -> str:
     rule = module.sites.rule
-    lr = "" if module.optim is None else f" and optim.lr={module.optim['lr']:g}"
+    lr = "" if module.optim is None else f" and optim.lr={module.optim.lr:g}"
     gain = "" if rule is None or rule.gain == "raw" else f", gain={rule.gain}"
     return f"under {rule.gate if rule else None}, {rule.pool if rule else None}{gain}{lr}"
 

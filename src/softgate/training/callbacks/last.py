@@ -8,12 +8,13 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytorch_lightning as pl
+from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from softgate.errors import is_whole, require
+from softgate.options import Options, Says
 from softgate.training.callbacks.guard import finite_weights
 from softgate.training.metricsfile import MetricsFile
 
@@ -22,6 +23,16 @@ STATE = "softgate_run"
 
 ASK_EVERY = 10
 """Batches after which several processes agree on whether to stop; one process looks after each."""
+
+
+class CheckpointConfig(Options):
+    """The options of `callbacks.checkpoint`."""
+
+    at: ClassVar[str] = "callbacks.checkpoint"
+
+    every_n_steps: Annotated[int, Field(ge=0), Says("a whole number >= 0 is needed; 0 is per epoch")] = Field(
+        1000, description="optimiser steps between two checkpoints within an epoch; each epoch's end has one"
+    )
 
 
 class LastCheckpoint(Checkpoint):
@@ -36,10 +47,6 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 0) -> None:
-        whole = is_whole(every_n_steps, 0)
-        require(
-            whole, f"callbacks.checkpoint.every_n_steps={every_n_steps}: a whole number >= 0 is needed; 0 is per epoch."
-        )
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.stopped_by: int | None = None  # the number of the signal
         self._seconds, self._since = 0.0, time.perf_counter()

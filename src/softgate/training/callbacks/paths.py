@@ -6,19 +6,21 @@ import hashlib
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, SoftgateWarning, is_number, is_whole, require
+from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.options import Every, Number, Options, Whole, switched_on
 from softgate.paths.gates import Gates
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, Recording, network_hash, probe_hash, size_on_disk
@@ -31,6 +33,22 @@ from softgate.training.scales import scaled
 GB = 1e9
 
 
+class PathsConfig(Options):
+    """The options of `callbacks.paths`."""
+
+    at: ClassVar[str] = "callbacks.paths"
+
+    recordings: Every = Field(0, description="moments besides the initial network; fewer where they coincide")
+    first: Annotated[Number, Field(gt=0)] = Field(0.1, description="the first of them, in epochs; may be a fraction")
+    images: Annotated[int, Field(ge=2)] = Field(256, description="probe images, spread evenly over the classes")
+    soft: bool = Field(False, description="keep soft gates too, in 8 bits each")
+    weights: bool = Field(True, description="keep the weights of each moment; swap needs them")
+    max_gb: Annotated[Number, Field(gt=0)] = Field(
+        2.0, description="gigabytes (1e9 bytes); a recording that would take more is refused before training"
+    )
+    seed: Whole = Field(314, description="picks the probe images")
+
+
 class PathRecorder(Callback):
     """Writes a `softgate.paths.Recording` while a network trains.
 
@@ -41,45 +59,18 @@ class PathRecorder(Callback):
 
     Args:
         directory: Where the recording goes.
-        rule: The rule of the soft gates, as plain data.
-        images: Probe images, spread evenly over the classes.
-        recordings: How many moments besides the initial network; fewer where they coincide.
-        first: The first of them, in epochs; may be a fraction.
-        soft: Keep soft gates too, in 8 bits each.
-        weights: Keep the weights of each moment; `swap` needs them.
-        max_gb: The recording may take so many gigabytes (1e9 bytes); one that would take more is refused before
-            training.
-        seed: Picks the probe images.
+        rule: The rule of the soft gates.
+        options: What is recorded, of which images, and how often.
 
     Raises:
-        SoftgateError: For a setting out of range.
+        SoftgateError: If nothing is to be recorded, or soft gates of the rule do not fit into 8 bits.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        rule: Mapping[str, Any],
-        images: int = 256,
-        recordings: int = 10,
-        first: float = 0.1,
-        soft: bool = False,
-        weights: bool = True,
-        max_gb: float = 2.0,
-        seed: int = 314,
-    ) -> None:
-        for key, value, least in (("images", images, 2), ("recordings", recordings, 1), ("seed", seed, 0)):
-            whole = is_whole(value, least)
-            require(whole, f"callbacks.paths.{key}={value}: a whole number >= {least} is needed.")
-        for key, size in (("first", first), ("max_gb", max_gb)):
-            number = is_number(size)
-            require(number and 0 < size < math.inf, f"callbacks.paths.{key}={size}: a number > 0 is needed.")
-        for key, flag in (("soft", soft), ("weights", weights)):
-            require(isinstance(flag, bool), f"callbacks.paths.{key}={flag}: true or false is needed.")
-        self.directory, self.rule = Path(directory), Surrogate.from_dict(rule)
-        self.images, self.recordings, self.first = images, recordings, first
-        self.soft, self.weights, self.max_gb, self.seed = soft, weights, max_gb, seed
-        if soft:
-            _check_range(self.rule)
+    def __init__(self, directory: str | Path, rule: Surrogate, options: PathsConfig) -> None:
+        switched_on("callbacks.paths.recordings", options.recordings)
+        self.directory, self.rule, self.options = Path(directory), rule, options
+        if options.soft:
+            check_range(rule)
         self._data: ImageData | None = None
         self._probe: tuple[Tensor, Tensor] | None = None
         self._recorder: Recorder | None = None
@@ -89,13 +80,13 @@ class PathRecorder(Callback):
         """Raises `SoftgateError` where the recording would be larger than allowed; reads no image."""
         like = next(module.net.parameters())
         image = torch.zeros(3, data.size, data.size, dtype=like.dtype, device=like.device)
-        count = min(self.images, len(data.val_listing))
+        count = min(self.options.images, len(data.val_listing))
         header = self._header(module, image[None], "", count)
-        points = self.recordings + 1
+        points = self.options.recordings + 1
         size = size_on_disk(header, module.net, image, points)
         require(
-            size <= self.max_gb * GB,
-            f"callbacks.paths.max_gb={self.max_gb}: {points} recordings of {count} images take {size / GB:.2f} GB; set "
+            size <= self.options.max_gb * GB,
+            f"callbacks.paths.max_gb={self.options.max_gb}: {points} recordings of {count} images take {size / GB:.2f} GB; set "
             f"it higher, or callbacks.paths.images, recordings, soft or weights lower.",
         )
         place = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.is_dir())
@@ -107,7 +98,7 @@ class PathRecorder(Callback):
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images; what does not fit is said before training."""
         self.check(module, data)
-        self._data, self._probe = data, data.sample(self.images, self.seed)
+        self._data, self._probe = data, data.sample(self.options.images, self.options.seed)
         images, labels = self._probe
         like = next(module.net.parameters())
         header = self._header(module, images[:1].to(like), probe_hash(images, labels), len(images))
@@ -123,7 +114,7 @@ class PathRecorder(Callback):
         assert self._probe is not None
         steps, per_epoch = _length(trainer)
         self._plan = {
-            step: step / per_epoch for step in log_spaced_steps(steps, per_epoch, self.recordings, self.first)
+            step: step / per_epoch for step in log_spaced_steps(steps, per_epoch, self.options.recordings, self.options.first)
         }
         done = trainer.global_step
         if done and (self.directory / "header.json").is_file():
@@ -152,7 +143,7 @@ class PathRecorder(Callback):
         if recorder is None or step not in self._plan or recorder.has(step):
             return
         weights = None
-        if self.weights:
+        if self.options.weights:
             state = {name: value.detach().cpu() for name, value in module.net.state_dict().items()}
             weights = {"net": state, "scales": module.sites.scales.state_dict()}
         try:
@@ -175,7 +166,7 @@ class PathRecorder(Callback):
 
     def _header(self, module: SoftgateModule, image: Tensor, probe: str, count: int) -> Header:
         found = record(module.net, image)
-        soft = Layout.of(found, soft=True) if self.soft else None
+        soft = Layout.of(found, soft=True) if self.options.soft else None
         return Header(
             type(module.net).__name__,
             network_hash(module.net),
@@ -183,8 +174,8 @@ class PathRecorder(Callback):
             count,
             Layout.of(found, soft=False),
             soft,
-            self.rule.to_dict() if self.soft else None,
-            self.weights,
+            self.rule.to_dict() if self.options.soft else None,
+            self.options.weights,
         )
 
 
@@ -222,7 +213,7 @@ def _length(trainer: pl.Trainer) -> tuple[int, float]:
     return int(total), per_epoch
 
 
-def _check_range(rule: Surrogate) -> None:
+def check_range(rule: Surrogate) -> None:
     """Raises unless the rule's gates lie in [0, 1], as 8 bits need."""
     values = rule(torch.linspace(-20, 20, 4001))
     fits = not rule.matches and float(values.min()) >= 0 and float(values.max()) <= 1

@@ -1,0 +1,88 @@
+"""The options of `data=`: which images, of what size, how augmented, where they are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from softgate.data.sources import ARCHIVES, SOURCES
+from softgate.errors import require, unknown
+from softgate.options import Count, Number, Options, Pair, Says, Triple, Whole
+
+
+class AugmentConfig(Options):
+    """What is done to training images at random."""
+
+    at: ClassVar[str] = "data.augment"
+
+    crop_scale: Annotated[Pair, Says("two numbers, 0 < smallest <= largest <= 1, are needed")] = Field(
+        (1, 1), description="random crops cover this share of the image's area; [1, 1] is off"
+    )
+    flip: bool = Field(False, description="mirror every second training image left to right")
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _shares(cls, scale: tuple[Number, Number]) -> tuple[Number, Number]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError
+        return scale
+
+
+class DataConfig(Options):
+    """The options of `data=`; `conf/data/default.yaml` has them with their values."""
+
+    at: ClassVar[str] = "data"
+
+    name: str = Field(description="the data set")
+    root: str | int | float = Field(
+        "data", description="the folder that holds the data set's; YAML reads a folder 2024 as a number"
+    )
+    size: Annotated[int, Field(ge=8)] = Field(description="height and width of the images, in pixels")
+    batch_size: Count = Field(64, description="images per step and device")
+    num_workers: Annotated[Whole | None, Says("a whole number >= 0 is needed")] = Field(
+        None, description="processes that decode images, where these are not kept in memory; null is one per core"
+    )
+    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images of each class")
+    fraction_seed: Whole = Field(0, description="picks them")
+    download: bool = Field(False, description="fetch the archive if it is not there")
+    cache: bool | Literal["auto"] = Field("auto", description="keep decoded images in memory; auto is up to 2 GiB")
+    cache_dir: Annotated[
+        str | Literal[False] | None, Says("a folder, null for ~/.cache/softgate, or false is needed")
+    ] = Field(None, description="where listings and decoded images stay for the next run")
+    augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
+    mean: Annotated[Triple, Says("three numbers are needed")] = Field(
+        description="subtracted from pixels in [0, 1], per channel"
+    )
+    std: Annotated[Triple, Says("three numbers > 0 are needed")] = Field(description="then divided by, per channel")
+    archive: str = Field("160px", description="which official archive, of those data sets that have several")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise unknown("data.name", name, SOURCES)
+        return name
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _named(cls, folder: str | Literal[False] | None) -> str | Literal[False] | None:
+        if folder == "" or folder == 0 and folder is not False:
+            raise ValueError
+        return folder
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
+        if min(std) <= 0:
+            raise ValueError
+        return std
+
+    @model_validator(mode="after")
+    def _has_archives(self) -> Self:
+        if "archive" in self.model_fields_set:
+            known = ARCHIVES.get(self.name)
+            require(known is not None, f"data.archive={self.archive}: {self.name} has no archives to choose from.")
+            if known is not None and self.archive not in known:
+                raise unknown("data.archive", self.archive, known)
+        return self
