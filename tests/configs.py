@@ -7,6 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from softgate.training.config import TrainConfig
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -40,6 +42,11 @@ def composed(*overrides: str, name: str = "train", directory: Path | None = None
         plain.logger.wandb.name = cfg.name
     plain.pop("hydra")
     return plain
+
+
+def configured(*overrides: str, **kwargs: Any) -> TrainConfig:
+    """The config of `train.py` as types."""
+    return TrainConfig.read(container(*overrides, **kwargs))
 
 
 def container(*overrides: str, **kwargs: Any) -> dict[str, Any]:

@@ -194,7 +194,9 @@ def _parts(kind: Any, metadata: list[Any]) -> Iterator[str]:
 
 def _bounds(metadata: list[Any]) -> str:
     signs = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))
-    found = [f" {sign} {getattr(each, name)}" for kind, name, sign in signs for each in metadata if isinstance(each, kind)]
+    found = [
+        f" {sign} {getattr(each, name)}" for kind, name, sign in signs for each in metadata if isinstance(each, kind)
+    ]
     return " and".join(found)
 
 

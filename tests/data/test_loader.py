@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 from softgate import SoftgateError, SoftgateWarning
 from softgate.data import ImageData, augment, index, store
 from softgate.data.images import ImageFiles
-from softgate.data.loader import Finish, ImageLoader, Share
+from softgate.data.loader import Finish, ImageLoader, Process, Share
 
 PLAIN = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 CROP = Finish(6, **PLAIN, scale=(0.3, 0.9), flip=True)

@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 import torch
 
 import softgate as sg
-from configs import TINY, composed, container
+from configs import TINY, composed, configured
 from path_networks import RULE, images, some
 from softgate import SoftgateError
 from softgate.paths.packing import Layout
 from softgate.paths.recording import HEAD_SIZE
 from softgate.training import build
 from softgate.training.callbacks import PathRecorder
-from softgate.training.callbacks.paths import log_spaced_steps
+from softgate.training.callbacks.paths import PathsConfig, log_spaced_steps
 from softgate.training.train import train
 
 SMALL = (
@@ -74,7 +74,7 @@ def test_a_run_is_recorded_and_its_recording_is_of_its_own_networks(recorded):
     assert [point.step for point in found.points] == [0, 1, 2, 3, 6]
     assert [point.epoch for point in found.points] == pytest.approx([0, 1 / 3, 2 / 3, 1, 2])
     assert found.images.shape == (12, 3, 16, 16)
-    net = build.module(c := container(*SMALL, directory=recorded), build.data(c)).net
+    net = build.module(c := configured(*SMALL, directory=recorded), build.data(c)).net
     found.check_model(net)
     for point in found.points:
         net.load_state_dict(found.weights(point)["net"])
@@ -232,13 +232,13 @@ def test_gates_outside_of_0_to_1_are_not_kept_in_8_bits():
         sg.Surrogate(pool=sg.pools.SoftmaxFull()),
     ):
         with pytest.raises(SoftgateError, match=r"leave \[0, 1\]"):
-            PathRecorder("x", rule.to_dict(), soft=True)
+            PathRecorder("x", rule, PathsConfig(recordings=1, soft=True))
 
 
 def test_the_bound_is_kept(recorded):
     size = sum(path.stat().st_size for path in (recorded / "paths").iterdir())
     found = sg.paths.Recording(recorded / "paths")
-    module = build.module(c := container(*SMALL, directory=recorded), build.data(c))
+    module = build.module(c := configured(*SMALL, directory=recorded), build.data(c))
     bound = sg.paths.recording.size_on_disk(found.header, module.net, found.images[0], len(found.points))
     assert size <= bound <= 1.02 * size + 2**20
 
@@ -255,7 +255,7 @@ def test_moments_are_log_spaced_with_whole_epochs_after_the_first():
 
 def test_a_resumed_run_goes_on_with_its_recording(recorded, tmp_path, monkeypatch):
     def fit(*words: str, ckpt: Path | None = None) -> Path:
-        cfg = container(*words, directory=tmp_path)
+        cfg = configured(*words, directory=tmp_path)
         data = build.data(cfg)
         pl.seed_everything(0, workers=True, verbose=False)
         module = build.module(cfg, data)

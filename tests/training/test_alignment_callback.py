@@ -11,13 +11,13 @@ from PIL import Image
 from torch import nn
 
 import softgate as sg
-from configs import TINY, composed, container
+from configs import TINY, composed, configured
 from softgate import SoftgateError, metrics
 from softgate.metrics.controls import Pullback
 from softgate.metrics.noise import draws
 from softgate.training import build
 from softgate.training.callbacks import AlignmentCurves
-from softgate.training.callbacks.alignment import log_spaced
+from softgate.training.callbacks.alignment import AlignmentConfig, log_spaced
 from softgate.training.summary import alignment_panels, history
 from softgate.training.train import train
 
@@ -87,11 +87,11 @@ def test_the_terminal_shows_the_run_and_leaves_alignment_to_the_files(tmp_path, 
 
 @pytest.fixture(scope="module")
 def measured():
-    cfg = container(*SMALL)
+    cfg = configured(*SMALL)
     data = build.data(cfg)
     pl.seed_everything(0, verbose=False)
     module = build.module(cfg, data)
-    callback = AlignmentCurves(cfg["readout"], images=20, few=3, draws=2, dear_images=4)
+    callback = AlignmentCurves(cfg.readout, AlignmentConfig(every_n_epochs=1, images=20, few=3, draws=2, dear_images=4))
     callback.prepare(data, module)
     return module, data, callback, callback.measure(module, dear=True)
 
@@ -147,7 +147,7 @@ def test_a_sample_takes_the_classes_in_turn_and_is_the_same_each_time(measured):
 
 def test_a_model_without_affine_reading_is_measured_without_it(measured):
     module, data, *_ = measured
-    callback = AlignmentCurves(sg.Surrogate().to_dict(), images=10, few=2, draws=1)
+    callback = AlignmentCurves(sg.Surrogate(), AlignmentConfig(every_n_epochs=1, images=10, few=2, draws=1))
     net, module.net = module.net, _Normed()
     try:
         with pytest.warns(sg.SoftgateWarning, match="LayerNorm"):
@@ -178,10 +178,10 @@ class _Normed(nn.Module):
 )
 def test_wrong_options_are_one_sentence_before_any_data_is_loaded(override, named):
     with pytest.raises(SoftgateError, match=named):
-        build.check(container(*SMALL, override))
+        configured(*SMALL, override)
 
 
 def test_an_evaluator_judges_counterfactuals(run):
-    cfg = container(*SMALL, f"callbacks.alignment.evaluator={run}/checkpoints/last.ckpt")
+    cfg = configured(*SMALL, f"callbacks.alignment.evaluator={run}/checkpoints/last.ckpt")
     made = [c for c in build.callbacks(cfg, run) if isinstance(c, AlignmentCurves)]
     assert made[0].evaluator is not None

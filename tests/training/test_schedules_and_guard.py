@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 import torch
 
 import softgate
-from configs import TINY, composed, container
+from configs import TINY, composed, configured
 from softgate.training import SoftgateModule, build
 from softgate.training.callbacks import DivergenceGuard
+from softgate.training.callbacks.guard import GuardConfig
 from softgate.training.checkpoints import restore
 from softgate.training.train import train
 
@@ -37,7 +38,7 @@ class Recorder(pl.Callback):
 
 def fit(directory: Path, *words: str, ckpt: Path | None = None) -> tuple[list[Any], dict[str, Any]]:
     """Fits as train.py does, from a checkpoint or afresh; gives the rules of its steps and its last checkpoint."""
-    cfg = container(*words, directory=directory)
+    cfg = configured(*words, directory=directory)
     data = build.data(cfg)
     pl.seed_everything(0, workers=True, verbose=False)
     module, recorder = build.module(cfg, data), Recorder()
@@ -99,7 +100,7 @@ def test_a_schedule_is_logged_by_step_and_epoch_and_scales_come_back_with_the_ne
 def test_given_weights_are_calibrated_before_training_and_read_out_by_channel(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, **kwargs: seen.append(module.sites.scales.copy()))
-    state = build.module(c := container(*TINY, directory=tmp_path), build.data(c)).net.state_dict()
+    state = build.module(c := configured(*TINY, directory=tmp_path), build.data(c)).net.state_dict()
     torch.save(state, tmp_path / "weights.pt")
     words = ("surrogate.scale=channel", f"model.weights='{tmp_path}/weights.pt'", "model.stem=small")
     train(composed(*TINY, *words, directory=tmp_path / "run"))
@@ -174,7 +175,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(tmp_path, monkeypatch):
 def test_the_guard_reads_the_device_only_every_n_steps(monkeypatch):
     reads = []
     monkeypatch.setattr(DivergenceGuard, "_read", lambda self, *args, **kwargs: reads.append(args))
-    guard = DivergenceGuard(every_n_steps=4)
+    guard = DivergenceGuard(GuardConfig(every_n_steps=4))
     trainer = type("T", (), {"accumulate_grad_batches": 1, "global_step": 0})
     for index in range(9):
         guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0, device="meta")}, None, index)
@@ -184,7 +185,7 @@ def test_the_guard_reads_the_device_only_every_n_steps(monkeypatch):
 def test_a_compiled_network_runs_eagerly_while_its_schedule_moves(tmp_path):
     torch._dynamo.reset()
     words = ("surrogate.schedule.mix={start: 0, end: 1, until: 4, unit: step}", "compile=true")
-    cfg = container(*QUIET, *words, directory=tmp_path)
+    cfg = configured(*QUIET, *words, directory=tmp_path)
     module = build.module(cfg, build.data(cfg))
     compiled = []
 

@@ -43,7 +43,7 @@ class DataConfig(Options):
     num_workers: Annotated[Whole | None, Says("a whole number >= 0 is needed")] = Field(
         None, description="processes that decode images, where these are not kept in memory; null is one per core"
     )
-    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images of each class")
+    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images, by class")
     fraction_seed: Whole = Field(0, description="picks them")
     download: bool = Field(False, description="fetch the archive if it is not there")
     cache: bool | Literal["auto"] = Field("auto", description="keep decoded images in memory; auto is up to 2 GiB")
@@ -67,7 +67,7 @@ class DataConfig(Options):
     @field_validator("cache_dir")
     @classmethod
     def _named(cls, folder: str | Literal[False] | None) -> str | Literal[False] | None:
-        if folder == "" or folder == 0 and folder is not False:
+        if folder == "" or (folder == 0 and folder is not False):
             raise ValueError
         return folder
 

@@ -110,7 +110,7 @@ class ImageLoader:
         finish: Finish,
         batch_size: int,
         seed: int | None = None,
-        process: Process = Process(),  # noqa: B008  # it is frozen
+        process: Process = Process(),  # it is frozen
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.images, self.labels, self.finish = images, labels, finish

@@ -22,7 +22,7 @@ from yaml import YAMLError
 from softgate import files
 from softgate.errors import SoftgateError, require, unknown
 from softgate.training import summary as report
-from softgate.training.same import FREE, LENGTH
+from softgate.training.config_differences import FREE, LENGTH
 
 Points = Sequence[tuple[float, float]]
 

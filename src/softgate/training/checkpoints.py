@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError
 from softgate.training import SoftgateModule, checkpoints
 
@@ -56,10 +56,10 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
     checkpoint = checkpoints.read(path, option)
     try:
         settings = dict(checkpoint["hyper_parameters"])
-        options: Mapping[str, Any] = checkpoint["datamodule_hyper_parameters"]["options"]
+        options = dict(checkpoint["datamodule_hyper_parameters"]["options"])
         module = SoftgateModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
         module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         raise checkpoints.not_ours(path, option, error) from None
-    return module, dict(options)
+    return module, {key: value for key, value in options.items() if key in DataConfig.model_fields}

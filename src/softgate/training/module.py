@@ -81,7 +81,7 @@ class SoftgateModule(pl.LightningModule):
         self.optim = None if optim is None else OptimConfig.read(optim)
         self.classes = list(classes)
         self.compile_net = compile
-        built = models.Architecture.read(model)
+        self.architecture = built = models.Architecture.read(model)
         self.net: nn.Module = models.build(built.name, len(self.classes), built.stem, built.transform_input)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)

@@ -19,7 +19,8 @@ from yaml import YAMLError
 from softgate import files
 from softgate.errors import SoftgateError, require
 from softgate.training import SoftgateModule, checkpoints
-from softgate.training.same import FREE, LENGTH, differences
+from softgate.training.config import TrainConfig
+from softgate.training.config_differences import FREE, as_long, differences
 
 LAST = Path("checkpoints", "last.ckpt")
 
@@ -115,19 +116,19 @@ class Former:
     summary: dict[str, Any] | None = None
 
 
-def look(config: Mapping[str, Any], directory: Path) -> Former:
+def look(config: TrainConfig, directory: Path) -> Former:
     """What there is to go on with; nothing where `resume` is false.
 
     Args:
-        config: The config, plain.
+        config: The config.
         directory: The run's directory.
 
     Raises:
         SoftgateError: If the directory holds a run and `resume` is false, or holds one of another config.
     """
     last = directory / LAST
-    if not config["resume"]:
-        if not config["trainer"]["fast_dev_run"]:
+    if not config.resume:
+        if not config.trainer.fast_dev_run:
             _require_empty(directory)
         return Former()
     try:
@@ -137,9 +138,9 @@ def look(config: Mapping[str, Any], directory: Path) -> Former:
     except FileNotFoundError:
         require(not last.is_file(), f"resume={directory}: it has a {LAST} and no config.yaml; is it a run's directory?")
         return Former()
-    _require_same(saved, config, f"resume={directory}: it is a run of another config; different")
-    lengths = [[each["trainer"].get(key[8:]) for key in LENGTH] for each in (saved, config)]
-    summary = _summary(directory) if lengths[0] == lengths[1] else None
+    now = config.plain
+    _require_same(saved, now, f"resume={directory}: it is a run of another config; different")
+    summary = _summary(directory) if as_long(saved, now) else None
     return Former(last if last.is_file() else None, summary)
 
 

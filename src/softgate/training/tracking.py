@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Self
 
+from pydantic import ConfigDict, Field, model_validator
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from softgate import files
-from softgate.errors import SoftgateError, SoftgateWarning
+from softgate.errors import SoftgateError, SoftgateWarning, unknown
+from softgate.options import Options, Words
 
 ID = "wandb-id"
 """A run's file with the id of its W&B run."""
@@ -22,18 +25,49 @@ PATIENCE = 10.0
 """Seconds that the server has to answer before a run is written to disk instead."""
 
 
-def logger(cfg: Mapping[str, Any], directory: Path) -> WandbLogger:
+class WandbConfig(Options):
+    """The options of `logger=wandb`; any other argument of `WandbLogger` or `wandb.init` may be added."""
+
+    model_config = ConfigDict(extra="allow")
+    at: ClassVar[str] = "logger.wandb"
+
+    project: str = Field("softgate", description="the project the run appears in")
+    entity: str | None = Field(None, description="the team or user; null is your default")
+    name: str | int | float | None = Field(None, description="the run's name")
+    group: str | None = Field(None, description="runs with the same group are shown together; null is the sweep's name")
+    tags: Words = Field((), description="words to filter by")
+    job_type: str | None = Field(None, description="what kind of job this is")
+    offline: bool = Field(False, description="write the run to disk only")
+
+    @model_validator(mode="after")
+    def _taken(self) -> Self:
+        if self.model_extra:
+            import wandb
+
+            taken = {*signature(WandbLogger.__init__).parameters, *signature(wandb.init).parameters}
+            ours = {"self", "kwargs", "config", "save_dir", "dir"}  # of them, these are set here
+            for key in self.model_extra:
+                if key not in taken - ours:
+                    raise unknown("logger.wandb", key, {*type(self).model_fields, *taken} - ours)
+        return self
+
+
+def logger(options: WandbConfig, config: Options, directory: Path, group: str | None, resumed: bool) -> WandbLogger:
     """The logger of `logger=wandb`; its run is started by `start`.
 
-    The whole config goes along, with the job's number and words under `sweep`; the group is the sweep's name where
-    `logger.wandb.group` names none.
+    Args:
+        options: Those of the logger.
+        config: The whole config, which goes along with the job's number and words under `sweep`.
+        directory: The run's directory.
+        group: The sweep's name, for where `logger.wandb.group` names none.
+        resumed: Whether to go on with the directory's W&B run.
     """
-    options = dict(cfg["logger"]["wandb"])
-    options["group"] = options["group"] or cfg["sweep"]["name"]
-    offline = bool(options.pop("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-    if cfg["resume"] and (directory / ID).is_file():
-        options["id"] = (directory / ID).read_text().strip()
-    return WandbLogger(save_dir=directory, offline=offline, config=dict(cfg), **options)
+    settings = {**options.plain, "group": options.group or group}
+    settings.pop("offline", None)
+    offline = options.offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    if resumed and (directory / ID).is_file():
+        settings["id"] = (directory / ID).read_text().strip()
+    return WandbLogger(save_dir=directory, offline=offline, config=config.plain, **settings)
 
 
 @rank_zero_only

@@ -20,11 +20,9 @@ from rich.console import Console
 from softgate import files
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
-from softgate.training import SoftgateModule, build, provenance, resume, tracking
-from softgate.training import config as checks
-from softgate.training import summary as report
-from softgate.training.callbacks import AlignmentCurves, LastCheckpoint, PathRecorder, PullbackGrids
-from softgate.training.place import place
+from softgate.training import SoftgateModule, build, provenance, resume, summary, tracking
+from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
+from softgate.training.config import TrainConfig, place
 from softgate.training.scales import calibrate_for_training
 
 
@@ -48,9 +46,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     directory.mkdir(parents=True, exist_ok=True)
     with open_dict(cfg):
         cfg.sweep = place(cfg.sweep)
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    checks.load_plugins(config["plugins"])
-    build.check(config)
+    config = TrainConfig.read(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     former = resume.look(config, directory)
     first = getattr(rank_zero_only, "rank", 0) == 0
     if former.summary is not None:
@@ -58,24 +54,24 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             console.print(f"resume: {directory} is finished already, nothing is left to train.", soft_wrap=True)
         return former.summary
     data = build.data(config)
-    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
     module = build.module(config, data)
     step = None if former.checkpoint is None else resume.check(former.checkpoint, module, data.options)
     if first:
         resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
-        if config["print_config"]:
-            report.print_tree(config, console)
-        console.print(_introduction(config, data, module))
+        if config.print_config:
+            summary.print_tree(config.plain, console)
+        console.print(_introduction(data, module))
     with tracking.finishing():
         trainer = build.trainer(config, directory, step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
-            if isinstance(callback, PathRecorder):
+            if isinstance(callback, Checks):
                 callback.check(module, data)
         data.setup("fit")
-        if config["model"]["weights"] is not None and former.checkpoint is None:
+        if config.model.weights is not None and former.checkpoint is None:
             calibrate_for_training(module, data)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
-            if isinstance(callback, (AlignmentCurves, PathRecorder, PullbackGrids)):
+            if isinstance(callback, Prepares):
                 callback.prepare(data, module)
         about = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,10 +90,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             if first:
                 _conclude(directory, config, console, about, _seconds(trainer, started), "diverged")
             raise
-    summary: dict[str, Any] = {}
-    if first:
-        summary = _conclude(directory, config, console, about, _seconds(trainer, started))
-    return summary
+    return _conclude(directory, config, console, about, _seconds(trainer, started)) if first else {}
 
 
 def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
@@ -116,37 +109,37 @@ def _stopped_by(trainer: pl.Trainer) -> int:
     return signal.SIGINT if last is None or last.stopped_by is None else last.stopped_by
 
 
-def _introduction(config: dict[str, Any], data: ImageData, module: SoftgateModule) -> str:
+def _introduction(data: ImageData, module: SoftgateModule) -> str:
     relus, pools = module.sites.count("relu"), module.sites.count("max_pool2d")
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
-    name, stem = module.hparams["model"]["name"], module.hparams["model"]["stem"]
+    name, stem = module.architecture.name, module.architecture.stem
     images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
     return (
         f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
-        f"on [bold]{config['data']['name']}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
+        f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
         f"backward rule: {module.rule.gate}, {module.rule.pool}"
     )
 
 
 def _conclude(
     directory: Path,
-    config: dict[str, Any],
+    config: TrainConfig,
     console: Console,
     about: dict[str, Any],
     seconds: float,
     status: str = "finished",
 ) -> dict[str, Any]:
     metrics = directory / "metrics.csv"
-    points = report.history(metrics) if metrics.is_file() else {}
-    summary = report.summarize(points)
-    summary |= {"seconds": round(seconds, 2), "status": status}
-    if not config["trainer"]["fast_dev_run"]:
-        files.write_json(summary | about, directory / "summary.json")
-        report.save_curves(points, directory / "curves.png", config["name"])
-    shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
-    console.print(report.table(status, shown))
+    points = summary.history(metrics) if metrics.is_file() else {}
+    found = summary.summarize(points)
+    found |= {"seconds": round(seconds, 2), "status": status}
+    if not config.trainer.fast_dev_run:
+        files.write_json(found | about, directory / "summary.json")
+        summary.save_curves(points, directory / "curves.png", str(config.name))
+    shown = {key: value for key, value in found.items() if not key.startswith("align/")}  # those are curves
+    console.print(summary.table(status, shown))
     console.print(f"run directory: {directory}", soft_wrap=True)
-    return summary
+    return found
 
 
 def _calm() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -18,16 +18,16 @@ def visible() -> list[str]:
     return [name.strip() for name in named.split(",")][:count]
 
 
-def wanted(trainer: Mapping[str, Any], gpus: int, n_jobs: int) -> int | list[int]:
+def wanted(accelerator: str, devices: Any, gpus: int, n_jobs: int) -> int | list[int]:
     """How many GPUs a job takes, or which, where `trainer.devices` is a list.
 
     Args:
-        trainer: The job's options under `trainer.`.
+        accelerator: The job's `trainer.accelerator`.
+        devices: Its `trainer.devices`.
         gpus: How many there are.
         n_jobs: How many jobs run at a time; `trainer.devices=auto` is an equal share.
     """
-    devices = trainer["devices"]
-    if not gpus or trainer["accelerator"] not in ("auto", "gpu", "cuda"):
+    if not gpus or accelerator not in ("auto", "gpu", "cuda"):
         return 0
     if devices in ("auto", -1, "-1"):
         return max(1, gpus // n_jobs)

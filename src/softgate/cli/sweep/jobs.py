@@ -18,9 +18,9 @@ from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import JobFailed, SoftgateError, require
-from softgate.training import summary as report
-from softgate.training.place import name_of, own_words
-from softgate.training.same import FREE, LENGTH, differences
+from softgate.training import summary
+from softgate.training.config import TrainConfig, name_of, own_words
+from softgate.training.config_differences import FREE, LENGTH, differences
 
 FINISHED = "finished"
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
@@ -37,7 +37,7 @@ class Job:
         number: Its number in the sweep, from 0.
         overrides: What was asked of this job on the command line or by a search, as KEY=VALUE.
         directory: The run's directory.
-        config: Its whole config, plain data, resolved.
+        config: Its whole config.
         composed: The config as Hydra composed it, with the hydra node.
         told: The keys that tell it from other jobs: their overrides were not typed as they are.
         status: waiting, running, finished, or how it ended otherwise.
@@ -50,7 +50,7 @@ class Job:
     number: int
     overrides: list[str]
     directory: Path
-    config: dict[str, Any]
+    config: TrainConfig
     composed: DictConfig
     told: list[str]
     status: str = WAITING
@@ -62,7 +62,7 @@ class Job:
     @property
     def objective(self) -> float | None:
         """What a search maximises; None where the job has not got that far."""
-        return self.summary.get(report.OBJECTIVE)
+        return self.summary.get(summary.OBJECTIVE)
 
     def options(self) -> dict[str, str]:
         """The overrides as key and value."""
@@ -74,18 +74,12 @@ class Job:
         self.summary = files.read_json(self.directory / "summary.json")
         if not self.summary and curves.is_file():
             with suppress(SoftgateError):  # damaged: the job then has no metrics, and is not finished
-                self.summary = report.summarize(report.history(curves))
+                self.summary = summary.summarize(summary.history(curves))
 
     @property
     def trained(self) -> float:
         """Seconds of training, over all parts of the run, as it wrote them."""
         return float(self.summary.get("seconds") or 0.0)
-
-    @property
-    def said(self) -> str:
-        """The overrides that tell it from other jobs."""
-        told = [word for word in self.overrides if word.partition("=")[0] in self.told]
-        return " ".join(told or self.overrides)
 
     @property
     def done(self) -> bool:
@@ -104,7 +98,7 @@ class Job:
         OmegaConf.save(OmegaConf.create({"hydra": self.composed.hydra}), folder / "hydra.yaml")
         OmegaConf.save(OmegaConf.create(self.overrides), folder / "overrides.yaml")
         # Last, and at once: the job counts as begun from here on.
-        files.write(OmegaConf.to_yaml(OmegaConf.create(self.config)), folder / "config.yaml")
+        files.write(OmegaConf.to_yaml(OmegaConf.create(self.config.plain)), folder / "config.yaml")
 
     def command(self) -> list[str]:
         """The command line of the job: a single run of the config saved in its directory."""
@@ -121,7 +115,7 @@ class Job:
     def returned(self) -> JobReturn:
         """What Hydra's sweepers want to know."""
         found = JobReturn()
-        found.overrides, found.cfg = self.overrides, OmegaConf.create(self.config)
+        found.overrides, found.cfg = self.overrides, OmegaConf.create(self.config.plain)
         found.hydra_cfg, found.working_dir = self.composed, str(Path.cwd())
         found.task_name = self.composed.hydra.job.name
         if self.status == FINISHED:
@@ -136,6 +130,7 @@ def compose(number: int, words: Sequence[str], context: HydraContext, master: Di
 
     Raises:
         HydraException: For a key or a choice that does not exist.
+        SoftgateError: For what is wrong in its config.
     """
     composed = context.config_loader.load_sweep_config(master, list(words))
     sweep_dir = Path(str(master.hydra.sweep.dir)).absolute()
@@ -148,15 +143,28 @@ def compose(number: int, words: Sequence[str], context: HydraContext, master: Di
         task = composed.copy()
         del task["hydra"]
     try:
-        config: Any = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+        plain: Any = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
     finally:
         HydraConfig.instance().cfg = before
     own = own_words(words)
-    config["resume"] = False
-    config["sweep"] = {"resume": False, "name": name_of(config["sweep"], sweep_dir), "job": number, "overrides": own}
+    place = {
+        "resume": False,
+        "name": name_of(OmegaConf.select(task, "sweep.name"), sweep_dir),
+        "job": number,
+        "overrides": own,
+    }
     typed = {word.lower() for word in master.hydra.overrides.task}
     told = [word.partition("=")[0] for word in own if word.lower() not in typed]
+    try:
+        config = TrainConfig.read(plain | {"resume": False, "sweep": place})
+    except SoftgateError as error:
+        raise SoftgateError(f"job {number} ({' '.join(said(own, told))}): {error}") from None
     return Job(number, own, directory, config, composed, told)
+
+
+def said(words: Sequence[str], told: Sequence[str]) -> list[str]:
+    """The words with the keys that tell a job from others; all of them where there is none."""
+    return [word for word in words if word.partition("=")[0] in told] or list(words)
 
 
 def admit(job: Job, resume: bool) -> None:
@@ -173,7 +181,7 @@ def admit(job: Job, resume: bool) -> None:
         "with that sweep, another directory begins a new one.",
     )
     before: Any = OmegaConf.to_container(OmegaConf.load(job.directory / ".hydra" / "config.yaml"))
-    differ = differences(before, job.config, INDIFFERENT)
+    differ = differences(before, job.config.plain, INDIFFERENT)
     if differ:
         search = "sampler" in job.composed.hydra.sweeper
         advice = "a search is repeated by hydra.sweeper.sampler.seed=N from its first start on, without a storage"

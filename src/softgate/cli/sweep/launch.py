@@ -9,21 +9,21 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from pydantic import Field
 from rich.console import Console
 
 from softgate.cli import ranks
 from softgate.cli.signals import ends_are_interrupts
 from softgate.cli.sweep import display, gpus, processes, resume
-from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places
-from softgate.errors import SoftgateError, is_whole, require
-from softgate.training import build
-from softgate.training import config as checks
+from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places, said
+from softgate.errors import require
+from softgate.options import Count, Number, Options, Says
 
 TICK = 0.2
 
@@ -36,18 +36,25 @@ class Launches(Protocol):
         ...
 
 
-def launcher(options: Mapping[str, Any], context: HydraContext, function: TaskFunction, config: DictConfig) -> Launches:
+class LauncherConfig(Options):
+    """The options of `hydra/launcher=processes`."""
+
+    at: ClassVar[str] = "hydra.launcher"
+
+    n_jobs: Count = Field(description="jobs at a time")
+    jobs_per_gpu: Count = Field(description="jobs that may share a GPU")
+    grace: Annotated[Annotated[Number, Field(ge=0)], Says("seconds >= 0 are needed")] = Field(
+        description="seconds that jobs have to end after Ctrl-C"
+    )
+
+
+def launcher(given: Mapping[str, Any], context: HydraContext, function: TaskFunction, config: DictConfig) -> Launches:
     """This module's launcher, or Hydra's own where another program has started several ranks already.
 
     Raises:
         SoftgateError: For wrong options, and for a search that every rank would do by itself.
     """
-    for key in ("n_jobs", "jobs_per_gpu"):
-        value = options[key]
-        fine = is_whole(value, 1)
-        require(fine, f"hydra.launcher.{key}={value}: a whole number >= 1 is needed.")
-    grace = options["grace"]
-    require(isinstance(grace, (int, float)) and grace >= 0, f"hydra.launcher.grace={grace}: seconds >= 0 are needed.")
+    options = LauncherConfig.read(given)
     if not ranks.several():
         return Sweep(options, context, config)
     require(
@@ -64,17 +71,15 @@ class Sweep:
     """All jobs of a sweep, over one call of `launch` or, from a search, several.
 
     Args:
-        options: The keys of `conf/hydra/launcher/processes.yaml`.
+        options: Those of the launcher.
         context: What composes configs.
         config: The sweep's own config.
     """
 
     latest: Sweep | None = None
 
-    def __init__(self, options: Mapping[str, Any], context: HydraContext, config: DictConfig) -> None:
-        self.n_jobs: int = options["n_jobs"]
-        self.jobs_per_gpu: int = options["jobs_per_gpu"]
-        self.grace: float = options["grace"]
+    def __init__(self, options: LauncherConfig, context: HydraContext, config: DictConfig) -> None:
+        self.n_jobs, self.jobs_per_gpu, self.grace = options.n_jobs, options.jobs_per_gpu, options.grace
         self.context, self.config = context, config
         self.directory = Path(str(config.hydra.sweep.dir)).absolute()
         self.resume = bool(config.sweep.resume or config.resume)
@@ -124,29 +129,31 @@ class Sweep:
         distinct = len(names) == len(jobs) + len(self.jobs)
         require(distinct, "hydra.sweep.subdir: every job needs a directory of its own; use ${hydra:job.num} in it.")
         for job in jobs:
-            checks.load_plugins(job.config["plugins"])
-            try:
-                build.check(job.config)
-                self._check_place(job.config["trainer"])
-            except SoftgateError as error:
-                raise SoftgateError(f"job {job.number} ({job.said}): {error}") from None
+            self._check_place(job)
             admit(job, self.resume)
         if self.resume:
             require_same_places(jobs, self.directory)
 
-    def _check_place(self, trainer: Mapping[str, Any]) -> None:
-        nodes = trainer["num_nodes"]
-        require(nodes == 1, f"trainer.num_nodes={nodes}: a sweep over several machines needs hydra/launcher=slurm.")
-        share = gpus.wanted(trainer, len(self.gpus), self.n_jobs)
+    def _check_place(self, job: Job) -> None:
+        trainer, start = job.config.trainer, f"job {job.number} ({' '.join(said(job.overrides, job.told))})"
+        nodes, devices = trainer.num_nodes, trainer.devices
+        slurm = "a sweep over several machines needs hydra/launcher=slurm"
+        require(nodes == 1, f"{start}: trainer.num_nodes={nodes}: {slurm}.")
+        share = self._share(job)
         most = max(share, default=-1) + 1 if isinstance(share, list) else share
-        require(most <= len(self.gpus), f"trainer.devices={trainer['devices']}: there are {len(self.gpus)} GPUs.")
+        require(most <= len(self.gpus), f"{start}: trainer.devices={devices}: there are {len(self.gpus)} GPUs.")
+
+    def _share(self, job: Job) -> int | list[int]:
+        """How many GPUs a job takes, or which."""
+        trainer = job.config.trainer
+        return gpus.wanted(trainer.accelerator, trainer.devices, len(self.gpus), self.n_jobs)
 
     def _start(
         self, waiting: deque[Job], running: list[processes.Process], dealer: gpus.Dealer, shown: display.Display
     ) -> None:
         while waiting and len(running) < self.n_jobs:
             job = waiting[0]
-            share = gpus.wanted(job.config["trainer"], len(self.gpus), self.n_jobs)
+            share = self._share(job)
             taken = dealer.take(share)
             if taken is None:  # in order: a job for many GPUs is not overtaken for ever
                 return
@@ -171,7 +178,7 @@ class Sweep:
         """Jobs side by side share the cores; PyTorch would give all of them to each."""
         if self.n_jobs == 1:
             return None
-        devices: Any = job.config["trainer"]["devices"]
+        devices: Any = job.config.trainer.devices
         each = max(1, devices) if isinstance(devices, int) else 1
         cores = os.cpu_count() or 1
         return max(1, cores // (self.n_jobs * each))

@@ -78,7 +78,8 @@ class GridsConfig(Options):
 
     every_n_epochs: Every = Field(1, description="epochs between two grids; the last epoch always has one")
     early: bool = Field(
-        True, description="before the n-th epoch, also after the epochs 0, 1, 2, 4, 8, ..., in which a network changes most"
+        True,
+        description="before the n-th epoch, also after the epochs 0, 1, 2, 4, 8, ...: a network changes most there",
     )
     classes: Count = Field(5, description="rows: one image of each of so many classes")
     extra_targets: Whole = Field(1, description="columns beside the classes of the rows")

@@ -84,10 +84,11 @@ class PathRecorder(Callback):
         header = self._header(module, image[None], "", count)
         points = self.options.recordings + 1
         size = size_on_disk(header, module.net, image, points)
+        said = f"{points} recordings of {count} images take {size / GB:.2f} GB; set it higher"
         require(
             size <= self.options.max_gb * GB,
-            f"callbacks.paths.max_gb={self.options.max_gb}: {points} recordings of {count} images take {size / GB:.2f} GB; set "
-            f"it higher, or callbacks.paths.images, recordings, soft or weights lower.",
+            f"callbacks.paths.max_gb={self.options.max_gb}: {said}, or callbacks.paths.images, recordings, soft or "
+            f"weights lower.",
         )
         place = next(parent for parent in (self.directory, *self.directory.absolute().parents) if parent.is_dir())
         free = shutil.disk_usage(place).free
@@ -114,7 +115,8 @@ class PathRecorder(Callback):
         assert self._probe is not None
         steps, per_epoch = _length(trainer)
         self._plan = {
-            step: step / per_epoch for step in log_spaced_steps(steps, per_epoch, self.options.recordings, self.options.first)
+            step: step / per_epoch
+            for step in log_spaced_steps(steps, per_epoch, self.options.recordings, self.options.first)
         }
         done = trainer.global_step
         if done and (self.directory / "header.json").is_file():

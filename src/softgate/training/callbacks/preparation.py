@@ -1,4 +1,4 @@
-"""What a callback may want before training begins. `train` asks each of them; a callback of your own may want it too."""
+"""What a callback may want before training begins: `train` asks each of them, one of your own too."""
 
 from __future__ import annotations
 

@@ -33,6 +33,13 @@ def differences(before: Any, now: Any, free: Iterable[str] = ()) -> dict[str, tu
     return {key: pair for key, pair in found.items() if pair[0] != pair[1] and not _within(key, names)}
 
 
+def as_long(before: Any, now: Any) -> bool:
+    """Whether two configs end a run at the same moment; a key that is not set is null."""
+    differ = differences(before, now)
+    pairs = [pair for key, pair in differ.items() if _within(key, LENGTH)]
+    return all({ABSENT: None}.get(str(a), a) == {ABSENT: None}.get(str(b), b) for a, b in pairs)
+
+
 def _within(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
