@@ -324,7 +324,7 @@ def test_workers_give_the_same_validation_batches(root):
 
 
 def test_a_listing_can_be_read_at_any_size(root):
-    listing = sources.folder(root, "val", {})
+    listing = sources.folder(sources.Where(root), "val")
     assert images.decode(listing, 12).shape == (9, 3, 12, 12)
 
 
