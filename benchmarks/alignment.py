@@ -15,6 +15,7 @@ from common import report
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import AlignmentCurves
+from softgate.training.callbacks.alignment import AlignmentConfig
 
 IMAGENETTE = 9469
 
@@ -39,9 +40,10 @@ if __name__ == "__main__":
         torch.nn.functional.cross_entropy(module.net(batch), labels).backward()
         optimizer.step()
 
-    callback = AlignmentCurves(rule)
-    images, few = callback.images // given.share, max(1, callback.few // given.share)
-    callback = AlignmentCurves(rule, images=images, few=few)
+    usual = AlignmentConfig()
+    images, few = usual.images // given.share, max(1, usual.few // given.share)
+    options = AlignmentConfig(every_n_epochs=1, images=images, few=few)
+    callback = AlignmentCurves(Surrogate(), options)
     x = torch.randn(images, 3, given.size, given.size)
     data = SimpleNamespace(
         sample=lambda count, seed: (x, torch.arange(count) % 10),

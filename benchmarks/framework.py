@@ -21,24 +21,25 @@ from torch.nn import functional as F
 
 import softgate as sg
 from softgate.training import build, optim
+from softgate.training.config import TrainConfig
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def config(words: list[str]) -> dict:
+def config(words: list[str]) -> TrainConfig:
     """A config as train.py composes it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*words, "name=benchmark"])
-    return OmegaConf.to_container(cfg, resolve=True)
+    return TrainConfig.read(OmegaConf.to_container(cfg, resolve=True))
 
 
 class Bare(pl.Callback):
     """Times each epoch of the fit, and after it as many batches of a plain loop."""
 
-    def __init__(self, net: torch.nn.Module, batches: int, settings: dict, epochs: int) -> None:
+    def __init__(self, net: torch.nn.Module, batches: int, settings: optim.OptimConfig, epochs: int) -> None:
         self.net, self.batches = net, batches
         self.optimizer = optim.build_optimizer(net, settings)
-        self.schedule = optim.warmup_cosine(self.optimizer, batches * epochs, settings["warmup"])
+        self.schedule = optim.warmup_cosine(self.optimizer, batches * epochs, settings.warmup)
         self.seconds: dict[str, list[float]] = {"lightning": [], "bare": []}
         self._since: list[float] = []
 
@@ -91,14 +92,14 @@ def measure(words: list[str], batches: int, rounds: int) -> dict[str, object]:
     sg.attach(net, module.rule)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build.trainer(cfg, Path(folder))
-        bare = Bare(net, batches, cfg["optim"], rounds + 1)
+        bare = Bare(net, batches, cfg.optim, rounds + 1)
         trainer.callbacks.append(bare)
         trainer.fit(module, datamodule=data)
     # The first turn of each warms up.
     lightning, plain = (bare.seconds[name][1:] for name in ("lightning", "bare"))
     images = data.batch_size * (batches - 1)
     return {
-        "data": f"{cfg['data']['name']} {data.size} px",
+        "data": f"{cfg.data.name} {data.size} px",
         "batch": data.batch_size,
         "lightning images/s": images / statistics.median(lightning),
         "bare images/s": images / statistics.median(plain),

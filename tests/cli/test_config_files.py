@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import softgate
 from configs import CONF, TINY, composed, container
 from softgate.evaluation import evaluate
-from softgate.training import build
+from softgate.training.config import TrainConfig
 from softgate.training.train import train
 
 CONFIGS = sorted(CONF.rglob("*.yaml"))
@@ -37,7 +37,7 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
             cfg = container(f"{group}={path.stem}", directory=Path("x"))
             if cfg["trainer"]["accelerator"] == "gpu" and not torch.cuda.is_available():
                 cfg["trainer"]["accelerator"] = "cpu"
-            build.check(cfg)
+            TrainConfig.read(cfg)
 
 
 @pytest.mark.parametrize("name", ["imagenette"])
@@ -65,7 +65,7 @@ def test_every_job_of_a_generalization_preset_composes_and_passes_the_checks(nam
         # Seeds make no other config, and of the learning rates the ends are enough.
         if job["seed"] == "0" and job.get("optim.lr", "0.2") in ("0.0125", "0.2"):
             cfg = container(words, *(f"{key}={value}" for key, value in job.items()), directory=Path("x"))
-            build.check(cfg)
+            TrainConfig.read(cfg)
             rules.append(cfg["surrogate"] | {"lr": cfg["optim"]["lr"]})
     assert len(rules) >= 4
     assert all(rules.count(rule) == 1 for rule in rules)

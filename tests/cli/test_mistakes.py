@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import softgate
-from configs import CONF, ROOT, TINY, composed, container
+from configs import CONF, ROOT, TINY, composed, configured
 from softgate import SoftgateError
 from softgate.cli import command, exits
 from softgate.training import build
@@ -78,27 +78,27 @@ def test_a_wrong_value_is_one_sentence_before_any_data_is_loaded(word, message, 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SoftgateError, match=r"trainer\.accelerator=gpu: this machine has no usable GPU"):
-        build.check(container("trainer=gpu", directory=Path("x")))
+        configured("trainer=gpu", directory=Path("x"))
 
 
 def test_lightnings_own_refusals_are_one_sentence(tmp_path):
-    cfg = container(*TINY, "trainer.plugins=[nonsense]", directory=tmp_path)
+    cfg = configured(*TINY, "trainer.plugins=[nonsense]", directory=tmp_path)
     with pytest.raises(SoftgateError, match="trainer: Found invalid type for plugin nonsense"):
         build.trainer(cfg, tmp_path)
 
 
 def test_num_classes_must_fit_the_data(tmp_path):
-    cfg = container(*TINY, "model.num_classes=7", directory=tmp_path)
+    cfg = configured(*TINY, "model.num_classes=7", directory=tmp_path)
     with pytest.raises(SoftgateError, match=r"model\.num_classes=7: the data has 10 classes"):
         build.module(cfg, build.data(cfg))
 
 
 def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp_path):
     words = (*TINY, "model.name=mobilenet_v3_small", "data.size=32")
-    cfg = container(*words, directory=tmp_path)
+    cfg = configured(*words, directory=tmp_path)
     with pytest.raises(softgate.UnreachableSites, match="hardswish"):
         build.module(cfg, build.data(cfg))
-    plain = container(*words, "surrogate=none", directory=tmp_path)
+    plain = configured(*words, "surrogate=none", directory=tmp_path)
     assert build.module(plain, build.data(plain)).rule.mix == 1
 
 

@@ -41,7 +41,7 @@ def test_no_gpu_is_dealt_to_more_jobs_than_may_share_it(total, each, moves):
     ],
 )
 def test_a_job_takes_the_gpus_that_its_trainer_wants(trainer, n_jobs, share):
-    assert gpus.wanted(trainer, 8, n_jobs) == share
+    assert gpus.wanted(trainer["accelerator"], trainer["devices"], 8, n_jobs) == share
 
 
 def test_jobs_side_by_side_never_see_the_same_gpu(sweep, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from pretended_sweep import AT, pretend_gpus
 from softgate.cli.sweep import processes, resume
 from softgate.cli.sweep.jobs import INDIFFERENT
-from softgate.training.same import ABSENT, differences
+from softgate.training.config_differences import ABSENT, differences
 
 # -- mistakes, before any job is started --------------------------------------------------------------
 

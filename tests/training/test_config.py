@@ -4,6 +4,7 @@ import ast
 import math
 import re
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -112,12 +113,17 @@ def test_types_and_yaml_files_have_the_same_keys_and_defaults(group):
             assert default == usual[name], name
 
 
+@cache
+def attributes() -> set[str]:
+    """Every attribute that some module of softgate reads."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src" / "softgate").rglob("*.py")]
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
 @pytest.mark.parametrize("group", [g for g in GROUPS if g.at not in ("trainer", "logger.wandb")], ids=lambda g: g.at)
 def test_every_key_is_read_by_somebody(group):
-    read = set()
-    for path in (ROOT / "src" / "softgate").rglob("*.py"):
-        read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    assert set(group.model_fields) - read <= {"plugins", "overrides", "csv"}  # read as the config is, or by comparisons
+    # The modules of plugins are imported first, words and csv are kept for those who read files.
+    assert set(group.model_fields) - attributes() <= {"plugins", "overrides", "csv"}
 
 
 @given(st.data())
@@ -142,19 +148,19 @@ def test_the_nearest_key_is_named():
 
 
 @named([case for case in WHOLE if case not in NAMES])
-@pytest.mark.parametrize("value", [True, False, "many", math.nan, math.inf, -math.inf, [1], {"a": 1}], ids=repr)
-def test_a_number_is_no_bool_no_text_no_list_and_no_nan(group, name, value):
-    if kinds(group.model_fields[name].annotation) & {dict[str, int]} and isinstance(value, dict):
-        return
-    with pytest.raises(SoftgateError, match=rf"^{re.escape(path_of(group, name))}={re.escape(str(value))}: .*\.$"):
-        TrainConfig.read(changed(path_of(group, name), value))
+def test_a_number_is_no_bool_no_text_no_list_and_no_nan(group, name):
+    path = path_of(group, name)
+    for value in (True, False, "many", math.nan, math.inf, -math.inf, [1], {"a": 1}):
+        with pytest.raises(SoftgateError, match=rf"^{re.escape(path)}={re.escape(str(value))}: .*\.$"):
+            TrainConfig.read(changed(path, value))
 
 
 @named([(g, n) for g, n in FIELDS if kinds(g.model_fields[n].annotation) == {bool}])
-@pytest.mark.parametrize("value", [0, 1, "true", None, 1.0], ids=repr)
-def test_a_switch_is_true_or_false(group, name, value):
-    with pytest.raises(SoftgateError, match=rf"^{re.escape(path_of(group, name))}={value}: true or false is needed\.$"):
-        TrainConfig.read(changed(path_of(group, name), value))
+def test_a_switch_is_true_or_false(group, name):
+    path = path_of(group, name)
+    for value in (0, 1, "true", None, 1.0):
+        with pytest.raises(SoftgateError, match=rf"^{re.escape(path)}={value}: true or false is needed\.$"):
+            TrainConfig.read(changed(path, value))
 
 
 @named([(g, n) for g, n in WHOLE if int in kinds(g.model_fields[n].annotation) and (g, n) not in NAMES])
@@ -189,12 +195,12 @@ LEAVES = [path_of(*case) for case in FIELDS if path_of(*case) not in ("plugins",
 
 @given(st.sampled_from(LEAVES), JUNK)
 def test_whatever_stands_at_a_key_is_taken_or_refused_in_one_sentence(path, value):
+    said = ""
     try:
         TrainConfig.read(changed(path, value))
     except SoftgateError as error:
-        assert "\n" not in str(error).replace(str(value), "")
-        assert "pydantic" not in str(error)
-        assert "validation error" not in str(error)
+        said = str(error).replace(str(value), "")
+    assert not any(word in said for word in ("pydantic", "validation error", "\n"))
 
 
 @pytest.mark.parametrize(

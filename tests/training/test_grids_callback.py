@@ -13,12 +13,12 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
 import softgate
-from configs import TINY, container
+from configs import TINY, configured
 from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
 from softgate.training import build
 from softgate.training.callbacks.film import Film, spread
-from softgate.training.callbacks.grids import SOFT, PullbackGrids, grid_targets
+from softgate.training.callbacks.grids import SOFT, GridsConfig, PullbackGrids, grid_targets
 from softgate.training.callbacks.media import COLUMNS
 from trained import BARE_GRIDS, equal, fitted
 from wandb_file import read_run
@@ -42,9 +42,9 @@ def test_grids_come_every_n_epochs_and_after_the_last(tmp_path):
 
 
 def test_early_epochs_have_grids_at_powers_of_two():
-    cadence = PullbackGrids("x", Surrogate().to_dict(), every_n_epochs=10)
+    cadence = PullbackGrids("x", Surrogate(), GridsConfig(every_n_epochs=10))
     assert [epoch for epoch in range(31) if cadence.due(epoch)] == [0, 1, 2, 4, 8, 10, 20, 30]
-    steady = PullbackGrids("x", Surrogate().to_dict(), every_n_epochs=10, early=False)
+    steady = PullbackGrids("x", Surrogate(), GridsConfig(every_n_epochs=10, early=False))
     assert [epoch for epoch in range(31) if steady.due(epoch)] == [0, 10, 20, 30]
 
 
@@ -181,7 +181,7 @@ def test_a_class_without_a_probe_image_is_named_before_training(tmp_path):
             path.parent.mkdir(parents=True)
             Image.new("RGB", (16, 16), (80 * k, 0, 0)).save(path)
     words = ("data=folder", f"data.root={tmp_path}/images", "data.size=16", "callbacks.grids.classes=3")
-    data = build.data(container(*TINY, *words, directory=tmp_path))
+    data = build.data(configured(*TINY, *words, directory=tmp_path))
     data.val_listing.labels[0] = 1
     with pytest.raises(SoftgateError, match="class 'a' has no validation image"):
         data.probe(3, 0)
@@ -207,9 +207,9 @@ def test_a_run_ended_by_max_steps_has_a_last_grid(tmp_path):
 )
 def test_grid_options_of_the_wrong_kind_are_named(key, value):
     with pytest.raises(SoftgateError, match=rf"callbacks\.grids\.{key}={value}"):
-        PullbackGrids("x", Surrogate().to_dict(), **{key: value})
+        GridsConfig.read({key: value})
 
 
 def test_a_grid_option_that_cannot_be_is_refused():
     with pytest.raises(SoftgateError, match=r"every_n_epochs=-1"):
-        PullbackGrids("x", Surrogate().to_dict(), every_n_epochs=-1)
+        GridsConfig.read({"every_n_epochs": -1})

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import softgate
-from configs import TINY, composed, container
+from configs import TINY, composed, configured
 from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, build, tracking
@@ -66,7 +66,7 @@ def test_the_rule_changes_what_is_learnt(run, tmp_path):
 
 
 def test_surrogate_none_is_plain_training_of_the_bare_network(tmp_path):
-    cfg = container(*TINY, "surrogate=none", directory=tmp_path)
+    cfg = configured(*TINY, "surrogate=none", directory=tmp_path)
     data = build.data(cfg)
     pl.seed_everything(0, verbose=False)
     module = build.module(cfg, data)
