@@ -14,8 +14,8 @@ from common import report
 from torch import Tensor, nn
 
 from softgate.data import ImageData
+from softgate.evaluation.checkpoints import find_checkpoint
 from softgate.evaluation.generalization.attacks import PGD, RELATIVE_STEP, in_pixels, scaled_l2
-from softgate.evaluation.runs import find_checkpoint
 from softgate.sites.inference import reading_out
 from softgate.training.checkpoints import restore
 

@@ -85,7 +85,7 @@ def accuracy(net: nn.Module, x: Tensor, labels: Tensor) -> float:
 def on_digits(given: argparse.Namespace) -> tuple[nn.Module, nn.Module | None, Probe, str]:
     options = DIGITS
     if given.run:
-        from softgate.evaluation.runs import find_checkpoint
+        from softgate.evaluation.checkpoints import find_checkpoint
         from softgate.training.checkpoints import restore
 
         module, options = restore(find_checkpoint(str(given.run), "best"))

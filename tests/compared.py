@@ -1,7 +1,8 @@
 """A comparison of finished runs as `evaluate.py` makes it, and the options that keep it short."""
 
-from configs import composed
+from configs import composed, container
 from softgate.evaluation import evaluate
+from softgate.evaluation.config import EvaluationConfig
 
 FEW = (
     *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.resamples=100", "compare.corruptions.images=4"),
@@ -16,3 +17,8 @@ CHEAP = (
 
 def evaluated(directory, *words):
     return evaluate.evaluate(composed(*words, name="evaluate", directory=directory))
+
+
+def asked(*words):
+    """The options of an evaluation, read."""
+    return EvaluationConfig.read(container(*words, name="evaluate"))

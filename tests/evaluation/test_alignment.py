@@ -16,8 +16,9 @@ import softgate as sg
 from configs import CONF, composed
 from softgate import SoftgateError
 from softgate.cli import command
-from softgate.evaluation import alignment, evaluate, networks
-from softgate.evaluation import runs as runs_of
+from softgate.data.config import DataConfig
+from softgate.evaluation import alignment, checkpoints, evaluate, networks
+from softgate.evaluation.config import AlignmentConfig
 from softgate.figures import panels
 from softgate.metrics import controls
 from softgate.metrics.control_table import BETTER, SANITY, Score, control_table
@@ -157,11 +158,11 @@ def test_classes_of_another_numbering_are_judged_by_their_own_outputs(runs, imag
     judge.sites.detach()
     module.sites.detach()
     data = evaluate.ImageData(data, splits=("val",))
-    settings = {"images": 8, "dear_images": 4, "draws": 1, "seed": 314, "evaluator": "x"}
+    settings = AlignmentConfig(images=8, dear_images=4, draws=1, seed=314, evaluator="x")
     monkeypatch.setattr(alignment, "check", lambda options, soft: None)
     tables = []
     for places in ([0, 1, 2, 3], [3, 1, 0, 2]):
-        study = alignment.Study(settings, RULE, (judge.net, about, CLASSES))
+        study = alignment.Study(settings, RULE, (judge.net, DataConfig.read(about), CLASSES))
         net = Shuffled(module.net, places).eval()
         study.look("x", None, networks.Subject("x", net, CLASSES, places), data)
         tables.append(study.measured[0].table["pullback"])
@@ -228,9 +229,10 @@ def test_what_cannot_be_measured_is_one_sentence_before_data_is_loaded(
 
 
 def test_fewer_validation_images_than_classes_are_refused():
-    study = alignment.Study({"images": 8, "dear_images": 2, "draws": 1, "seed": 0, "evaluator": None}, RULE)
+    asked = AlignmentConfig(images=8, dear_images=2, draws=1, seed=0, evaluator=None)
+    study = alignment.Study(asked, RULE)
     with pytest.raises(SoftgateError, match=r"alignment\.images=8, of which the data has 3: at least one"):
-        study.expect("x", options("x"), CLASSES, 3)
+        study.expect("x", DataConfig.read(options("x")), CLASSES, 3)
 
 
 def test_another_word_than_full_is_one_sentence(typed):
@@ -258,18 +260,18 @@ def test_an_option_of_alignment_without_alignment_says_what_is_missing(monkeypat
 
 
 def test_a_glob_takes_runs_and_leaves_the_rest(runs):
-    found = runs_of.find_checkpoints(f"{runs}/sweep/*", "best")
+    found = checkpoints.find_checkpoints([f"{runs}/sweep/*"], "best")
     assert found == [runs / "sweep" / name / "checkpoints" / "best.ckpt" for name in ("hard", "soft")]
-    assert runs_of.find_checkpoints([f"{runs}/sweep/*", f"{runs}/sweep/soft"], "best") == found
-    assert runs_of.find_checkpoints([f"{runs}/*/*/checkpoints/*.ckpt"], "best") == found
+    assert checkpoints.find_checkpoints([f"{runs}/sweep/*", f"{runs}/sweep/soft"], "best") == found
+    assert checkpoints.find_checkpoints([f"{runs}/*/*/checkpoints/*.ckpt"], "best") == found
 
 
 def test_labels_are_short_and_differ(tmp_path):
     paths = [tmp_path / a / b / "checkpoints" / "best.ckpt" for a, b in (("x", "r"), ("y", "r"), ("y", "s"))]
-    assert runs_of.labelled(paths[1:]) == ["r", "s"]
-    assert runs_of.labelled(paths) == ["x-r", "y-r", "y-s"]
-    assert runs_of.labelled([paths[0], paths[0].with_name("last.ckpt")]) == ["best", "last"]
-    assert runs_of.labelled([tmp_path / "a.ckpt", tmp_path / "b.ckpt"]) == ["a", "b"]
+    assert checkpoints.labelled(paths[1:]) == ["r", "s"]
+    assert checkpoints.labelled(paths) == ["x-r", "y-r", "y-s"]
+    assert checkpoints.labelled([paths[0], paths[0].with_name("last.ckpt")]) == ["best", "last"]
+    assert checkpoints.labelled([tmp_path / "a.ckpt", tmp_path / "b.ckpt"]) == ["a", "b"]
 
 
 # -- verdicts and pictures ------------------------------------------------------------------------------

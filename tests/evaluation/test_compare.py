@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import finished_sweep as finished
-from compared import CHEAP, FEW, evaluated
-from configs import container
+from compared import CHEAP, FEW, asked, evaluated
 from softgate import SoftgateError
+from softgate.data.config import DataConfig
 from softgate.evaluation import compare, evaluate
 from softgate.evaluation.generalization import measures, scores
 
@@ -129,8 +129,8 @@ def test_one_run_and_compare_none_and_alignment_are_looked_at_as_before(swept, t
         assert found["runs"][0]["checkpoint"].endswith("none-0/checkpoints/best.ckpt")
     files = [str(swept / "none-0" / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")]
     for more in ((f"runs={swept}/none-*", "alignment=full"), (f"runs=[{','.join(files)}]",)):
-        assert compare.wanted(container(*more, name="evaluate", directory=tmp_path)) == []
-    assert len(compare.wanted(container(f"runs={swept}/none-*", name="evaluate", directory=tmp_path))) == 3
+        assert compare.wanted(asked(*more)) == []
+    assert len(compare.wanted(asked(f"runs={swept}/none-*"))) == 3
 
 
 def test_arms_are_compared_at_the_same_share_of_the_data(images, tmp_path):
@@ -168,14 +168,14 @@ def test_a_shifted_test_set_is_matched_by_its_folders(swept, images, tmp_path):
 def test_corrupted_images_are_the_same_for_every_network_kept_or_made_anew(swept, monkeypatch):
     module, options = evaluate.restore(swept / "none-0" / "checkpoints" / "last.ckpt")
     module.sites.detach()
-    config = container("runs=x", *FEW, name="evaluate")["compare"]
-    bench = measures.Bench(evaluate.ImageData(options, ("val",)), config)
-    first = bench.measure(module.eval(), options)
+    config, data = asked("runs=x", *FEW).compare, DataConfig.read(options)
+    bench = measures.Bench(evaluate.ImageData(data, ("val",)), config)
+    first = bench.measure(module.eval(), data)
     assert bench._kept
-    again = bench.measure(module, options)
+    again = bench.measure(module, data)
     monkeypatch.setattr(measures, "CACHE_LIMIT", 0)
-    anew = measures.Bench(evaluate.ImageData(options, ("val",)), config)
-    assert first.values == again.values == anew.measure(module, options).values
+    anew = measures.Bench(evaluate.ImageData(data, ("val",)), config)
+    assert first.values == again.values == anew.measure(module, data).values
     assert not anew._kept
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from omegaconf import OmegaConf
 from PIL import Image
 
 from configs import TINY, composed, container
 from softgate import SoftgateError
 from softgate.evaluation import evaluate
-from softgate.evaluation.runs import find_checkpoint
+from softgate.evaluation.checkpoints import find_checkpoint
 from softgate.training import build
 from softgate.training.train import train
 
@@ -176,14 +175,14 @@ def test_a_network_that_does_not_fit_its_images_is_one_sentence(photographs, wei
 
 
 def test_published_weights_are_looked_at_in_their_own_size_unless_another_is_typed(tmp_path):
-    from softgate.evaluation import networks
+    from softgate.evaluation import config, networks
 
     words = ("model=resnet50", "model.weights=IMAGENET1K_V1", "data=imagenette")
     for more, expected in (((), 224), (("data.size=160",), 160)):
-        config = OmegaConf.to_container(composed(*words, *more, name="evaluate", directory=tmp_path))
-        assert networks.image_size(config, "resnet50") == expected
-    config = OmegaConf.to_container(composed(*words, name="evaluate", directory=tmp_path))
-    assert networks.image_size(config, "inception_v3") == 299
+        asked = config.options(composed(*words, *more, name="evaluate", directory=tmp_path))
+        assert networks.image_size(asked.networks[0], asked.data) == expected
+    asked = config.options(composed(*words, "models=[inception_v3]", name="evaluate", directory=tmp_path))
+    assert networks.image_size(asked.networks[0], asked.data) == 299
 
 
 def test_imagenettes_classes_are_matched_with_imagenets_by_name():

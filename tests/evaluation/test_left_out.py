@@ -10,7 +10,7 @@ import pytest
 import finished_sweep as finished
 from compared import CHEAP, FEW, evaluated
 from softgate import SoftgateError
-from softgate.evaluation import compare
+from softgate.evaluation import checkpoints, compare
 from softgate.evaluation import runs as collection
 
 
@@ -95,7 +95,7 @@ def test_commands_can_be_pasted_into_a_shell_and_begin_from_the_start():
 @pytest.mark.parametrize("name", ["a=b,c[1]", "what?", "star*"])
 def test_a_glob_reaches_a_directory_with_marks_in_its_name(swept, tmp_path, name):
     place = shutil.copytree(swept, tmp_path / name)
-    assert len(collection.directories(f"{place}/**")) == len(collection.directories(f"{place}/none-?")) * 3 == 9
+    assert len(checkpoints.directories(f"{place}/**")) == len(checkpoints.directories(f"{place}/none-?")) * 3 == 9
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from softgate.evaluation import compare
+from compared import asked
+from softgate.evaluation import checkpoints, compare
 from softgate.evaluation import runs as collection
 from softgate.evaluation.generalization.measures import Measured
 from softgate.evaluation.reports import sentences
@@ -16,7 +17,7 @@ from softgate.figures import comparison as charts
 
 def comparison(a, b, key="acc", baseline="none"):
     """Two arms with the given scores by seed and image."""
-    options = {"level": 0.95, "resamples": 300, "curves": ["noise_cosine"], "within": [], "price": None}
+    options = asked("compare.resamples=300", "compare.curves=[noise_cosine]", "compare.within=[]").compare
     made = []
     for arm, rows in (("none", b), ("soft", a)):
         for seed, row in enumerate(rows):
@@ -69,7 +70,7 @@ def test_job_2_of_a_sweep_stands_before_job_10(tmp_path):
         (tmp_path / f"{number}-digits").mkdir()
         (tmp_path / f"{number}-digits" / "config.yaml").write_text("trainer: {max_epochs: 1}")
     expected = [tmp_path / f"{number}-digits" for number in (0, 2, 10)]
-    assert collection.directories(str(tmp_path)) == collection.directories(f"{tmp_path}/*") == expected
+    assert checkpoints.directories(str(tmp_path)) == checkpoints.directories(f"{tmp_path}/*") == expected
 
 
 def test_a_correlation_within_arms_is_not_feigned_by_arms():

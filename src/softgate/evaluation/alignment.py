@@ -17,7 +17,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from softgate.data import ImageData
-from softgate.errors import SoftgateWarning, is_whole, require
+from softgate.data.config import DataConfig
+from softgate.errors import SoftgateWarning, require
+from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
 from softgate.figures.panels import Dots, dots
 from softgate.files import save_picture
@@ -82,29 +84,29 @@ class Study:
     """Measures networks one after the other, and reports on all of them.
 
     Args:
-        options: The keys of `conf/alignment/full.yaml`.
+        options: Of `alignment=full`.
         soft: The rule of the pullback.
         judge: An independently trained network, the options of its data and its classes' names.
 
     Raises:
-        SoftgateError: For an option out of range, or a rule with hard gates.
+        SoftgateError: If the evaluator's file is not there, or for a rule with hard gates.
     """
 
     def __init__(
         self,
-        options: Mapping[str, Any],
+        options: AlignmentConfig,
         soft: Surrogate,
-        judge: tuple[nn.Module, Mapping[str, Any], Sequence[str]] | None = None,
+        judge: tuple[nn.Module, DataConfig, Sequence[str]] | None = None,
     ) -> None:
         check(options, soft)
-        self.options, self.soft, self.judge = dict(options), soft, judge
+        self.options, self.soft, self.judge = options, soft, judge
         self.measured: list[Measured] = []
         self._expected: tuple[str, dict[str, Any], list[str]] | None = None
         self._means: tuple[ImageData, Tensor | None] | None = None
         console = Console()
         self._console = console if console.is_terminal else Console(width=WIDTH)
 
-    def expect(self, label: str, options: Mapping[str, Any], classes: Sequence[str], images: int | None = None) -> None:
+    def expect(self, label: str, options: DataConfig, classes: Sequence[str], images: int | None = None) -> None:
         """Says that a network will be measured; nothing is loaded.
 
         Args:
@@ -116,9 +118,9 @@ class Study:
         Raises:
             SoftgateError: If there are too few images, or it cannot be compared with the others or judged.
         """
-        count = self.options["images"] if images is None else min(self.options["images"], images)
-        few = f"alignment.images={self.options['images']}"
-        few += "" if count == self.options["images"] else f", of which the data has {count}"
+        count = self.options.images if images is None else min(self.options.images, images)
+        few = f"alignment.images={self.options.images}"
+        few += "" if count == self.options.images else f", of which the data has {count}"
         require(count >= len(classes), f"{few}: at least one for each of the {len(classes)} classes is needed.")
         mine = about(options)
         if self._expected is None:
@@ -126,7 +128,7 @@ class Study:
         other, theirs, named = self._expected
         _same(f"alignment=full: {label} and {other} cannot be compared", (mine, classes), (theirs, named), SAME)
         if self.judge is not None:
-            start = f"alignment.evaluator={self.options['evaluator']}: it cannot judge {label}"
+            start = f"alignment.evaluator={self.options.evaluator}: it cannot judge {label}"
             judged = about(self.judge[1]), self.judge[2]
             _same(start, judged, (mine, classes), ("size", "mean", "std"))
 
@@ -145,7 +147,7 @@ class Study:
         notes: dict[str, list[str]] = {}
         judge = None if self.judge is None else Renumbered(self.judge[0], subject.classes, len(subject.names))
         judge = judge if judge is None else judge.to(probe.images).eval()
-        dear, draws = self.options["dear_images"], self.options["draws"]
+        dear, draws = self.options.dear_images, self.options.draws
         for name, explainer in controls.standard(self.soft, probe.images, draws).items():
             self._console.print(f"alignment of {label}: {name} ...", style="dim", soft_wrap=True, markup=False)
             with warnings.catch_warnings(record=True) as caught:
@@ -178,11 +180,11 @@ class Study:
         save_picture(picture(self.measured, self.options), directory / "alignment.png")
         networks = [one.plain() for one in self.measured]
         better = {key: {True: "higher", False: "lower", None: "zero"}[better] for key, better in BETTER.items()}
-        return {**self.options, "better": better, "networks": networks, "two_by_two": crossed}
+        return {**self.options.plain, "better": better, "networks": networks, "two_by_two": crossed}
 
     def _probe(self, subject: Subject, data: ImageData) -> Probe:
         like = next(subject.net.parameters())
-        images, labels = data.sample(self.options["images"], self.options["seed"])
+        images, labels = data.sample(self.options.images, self.options.seed)
         if self._means is None or self._means[0] is not data:
             self._means = data, data.class_means()
         numbers = torch.tensor(subject.classes)
@@ -212,16 +214,11 @@ class Renumbered(nn.Module):
         return made
 
 
-def check(options: Mapping[str, Any], soft: Surrogate) -> None:
-    """Raises `SoftgateError` for options out of range and for a read-out with hard gates; loads nothing."""
-    for key, least in (("images", 2), ("dear_images", 1), ("draws", 1), ("seed", 0)):
-        value = options[key]
-        whole = is_whole(value, least)
-        require(whole, f"alignment.{key}={value}: a whole number >= {least} is needed.")
+def check(options: AlignmentConfig, soft: Surrogate) -> None:
+    """Raises `SoftgateError` for an evaluator that is not there and for a read-out with hard gates; loads nothing."""
     controls.standard(soft, torch.empty(0))
-    evaluator = options["evaluator"]
-    fine = evaluator is None or Path(str(evaluator)).expanduser().is_file()
-    require(fine, f"alignment.evaluator={evaluator}: there is no such file; a checkpoint is needed.")
+    fine = options.judge is None or options.judge.is_file()
+    require(fine, f"alignment.evaluator={options.evaluator}: there is no such file; a checkpoint is needed.")
 
 
 def two_by_two(measured: Sequence[Measured]) -> dict[str, Any] | None:
@@ -285,7 +282,7 @@ def show_crossed(crossed: Mapping[str, Any], measured: Sequence[Measured], conso
     console.print(made)
 
 
-def picture(measured: Sequence[Measured], options: Mapping[str, Any]) -> Any:
+def picture(measured: Sequence[Measured], options: AlignmentConfig) -> Any:
     """One panel for each metric, one row for each explainer, one dot with its interval for each network."""
     panels: dict[str, list[Dots]] = {}
     for key, better in BETTER.items():
@@ -296,7 +293,7 @@ def picture(measured: Sequence[Measured], options: Mapping[str, Any]) -> Any:
             made.append(Dots(label, rows, frozenset(n for n, keys in one.failed.items() if keys), one.trained))
         panels[_titled(key, better)] = made
     names = list(dict.fromkeys(name for one in measured for name in one.table))
-    title = f"alignment, {options['images']} images, {options['dear_images']} for what takes many passes"
+    title = f"alignment, {options.images} images, {options.dear_images} for what takes many passes"
     return dots(panels, names, f"{title}; + more, - less, 0 zero is best; hollow: fails the sanity gate")
 
 
@@ -310,10 +307,10 @@ def _write_csv(measured: Sequence[Measured], path: Path) -> None:
                 writer.writerows((*start, key, *scores[key]) for key in BETTER if key in scores)
 
 
-def about(options: Mapping[str, Any]) -> dict[str, Any]:
+def about(options: DataConfig) -> dict[str, Any]:
     """What of the options of data says which images they are."""
-    found: dict[str, Any] = {key: options.get(key) for key in SAME}
-    found["root"] = str(Path(str(found["root"] or "data")).expanduser().resolve())
+    found: dict[str, Any] = {key: getattr(options, key) for key in SAME}
+    found["root"] = str(Path(str(options.root)).expanduser().resolve())
     return found | {key: list(found[key]) for key in ("mean", "std")}
 
 

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from softgate import files
 from softgate.data import ImageData
+from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
-from softgate.evaluation import alignment
-from softgate.evaluation import grids as pictures
-from softgate.evaluation import networks as pretrained
-from softgate.evaluation import runs as collection
+from softgate.evaluation import alignment, grids
+from softgate.evaluation.checkpoints import directories
+from softgate.evaluation.config import CompareConfig, DataChanges, EvaluationConfig, GridConfig
 from softgate.evaluation.generalization import measures, statistics
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
 from softgate.evaluation.generalization.statistics import Difference
-from softgate.evaluation.runs import Run
-from softgate.metrics.control_table import BETTER
+from softgate.evaluation.networks import Subject
+from softgate.evaluation.runs import Run, never_started, read, require_known, sort, tune, without_doubles
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, provenance
 
 SCHEMA = 1
 """Version of what stands under `comparison` in `results.json`."""
 
-CHECKPOINTS = ("best", "last")
-
 Restore = Callable[[Path], tuple[SoftgateModule, dict[str, Any]]]
-Networks = dict[str, tuple[SoftgateModule, dict[str, Any]]]
+Networks = dict[str, tuple[SoftgateModule, DataConfig]]
 """By the labels of their runs: networks, and the options of their data."""
 
 
@@ -62,14 +59,14 @@ class Comparison:
         notes: Lines on what else a reader must know.
         tuned: Lines on what was chosen for each arm.
         grids: Arm to the picture of its best epoch.
-        options: The keys of `compare`.
+        options: Of the comparison.
         data: Name of the data, its number of test images, its classes.
         environment: Of the evaluation.
     """
 
     runs: list[Run]
     baseline: str
-    options: Mapping[str, Any]
+    options: CompareConfig
     left: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tuned: list[str] = field(default_factory=list)
@@ -100,52 +97,22 @@ class Comparison:
         return {run.seed: each for run, each in pairs if (run.arm, run.condition) == (arm, condition)}
 
 
-def wanted(config: Mapping[str, Any]) -> list[Path]:
+def wanted(options: EvaluationConfig) -> list[Path]:
     """The directories to compare; empty where `runs` names one run, or no comparison is asked for."""
-    options = config.get("compare")
-    others = config.get("alignment"), config.get("paths")  # these look at each run by themselves
-    if options is None or config["runs"] is None or any(other is not None for other in others):
+    given = options.patterns
+    # Alignment and paths look at each run by themselves.
+    if options.compare is None or not given or options.alignment is not None or options.paths is not None:
         return []
-    require(isinstance(options, Mapping), f"compare={options}: there is no such choice; allowed: full, none, quick.")
-    given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
-    if not given:
-        return []
-    if any(str(one).endswith(".ckpt") and Path(str(one)).expanduser().is_file() for one in given):
+    if any(one.endswith(".ckpt") and Path(one).expanduser().is_file() for one in given):
         return []  # files are taken as they are; a comparison chooses its own checkpoint of each run
-    found = collection.directories(given)
-    several = len(given) > 1 or any(mark in str(given[0]) for mark in "*?[")
+    found = directories(*given)
+    several = len(given) > 1 or any(mark in given[0] for mark in "*?[")
     return found if len(found) > 1 or (several and found) else []
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `SoftgateError` for options of `compare` that are out of range; loads nothing."""
-    if options["checkpoint"] not in CHECKPOINTS:
-        raise unknown("compare.checkpoint", options["checkpoint"], CHECKPOINTS)
-    level, price = options["level"], options["price"]
-    fine = isinstance(level, float) and 0.5 <= level < 1
-    require(fine, f"compare.level={level}: a number from 0.5 to below 1 is needed.")
-    count = options["resamples"]
-    require(isinstance(count, int) and count >= 100, f"compare.resamples={count}: a whole number >= 100 is needed.")
-    for key in ("corruptions", "attack", "sharpness"):
-        none = {"corruptions": "families=[]", "attack": "linf=null", "sharpness": "images=0"}[key]
-        fine = isinstance(options[key], Mapping)
-        require(fine, f"compare.{key}={options[key]}: it has options under it; compare.{key}.{none} leaves it out.")
-    for key in ("within", "tune", "curves"):
-        words = options[key]
-        fine = isinstance(words, list) and all(isinstance(word, str) for word in words)
-        require(fine, f"compare.{key}={words}: a list of names is needed.")
-    for name in options["curves"]:
-        if name not in BETTER:
-            raise unknown("compare.curves", name, BETTER)
-    fine = price is None or (isinstance(price, (int, float)) and price >= 0)
-    require(fine, f"compare.price={price}: a number >= 0 is needed, or null.")
-    measures.check(options)
-
-
 def compare(
-    config: Mapping[str, Any],
+    evaluation: EvaluationConfig,
     paths: Sequence[Path],
-    soft: Surrogate,
     device: torch.device,
     directory: Path,
     restore: Restore,
@@ -153,9 +120,8 @@ def compare(
     """Compares runs and writes the report's tables; what cannot be compared is left out and said.
 
     Args:
-        config: The config of `conf/evaluate.yaml`.
+        evaluation: Of the whole evaluation, a comparison among them.
         paths: The runs' directories.
-        soft: The rule that grids are read out with.
         device: Where to measure.
         directory: Where results go.
         restore: From a checkpoint to a network and the options of its data.
@@ -166,20 +132,21 @@ def compare(
     Raises:
         SoftgateError: If nothing is left to compare, or an option is out of range.
     """
-    options, console = config["compare"], Console()
-    check(options)
-    runs, left = collection.read(paths, options["checkpoint"])
-    left += collection.never_started(paths)
-    collection.require_known(options, runs)
-    given = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
-    left += [f"{one}: there is no run." for one in given if not collection.directories(one)]
+    options, console = evaluation.compare, Console()
+    if options is None:
+        raise SoftgateError("compare=null: there is no comparison; choose compare=quick or compare=full.")
+    measures.check(options)
+    runs, left = read(paths, options.checkpoint)
+    left += never_started(paths)
+    require_known(options, runs)
+    left += [f"{one}: there is no run." for one in evaluation.patterns if not directories(one)]
     networks: Networks = {}
-    score = "val/acc" if options["checkpoint"] == "last" else "best/val/acc"
+    score = "val/acc" if options.checkpoint == "last" else "best/val/acc"
     while True:
-        every = collection.sort(runs, options["within"], options["tune"])
-        chosen, doubles = collection.without_doubles(every, options["tune"])
-        chosen, tuned = collection.tune(chosen, options["tune"], score)
-        broken = _load(chosen, options["checkpoint"], config["data"], restore, networks)
+        every = sort(runs, options.within, options.tune)
+        chosen, doubles = without_doubles(every, options.tune)
+        chosen, tuned = tune(chosen, options.tune, score)
+        broken = _load(chosen, options.checkpoint, evaluation.data, restore, networks)
         left += [f"{label}: {why}" for label, why in broken.items()]
         runs = [run for run in runs if run.label not in broken]
         if not broken:  # else an older run, or one of another value, may stand in
@@ -189,21 +156,21 @@ def compare(
     runs = [run for run in chosen if run.label in networks]
     for line in left:
         console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
-    require(bool(runs), f"runs={config['runs']}: none of {len(paths)} runs can be compared; {' '.join(left)}")
+    require(bool(runs), f"runs={evaluation.plain['runs']}: none of {len(paths)} runs can be compared; {' '.join(left)}")
     # Once more: what was left out may have been all that differed in a key.
-    runs = collection.sort(runs, options["within"], options["tune"])
-    found = Comparison(runs, _baseline(runs, options["baseline"]), options, left, tuned=tuned)
+    runs = sort(runs, options.within, options.tune)
+    found = Comparison(runs, _baseline(runs, options.baseline), options, left, tuned=tuned)
     found.notes = missing(found)
     found.environment = provenance.environment(kind=device.type)
     _measure(found, networks, device, directory, console)
     found.rows = differences(found)
-    if options["grids"]:
-        _draw(found, networks, soft, config["grid"], device, directory, restore)
+    if options.grids:
+        _draw(found, networks, evaluation.readout, evaluation.grid, device, directory, restore)
     return found
 
 
 def _load(
-    runs: Sequence[Run], which: str, changed: Mapping[str, Any], restore: Restore, networks: Networks
+    runs: Sequence[Run], which: str, changed: DataChanges, restore: Restore, networks: Networks
 ) -> dict[str, str]:
     """Adds the networks of runs by their labels; of those that do not load, says why."""
     broken = {}
@@ -216,7 +183,7 @@ def _load(
             broken[run.label] = str(error).partition(": ")[2]
             continue
         module.sites.detach()
-        networks[run.label] = module, options | {key: value for key, value in changed.items() if value is not None}
+        networks[run.label] = module, changed.onto(options)
     return broken
 
 
@@ -276,7 +243,7 @@ def _seeds(found: Comparison, arm: str, condition: str) -> set[int]:
 
 def _measure(
     found: Comparison,
-    networks: Mapping[str, tuple[SoftgateModule, dict[str, Any]]],
+    networks: Networks,
     device: torch.device,
     directory: Path,
     console: Console,
@@ -288,10 +255,10 @@ def _measure(
         if bench is None:
             data = ImageData(options, splits=("val",))
             bench = Bench(data, found.options)
-            found.data = {"name": options["name"], "images": len(data.val_listing), "classes": data.classes}
+            found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
             require(
                 data.classes == module.classes,
-                f"data.root={options.get('root')}: its {len(data.classes)} classes are not the runs'.",
+                f"data.root={options.root}: its {len(data.classes)} classes are not the runs'.",
             )
         module.to(device).eval()
         found.measured.append(bench.measure(module, options))
@@ -306,7 +273,7 @@ def _measure(
 def differences(found: Comparison) -> list[Row]:
     """Every arm against the baseline on every measure; Holm's correction is over the arms of a measure."""
     rows = []
-    level = found.options["level"]
+    level = found.options.level
     for key in found.keys:
         made: list[tuple[str, str, tuple[int, ...], Difference]] = []
         for condition in found.conditions:
@@ -317,7 +284,7 @@ def differences(found: Comparison) -> list[Row]:
                 seeds = tuple(seed for seed in both if key in mine[seed].values and key in base[seed].values)
                 if seeds:
                     a, b = (measures.stacked([each[seed] for seed in seeds], key) for each in (mine, base))
-                    one = statistics.paired(a, b, level, found.options["resamples"])
+                    one = statistics.paired(a, b, level, found.options.resamples)
                     made.append((arm, condition, seeds, one))
         for (arm, condition, seeds, _), one in zip(made, statistics.together([m[3] for m in made], level), strict=True):
             rows.append(Row(arm, condition, key, seeds, one, one.verdict(MEASURES[key].better, level)))
@@ -326,9 +293,9 @@ def differences(found: Comparison) -> list[Row]:
 
 def _draw(
     found: Comparison,
-    networks: Mapping[str, tuple[SoftgateModule, dict[str, Any]]],
+    networks: Networks,
     soft: Surrogate,
-    grid: Mapping[str, Any],
+    grid: GridConfig,
     device: torch.device,
     directory: Path,
     restore: Restore,
@@ -342,22 +309,20 @@ def _draw(
         module, options = networks[run.label]
         data = data or ImageData(options, splits=("val",))
         best = run.directory / "checkpoints" / "best.ckpt"
-        if best.is_file() and found.options["checkpoint"] != "best":
+        if best.is_file() and found.options.checkpoint != "best":
             try:
                 module, _ = restore(best)
             except SoftgateError as error:
                 found.notes.append(f"{run.label}: no grid of its best epoch; {error}")
                 continue
             module.sites.detach()
-        subject = pretrained.Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
-        pictures.check(grid, len(data.classes), len(data.classes))
+        subject = Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
+        grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
-        pictures.draw(
-            subject, data, soft, grid, place, f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}"
-        )
+        grids.draw(subject, data, soft, grid, place, f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}")
         module.cpu()
-        found.grids[arm] = place / f"{pictures.FILES[grid['kinds'][0]]}.png"
+        found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"
 
 
 def plain(found: Comparison) -> dict[str, Any]:
@@ -389,5 +354,5 @@ def plain(found: Comparison) -> dict[str, Any]:
         "notes": found.notes,
         "tuned": found.tuned,
         "environment": found.environment,
-        "options": OmegaConf.to_container(OmegaConf.create(dict(found.options))),
+        "options": found.options.plain,
     }

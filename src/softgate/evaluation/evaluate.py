@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
 from softgate import files
 from softgate.data import ImageData
-from softgate.errors import require, unknown
-from softgate.evaluation import alignment, compare, grids, networks
+from softgate.data.config import DataConfig
+from softgate.errors import require
+from softgate.evaluation import alignment, compare, config, grids, networks
+from softgate.evaluation.checkpoints import find_checkpoints, labelled
+from softgate.evaluation.config import EvaluationConfig
 from softgate.evaluation.paths import PathStudy
 from softgate.evaluation.reports import publish
-from softgate.evaluation.runs import find_checkpoints, labelled
 from softgate.explainers.pullback import predict
-from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, summary
-from softgate.training import config as checks
 from softgate.training.checkpoints import restore
 from softgate.training.module import accuracies
 
 SCHEMA = 1
 """Version of what `results.json` holds."""
-
-ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -47,168 +46,150 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    checks.load_plugins(config["plugins"])
-    soft = checks.check_readout(config["readout"])
-    grids.check(config["grid"])
-    device = _device(config["accelerator"])
-    study, paths = _study(config, soft), _paths(config, soft)
-    if config["runs"] is None and config.get("model"):
-        require(paths is None, "paths=full: it looks at recorded runs; give runs=, not model=.")
-        results: dict[str, Any] = {"schema": SCHEMA, "runs": _networks(config, soft, device, directory, study)}
-    else:
-        require(not config.get("model"), "runs and model: only one of them can be given.")
-        several = compare.wanted(config)
-        if several:
-            return publish.publish(compare.compare(config, several, soft, device, directory, restore), directory)
-        results = {"schema": SCHEMA, "runs": []}
-        try:
-            _runs(config, soft, device, directory, study, paths, results["runs"])
-        except BaseException:
-            if results["runs"]:  # what took minutes is not thrown away with what failed
-                _finish(results, directory, study, paths)
-            raise
-    return _finish(results, directory, study, paths)
+    options = config.options(cfg)
+    device = _device(options.accelerator)
+    paths = None if options.paths is None else PathStudy(options.paths, options.readout)
+    evaluation = Evaluation(options, device, directory, _study(options), paths)
+    if options.networks:
+        return evaluation.finish(evaluation.of_networks())
+    several = compare.wanted(options)
+    if several:
+        return publish.publish(compare.compare(options, several, device, directory, restore), directory)
+    found: list[dict[str, Any]] = []
+    try:
+        evaluation.of_runs(found)
+    except BaseException:
+        if found:  # what took minutes is not thrown away with what failed
+            evaluation.finish(found)
+        raise
+    return evaluation.finish(found)
 
 
-def _finish(
-    results: dict[str, Any], directory: Path, study: alignment.Study | None, paths: PathStudy | None
-) -> dict[str, Any]:
-    """Prints and writes what was found."""
-    if study is not None and study.measured:
-        results["alignment"] = study.report(directory)
-    if paths is not None and paths.found:
-        results["paths"] = paths.report(directory)
-    files.write_json(results, directory / "results.json")
-    _print(results, directory)
-    return results
-
-
-def _study(config: Mapping[str, Any], soft: Surrogate) -> alignment.Study | None:
-    options = config.get("alignment")
-    if options is None:
+def _study(options: EvaluationConfig) -> alignment.Study | None:
+    asked = options.alignment
+    if asked is None:
         return None
-    require(isinstance(options, Mapping), f"alignment={options}: there is no such choice; allowed: full, null.")
-    alignment.check(options, soft)
+    alignment.check(asked, options.readout)
     judge = None
-    if options["evaluator"] is not None:
-        module, data = restore(Path(str(options["evaluator"])).expanduser(), "alignment.evaluator")
+    if asked.judge is not None:
+        module, data = restore(asked.judge, "alignment.evaluator")
         module.sites.detach()
-        judge = module.net, data, module.classes
-    return alignment.Study(options, soft, judge)
+        judge = module.net, DataConfig.read(data), module.classes
+    return alignment.Study(asked, options.readout, judge)
 
 
-def _paths(config: Mapping[str, Any], soft: Surrogate) -> PathStudy | None:
-    options = config.get("paths")
-    if options is None:
-        return None
-    require(isinstance(options, Mapping), f"paths={options}: there is no such choice; allowed: full, null.")
-    return PathStudy(options, soft)
+@dataclass(frozen=True)
+class Evaluation:
+    """What looking at one run or network after the other needs.
 
+    Attributes:
+        options: Of the evaluation.
+        device: Where to measure.
+        directory: Where results go.
+        study: Of the alignment metrics, if they are asked for; it collects what it measures.
+        paths: Of the paths, if they are asked for; it collects what it measures.
+    """
 
-def _runs(
-    config: Mapping[str, Any],
-    soft: Surrogate,
-    device: torch.device,
-    directory: Path,
-    study: alignment.Study | None,
-    paths: PathStudy | None,
-    found: list[dict[str, Any]],
-) -> None:
-    files = find_checkpoints(config["runs"], config["checkpoint"])
-    labels = labelled(files)
-    changed = {key: value for key, value in config["data"].items() if value is not None}
-    restored = [restore(path) for path in files]
-    for label, path, (module, options) in zip(labels, files, restored, strict=True):
-        options |= changed
+    options: EvaluationConfig
+    device: torch.device
+    directory: Path
+    study: alignment.Study | None
+    paths: PathStudy | None
+
+    def of_runs(self, found: list[dict[str, Any]]) -> None:
+        """Looks at the runs of `runs`, one after the other.
+
+        Args:
+            found: Takes what `results.json` holds of each, as soon as it is known.
+        """
+        checkpoints = find_checkpoints(self.options.patterns, self.options.checkpoint)
+        labels = labelled(checkpoints)
+        restored = [(module, self.options.data.onto(own)) for module, own in map(restore, checkpoints)]
+        for label, path, (module, images) in zip(labels, checkpoints, restored, strict=True):
+            if self.study is not None:
+                judge, typed = self.study.options.judge, self.study.options.evaluator
+                itself = judge is not None and _home(judge) == _home(path)
+                require(
+                    not itself, f"alignment.evaluator={typed}: it is of one of the runs; another network must judge."
+                )
+                self.study.expect(label, images, module.classes)
+            if self.paths is not None:
+                self.paths.expect(label, path, module.net)
+        known: dict[str, ImageData] = {}
+        for label, path, (module, images) in zip(labels, checkpoints, restored, strict=True):
+            if repr(images) not in known:
+                known[repr(images)] = ImageData(images, splits=("val",))
+            place = self.directory if len(checkpoints) == 1 else self.directory / label
+            found.append(self._of_run(label, path, module, known[repr(images)], place))
+
+    def _of_run(self, label: str, path: Path, module: SoftgateModule, data: ImageData, place: Path) -> dict[str, Any]:
+        expected, found = module.classes, data.classes
+        require(
+            expected == found,
+            f"data.root={data.config.root}: its {len(found)} classes are not the {len(expected)} of {path}.",
+        )
+        if self.study is not None:
+            self.study.expect(label, data.config, found, len(data.val_listing))
+        grid, soft = self.options.grid, self.options.readout
+        subject = networks.Subject(str(module.hparams["model"]["name"]), module.net, found, list(range(len(found))))
+        grid.require_fit(len(found), len(found))
+        data.setup("validate")
+        module.to(self.device).eval()
+        scores = measure(module, data) if self.options.measure else {}
+        grids.draw(subject, data, soft, grid, place, title=str(path))
+        if self.study is not None:
+            grids.scale(subject, data, [soft], grid)
+            self.study.look(label, module.rule, subject, data)
+        if self.paths is not None:
+            self.paths.look(label, module.rule, module.net)
+        module.cpu()
+        model, rule = dict(module.hparams["model"]), module.rule.to_dict()
+        named = {"checkpoint": str(path), "data": data.config.name, "images": len(data.val_listing)}
+        return {**named, "model": model, "surrogate": rule, **scores}
+
+    def of_networks(self) -> list[dict[str, Any]]:
+        """Looks at the networks of `model`, or of `models`, one after the other.
+
+        Returns:
+            What `results.json` holds of each.
+        """
+        options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
+        asked = options.networks
+        data = ImageData(options.data.whole(networks.image_size(asked[0], options.data)), splits=("val",))
         if study is not None:
-            judge = study.options["evaluator"]
-            itself = judge is not None and _home(Path(str(judge)).expanduser()) == _home(path)
-            require(not itself, f"alignment.evaluator={judge}: it is of one of the runs; another network must judge.")
-            study.expect(label, options, module.classes)
-        if paths is not None:
-            paths.expect(label, path, module.net)
-    known: dict[str, ImageData] = {}
-    for label, path, (module, options) in zip(labels, files, restored, strict=True):
-        if repr(options) not in known:
-            known[repr(options)] = ImageData(options, splits=("val",))
-        data = known[repr(options)]
-        place = directory if len(files) == 1 else directory / label
-        found.append(_run(config, soft, device, place, label, path, module, data, study, paths))
+            for network in asked:
+                study.expect(network.name, data.config, data.classes, len(data.val_listing))
+        subjects, found = [networks.build(network, data) for network in asked], []
+        for subject in subjects:
+            grid.require_fit(len(data.classes), len(subject.names))
+        data.setup("validate")
+        for network, subject in zip(asked, subjects, strict=True):
+            subject.net.to(self.device)
+            scores = measure_among(subject, data) if options.measure else {}
+            named = {"data": data.config.name, "images": len(data.val_listing)}
+            about = {"name": network.name, "weights": network.weights}
+            found.append({**named, "model": about, "surrogate": None, **scores})
+            if not grid.figures:
+                place = self.directory if len(asked) == 1 else self.directory / network.name
+                grids.draw(subject, data, soft, grid, place, networks.about(subject, network))
+            if study is not None:
+                grids.scale(subject, data, [soft], grid)
+                study.look(network.name, None, subject, data)
+        if grid.figures:
+            titles = [networks.about(subject, network) for subject, network in zip(subjects, asked, strict=True)]
+            grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
+        return found
 
-
-def _run(
-    config: Mapping[str, Any],
-    soft: Surrogate,
-    device: torch.device,
-    directory: Path,
-    label: str,
-    path: Path,
-    module: SoftgateModule,
-    data: ImageData,
-    study: alignment.Study | None,
-    paths: PathStudy | None,
-) -> dict[str, Any]:
-    options = data.options
-    expected, found = module.classes, data.classes
-    require(
-        expected == found,
-        f"data.root={options.get('root')}: its {len(found)} classes are not the {len(expected)} of {path}.",
-    )
-    if study is not None:
-        study.expect(label, options, found, len(data.val_listing))
-    subject = networks.Subject(str(module.hparams["model"]["name"]), module.net, found, list(range(len(found))))
-    grids.check(config["grid"], len(found), len(found))
-    data.setup("validate")
-    module.to(device).eval()
-    scores = measure(module, data) if config["measure"] else {}
-    grids.draw(subject, data, soft, config["grid"], directory, title=str(path))
-    if study is not None:
-        grids.scale(subject, data, [soft], config["grid"])
-        study.look(label, module.rule, subject, data)
-    if paths is not None:
-        paths.look(label, module.rule, module.net)
-    module.cpu()
-    model, rule = dict(module.hparams["model"]), module.rule.to_dict()
-    named = {"checkpoint": str(path), "data": options["name"], "images": len(data.val_listing)}
-    return {**named, "model": model, "surrogate": rule, **scores}
-
-
-def _networks(
-    config: Mapping[str, Any],
-    soft: Surrogate,
-    device: torch.device,
-    directory: Path,
-    study: alignment.Study | None,
-) -> list[dict[str, Any]]:
-    names = [str(name) for name in config["models"] or [config["model"]["name"]]]
-    networks.check(config, names)
-    options = dict(config["data"]) | {"size": networks.image_size(config, names[0])}
-    options |= {"batch_size": options.get("batch_size") or 64}
-    data = ImageData(options, splits=("val",))
-    if study is not None:
-        for name in names:
-            study.expect(name, options, data.classes, len(data.val_listing))
-    subjects, found = [networks.build(name, config["model"], data) for name in names], []
-    for subject in subjects:
-        grids.check(config["grid"], len(data.classes), len(subject.names))
-    data.setup("validate")
-    for name, subject in zip(names, subjects, strict=True):
-        subject.net.to(device)
-        scores = measure_among(subject, data) if config["measure"] else {}
-        model = {"name": name, "weights": config["model"]["weights"]}
-        named = {"data": options["name"], "images": len(data.val_listing)}
-        found.append({**named, "model": model, "surrogate": None, **scores})
-        if not config["grid"]["figures"]:
-            place = directory if len(names) == 1 else directory / name
-            title = networks.about(subject, config["model"])
-            grids.draw(subject, data, soft, config["grid"], place, title)
-        if study is not None:
-            grids.scale(subject, data, [soft], config["grid"])
-            study.look(name, None, subject, data)
-    if config["grid"]["figures"]:
-        grids.paper_figures(subjects, data, soft, config["grid"], directory, config["model"])
-    return found
+    def finish(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Prints and writes what was found of each run or network; returns what `results.json` holds."""
+        results: dict[str, Any] = {"schema": SCHEMA, "runs": runs}
+        if self.study is not None and self.study.measured:
+            results["alignment"] = self.study.report(self.directory)
+        if self.paths is not None and self.paths.found:
+            results["paths"] = self.paths.report(self.directory)
+        files.write_json(results, self.directory / "results.json")
+        _print(results, self.directory)
+        return results
 
 
 @torch.inference_mode()
@@ -248,8 +229,6 @@ def measure(module: SoftgateModule, data: ImageData) -> dict[str, float]:
 
 
 def _device(accelerator: str) -> torch.device:
-    if accelerator not in ACCELERATORS:
-        raise unknown("accelerator", accelerator, ACCELERATORS)
     usable = torch.cuda.is_available()
     require(accelerator != "gpu" or usable, "accelerator=gpu: this machine has no usable GPU; use accelerator=cpu.")
     return torch.device("cuda" if usable and accelerator != "cpu" else "cpu")

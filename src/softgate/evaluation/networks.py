@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torchvision
@@ -14,6 +13,8 @@ from torch import nn
 from softgate import models
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require
+from softgate.evaluation.config import DataChanges
+from softgate.models import NetworkConfig
 
 OSTRICH = 9
 """The paper's further target."""
@@ -36,44 +37,36 @@ class Subject:
     classes: list[int]
 
 
-def check(config: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raises `SoftgateError` for what is wrong in `model=` and `data=`, before anything is loaded."""
-    require("name" in config["data"], "data is not chosen; give the images too, such as data=imagenette.")
-    for name in names:
-        models.check({**config["model"], "name": name})
-
-
-def image_size(config: Mapping[str, Any], name: str) -> int:
+def image_size(network: NetworkConfig, images: DataChanges) -> int:
     """`data.size` where it was typed or an experiment sets it; else what the published weights were made for."""
     typed = any(word.lstrip("+").startswith("data.size=") for word in HydraConfig.get().overrides.task)
     chosen = HydraConfig.get().runtime.choices.get("experiment")
-    if typed or chosen or config["model"]["weights"] is None:
-        return int(config["data"]["size"])
-    return 299 if name == "inception_v3" else 224
+    if typed or chosen or network.weights is None:
+        return int(images.values["size"])
+    return 299 if network.name == "inception_v3" else 224
 
 
-def build(name: str, options: Mapping[str, Any], data: ImageData) -> Subject:
+def build(network: NetworkConfig, data: ImageData) -> Subject:
     """Builds a network, loads its weights and finds the data's classes among its own.
 
     Args:
-        name: A torchvision classifier.
-        options: The keys of `model=`.
+        network: A torchvision classifier.
         data: The images.
 
     Raises:
         SoftgateError: For weights that do not fit, a class of the data that the network does not have, or images of a
             size that it does not take.
     """
-    weights, found = options["weights"], len(data.classes)
-    stem = models.resolve_stem(str(options["stem"]), data.size, weights)
+    name, weights, found = network.name, network.weights, len(data.classes)
+    stem = models.resolve_stem(network.stem, data.size, weights)
     transform = models.needs_transformed_input(name, weights)
     # Weights published by torchvision, and most files, are of ImageNet's thousand classes.
-    sizes = [found] if weights is None else list(dict.fromkeys((options["num_classes"] or 1000, found)))
+    sizes = [found] if weights is None else list(dict.fromkeys((network.num_classes or 1000, found)))
     for size in sizes:
         net = models.build(name, size, stem, transform)
         try:
             if weights is not None:
-                models.load_weights(net, name, str(weights), size)
+                models.load_weights(net, name, weights, size)
             break
         except SoftgateError as error:
             if size == sizes[-1] or "model.new_head" not in str(error):
@@ -102,8 +95,8 @@ def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
     return [*labels, *others[: count - len(labels)]]
 
 
-def about(subject: Subject, options: Mapping[str, Any]) -> str:
+def about(subject: Subject, network: NetworkConfig) -> str:
     """One line on the network for a title."""
-    weights = options["weights"]
-    said = "random weights" if weights is None else f"weights {str(weights).rpartition('/')[2]}"
+    weights = network.weights
+    said = "random weights" if weights is None else f"weights {weights.rpartition('/')[2]}"
     return f"{subject.name}, {said}, torchvision {torchvision.__version__.partition('+')[0]}"

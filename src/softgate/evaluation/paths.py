@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from softgate.errors import is_number, is_whole, require
+from softgate.errors import require
+from softgate.evaluation.config import PathsConfig
 from softgate.evaluation.reports import path_results, paths
 from softgate.evaluation.reports.path_results import GATES, Kernels, Stability
 from softgate.explainers.pullback import predict
@@ -34,16 +35,16 @@ class PathStudy:
     """Measures recorded runs one after the other, and reports on all of them.
 
     Args:
-        options: The keys of `conf/paths/full.yaml`.
+        options: Of `paths=full`.
         soft: The rule of the soft gates.
 
     Raises:
-        SoftgateError: For an option out of range.
+        SoftgateError: For a rule without gates.
     """
 
-    def __init__(self, options: Mapping[str, Any], soft: Surrogate) -> None:
-        check(options, soft)
-        self.options, self.soft = dict(options), soft
+    def __init__(self, options: PathsConfig, soft: Surrogate) -> None:
+        check(soft)
+        self.options, self.soft = options, soft
         self.recordings: dict[str, Recording] = {}
         self.found: list[Stability] = []
         console = Console()
@@ -89,19 +90,19 @@ class PathStudy:
         self._say(f"paths of {label}: agreement of gates ...")
         comparison = compare(recording)
         options = self.options
-        points = thinned(recording.points, options["moments"])
+        points = thinned(recording.points, options.moments)
         swaps = swap(
             net,
             recording,
             rules,
             points=points,
-            images=options["images"],
-            later=options["later"],
-            chunk=options["chunk"],
-            seed=options["seed"],
+            images=options.images,
+            later=options.later,
+            chunk=options.chunk,
+            seed=options.seed,
             progress=lambda done, total: self._progress(label, done, total),
         )
-        kernels = self._kernels(label, net, recording) if options["kernel_images"] else None
+        kernels = self._kernels(label, net, recording) if options.kernel_images else None
         kind = "soft" if trained.softens_relu or trained.softens_pool else "hard"
         self.found.append(Stability(label, kind, comparison, swaps, kernels))
 
@@ -125,10 +126,11 @@ class PathStudy:
         every = paths.tables(self.found, plain, self.options)
         paths.show(every, self._console)
         paths.write_page(every, pictures, directory / "report.html")
-        return {**self.options, "rule": self.soft.to_dict(), "runs": plain, "settled": path_results.settling(plain)}
+        settled = path_results.settling(plain)
+        return {**self.options.plain, "rule": self.soft.to_dict(), "runs": plain, "settled": settled}
 
     def _check_folds(self, labels: Tensor) -> None:
-        count = self.options["kernel_images"]
+        count = self.options.kernel_images
         if count:
             least = int(torch.unique(labels[:count], return_counts=True)[1].min())
             require(
@@ -138,9 +140,9 @@ class PathStudy:
             )
 
     def _kernels(self, label: str, net: nn.Module, recording: Recording) -> Kernels:
-        found = Kernels(thinned(recording.points, self.options["kernel_moments"]))
+        found = Kernels(thinned(recording.points, self.options.kernel_moments))
         like = next(net.parameters())
-        count = self.options["kernel_images"]
+        count = self.options.kernel_images
         x, labels = recording.images[:count].to(like.device, like.dtype), recording.labels[:count]
         before = {name: value.detach().clone() for name, value in net.state_dict().items()}
         scales = scales_of(net).state_dict()
@@ -161,7 +163,7 @@ class PathStudy:
             net.load_state_dict(before)
             scales_of(net).load_state_dict(scales)
         pixels = torch.nn.functional.normalize(x.double().flatten(1)).cpu()
-        linear, seed = pixels @ pixels.T, self.options["seed"]
+        linear, seed = pixels @ pixels.T, self.options.seed
         found.pixels = {
             "label_alignment": label_alignment(linear, labels, debiased=True),
             "accuracy": kernel_accuracy(linear, labels, FOLDS, seed=seed),
@@ -182,29 +184,14 @@ class PathStudy:
         self._console.print(words, style="dim", soft_wrap=True, markup=False)
 
 
-def check(options: Mapping[str, Any], soft: Surrogate) -> None:
-    """Raises `SoftgateError` for options out of range and for a read-out that has no gates; loads nothing."""
-    for key, least in (("images", 10), ("kernel_images", 0), ("kernel_moments", 2), ("chunk", 1), ("seed", 0)):
-        _whole(options, key, least)
-    _whole(options, "resamples", 100)
-    if options["moments"] is not None:
-        _whole(options, "moments", 2)
-    later, level = options["later"], options["threshold"]
-    require(isinstance(later, bool), f"paths.later={later}: true or false is needed.")
-    fine = is_number(level) and 0 < level < 1
-    require(fine, f"paths.threshold={level}: a number between 0 and 1 is needed.")
+def check(soft: Surrogate) -> None:
+    """Raises `SoftgateError` for a read-out that has no gates."""
     require(
         not soft.matches, "readout.gain=matched: paths=full needs gates, and there is none that rescales gradients."
     )
     require(
         soft.softens_relu or soft.softens_pool, "readout: paths=full compares hard with soft gates; choose a soft rule."
     )
-
-
-def _whole(options: Mapping[str, Any], key: str, least: int) -> None:
-    value = options[key]
-    fine = is_whole(value, least)
-    require(fine, f"paths.{key}={value}: a whole number >= {least} is needed.")
 
 
 def thinned(points: Sequence[Point], count: int | None) -> list[Point]:

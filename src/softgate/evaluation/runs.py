@@ -6,23 +6,19 @@ Nothing is refused here: a run that cannot take part is left out, with one line 
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from softgate import files
-from softgate.errors import SoftgateError, require, unknown
-from softgate.training import summary as report
+from softgate.errors import SoftgateError
+from softgate.evaluation.checkpoints import read_yaml, saved_config
+from softgate.evaluation.config import CompareConfig
 from softgate.training.config_differences import FREE, LENGTH
+from softgate.training.summary import history
 
 Points = Sequence[tuple[float, float]]
 
@@ -87,42 +83,6 @@ def command(script: str, words: Iterable[str]) -> str:
     return " ".join(["uv run", script, *map(shlex.quote, words)])
 
 
-def directories(runs: Any) -> list[Path]:
-    """The directories of the runs that `runs` names: runs, sweeps, checkpoints, or globs of these."""
-    given = runs if isinstance(runs, (list, tuple)) else [runs]
-    found: dict[Path, None] = {}
-    for one in given:
-        pattern = str(Path(str(one)).expanduser())
-        for path in [Path(pattern)] if Path(pattern).exists() else matching(pattern):
-            if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
-                path = path.parents[1]
-            if is_run(path):
-                found[path] = None
-            elif path.is_dir():
-                found |= dict.fromkeys(each for each in sorted(path.iterdir(), key=_natural) if is_run(each))
-    return list(found)
-
-
-def matching(pattern: str) -> list[Path]:
-    """What a glob matches, job 2 before job 10."""
-    # What is there as it is typed is meant as it is typed: a sweep's directory may have [] in its name.
-    parts = Path(pattern).parts
-    literal = next(n for n in range(len(parts), -1, -1) if Path(*parts[:n]).is_dir())
-    pattern = str(Path(escape(str(Path(*parts[:literal]))), *parts[literal:]))
-    found = map(Path, glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Digits count as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory is a training run's, finished or not."""
-    return bool(_config(path).get("trainer"))
-
-
 def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
     """Reads runs, and says of each that cannot be compared why.
 
@@ -135,7 +95,7 @@ def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
     """
     found, left = [], []
     for path, label in zip(paths, labels(paths), strict=True):
-        summary, config = files.read_json(path / "summary.json"), _config(path)
+        summary, config = files.read_json(path / "summary.json"), saved_config(path)
         if not summary:
             there = (path / "summary.json").is_file()
             why = "its summary.json is damaged" if there else "it has no summary.json, it did not finish"
@@ -178,11 +138,11 @@ def never_started(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
     metrics = path / "metrics.csv"
-    points = report.history(metrics) if metrics.is_file() else {}
-    about = _yaml(path / ".hydra" / "hydra.yaml").get("hydra", {})
+    points = history(metrics) if metrics.is_file() else {}
+    about = read_yaml(path / ".hydra" / "hydra.yaml").get("hydra", {})
     choices = about.get("runtime", {}).get("choices", {}) if isinstance(about, dict) else {}
-    words = _yaml(path / ".hydra" / "overrides.yaml") or []
-    sweep = _yaml(path.parent / "multirun.yaml").get("hydra", {})
+    words = read_yaml(path / ".hydra" / "overrides.yaml") or []
+    sweep = read_yaml(path.parent / "multirun.yaml").get("hydra", {})
     task = sweep.get("overrides", {}).get("task", []) if isinstance(sweep, dict) else []
     return Run(path, label, config, summary, points, choices, words, task)
 
@@ -295,11 +255,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def require_known(options: Mapping[str, Any], runs: Sequence[Run]) -> None:
+def require_known(options: CompareConfig, runs: Sequence[Run]) -> None:
     """Raises `SoftgateError` for names under `compare` that no run's config has."""
     known = {key for run in runs for key in flatten(run.config)}
-    for option in ("within", "tune"):
-        for key in options[option]:
+    for option, keys in (("within", options.within), ("tune", options.tune)):
+        for key in keys:
             if known and not any(each == key or each.startswith(f"{key}.") for each in known):
                 near = get_close_matches(key, sorted(known), n=1)
                 hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -334,74 +294,3 @@ def _is_seed(key: str) -> bool:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    found = _yaml(path / "config.yaml") or _yaml(path / ".hydra" / "config.yaml")
-    return found if isinstance(found, dict) else {}
-
-
-def _yaml(path: Path) -> Any:
-    """What a file holds, interpolations as they are; an empty dict where it cannot be read."""
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
-        return {}
-
-
-CHECKPOINTS = ("best", "last")
-
-
-def find_checkpoints(runs: Any, which: str) -> list[Path]:
-    """The checkpoint files that `runs` and `checkpoint` name: of a run, of a list, or of all that a glob matches.
-
-    Raises:
-        SoftgateError: If there is none, or one of them is no run's.
-    """
-    given = [runs] if runs is None or isinstance(runs, str) else runs
-    fine = isinstance(given, list) and len(given) > 0 and all(one is None or isinstance(one, str) for one in given)
-    require(fine, f"runs={runs}: a run's directory, a checkpoint file, or a list or a glob of them is needed.")
-    found: list[Path] = []
-    for one in given:
-        pattern = str(Path(str(one)).expanduser())
-        if one is None or not any(mark in one for mark in "*?[") or Path(pattern).exists():
-            found.append(find_checkpoint(one, which))
-            continue
-        # A sweep's directory holds other things than runs.
-        runs_of = [path for path in matching(pattern) if path.suffix == ".ckpt" or (path / "checkpoints").is_dir()]
-        require(bool(runs_of), f"runs={one}: no run's directory and no checkpoint matches.")
-        found += [find_checkpoint(str(path), which) for path in runs_of]
-    return list(dict.fromkeys(found))
-
-
-def labelled(paths: Sequence[Path]) -> list[str]:
-    """For each checkpoint the shortest end of its path that no other one shares, as one word for files and tables."""
-    parts = [[part for part in path.absolute().with_suffix("").parts if part != "checkpoints"] for path in paths]
-    if len({tuple(each[:-1]) for each in parts}) == len(parts):
-        parts = [each[:-1] for each in parts]  # best or last says nothing that the directory does not
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["-".join(part.strip("/") for part in each[-count:]) for each in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def find_checkpoint(runs: str | None, which: str) -> Path:
-    """The checkpoint file that `runs` and `checkpoint` name.
-
-    Raises:
-        SoftgateError: If there is none.
-    """
-    if which not in CHECKPOINTS:
-        raise unknown("checkpoint", which, CHECKPOINTS)
-    require(
-        runs is not None,
-        "runs is not set; give runs=<a run's directory or a checkpoint file>, or model= and data= for a network.",
-    )
-    path = Path(str(runs)).expanduser()
-    require(path.exists(), f"runs={runs}: there is no such file or directory.")
-    if path.is_file():
-        return path
-    file = path / "checkpoints" / f"{which}.ckpt"
-    require(file.is_file(), f"runs={runs}: it has no checkpoints/{which}.ckpt; is it a run's directory?")
-    return file

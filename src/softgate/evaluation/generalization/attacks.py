@@ -124,10 +124,7 @@ def auto_attack(
     labels: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
-    *,
-    norm: str,
-    radius: float,
-    seed: int = 0,
+    like: PGD,
 ) -> Tensor:
     """AutoAttack's standard ensemble (arXiv 2003.01690), by the package torchattacks.
 
@@ -137,9 +134,7 @@ def auto_attack(
         labels: As for `PGD`.
         mean: As for `PGD`.
         std: As for `PGD`.
-        norm: "linf" or "l2".
-        radius: In pixels of [0, 1].
-        seed: Of its random starts.
+        like: Says the norm, the radius and the seed of random starts; steps and restarts are the ensemble's own.
 
     Returns:
         [B] bool, whether each image withstands all of its attacks.
@@ -161,8 +156,10 @@ def auto_attack(
     with reading_out(model, None):
         classes = _logits(model, x[:1]).shape[1]
         net = FromPixels().eval()
-        kind = {"linf": "Linf", "l2": "L2"}[norm]
-        attack = library.AutoAttack(net, norm=kind, eps=radius, version="standard", n_classes=classes, seed=seed)
+        kind = {"linf": "Linf", "l2": "L2"}[like.norm]
+        attack = library.AutoAttack(
+            net, norm=kind, eps=like.radius, version="standard", n_classes=classes, seed=like.seed
+        )
         found = attack(pixels, labels)
         with torch.no_grad():
             standing: Tensor = net(found).argmax(1) == labels

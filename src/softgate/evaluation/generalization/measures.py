@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from softgate.data import ImageData
+from softgate.data.config import DataConfig
 from softgate.data.datamodule import CACHE_LIMIT
 from softgate.data.images import Listing
 from softgate.data.sources import class_folders
-from softgate.errors import is_number, is_whole, require, unknown
+from softgate.errors import require
+from softgate.evaluation.config import CompareConfig
 from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
-from softgate.evaluation.generalization.corruptions import FAMILIES, SEVERITIES, corrupt
+from softgate.evaluation.generalization.corruptions import corrupt
 from softgate.evaluation.generalization.statistics import Array
 from softgate.explainers.pullback import predict
 from softgate.training import SoftgateModule
@@ -80,54 +82,13 @@ class Measured:
         self.values[key] = float(self.examples[key].mean())
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `SoftgateError` for options of `compare` that are out of range; loads nothing."""
-    corruptions, attack = options["corruptions"], options["attack"]
-    chosen_families(corruptions)
-    severities = corruptions["severities"]
-    fine = isinstance(severities, list) and all(severity in SEVERITIES for severity in severities)
-    require(fine, f"compare.corruptions.severities={severities}: a list of whole numbers from 1 to 5 is needed.")
-    for group, key, least in (
-        *(("", "train_images", 1), ("", "seed", 0), ("corruptions", "images", 1), ("attack", "images", 1)),
-        *(
-            ("attack", "steps", 1),
-            ("attack", "restarts", 1),
-            ("sharpness", "images", 0),
-            ("sharpness", "iterations", 1),
-        ),
-    ):
-        value = options[group][key] if group else options[key]
-        whole = is_whole(value, least)
-        name = ".".join(filter(None, ("compare", group, key)))
-        every = key.endswith("images")
-        words = f"a whole number >= {least} is needed{', or null for all' if every else ''}"
-        require(whole or (every and value is None), f"{name}={value}: {words}.")
-    for key in attacks.NORMS:
-        value = attack[key]
-        number = is_number(value) and value > 0
-        require(value is None or number, f"compare.attack.{key}={value}: a number > 0 is needed, or null for none.")
-    if attack["auto"]:
+def check(options: CompareConfig) -> None:
+    """Raises `SoftgateError` for a package or a folder that is asked for and not there."""
+    if options.attack.auto:
         attacks.require_auto_attack()
-    shifted = options["shifted"]
-    fine = shifted is None or Path(str(shifted)).expanduser().is_dir()
+    shifted = options.shifted
+    fine = shifted is None or Path(shifted).expanduser().is_dir()
     require(fine, f"compare.shifted={shifted}: there is no such folder; one folder of images for each class is needed.")
-
-
-def chosen_families(corruptions: Mapping[str, Any]) -> list[str]:
-    """The corruptions that are asked for.
-
-    Raises:
-        SoftgateError: If one of them does not exist.
-    """
-    named = corruptions["families"]
-    if named == "all":
-        return list(FAMILIES)
-    fine = isinstance(named, list) and all(isinstance(family, str) for family in named)
-    require(fine, f"compare.corruptions.families={named}: a list of names is needed, or all.")
-    for family in named:
-        if family not in FAMILIES:
-            raise unknown("compare.corruptions.families", family, FAMILIES)
-    return list(named)
 
 
 class Bench:
@@ -135,21 +96,21 @@ class Bench:
 
     Args:
         data: The test images.
-        options: The keys of `conf/compare/quick.yaml`.
+        options: Of the comparison.
 
     Raises:
         SoftgateError: If the shifted test set does not have the data's classes.
     """
 
-    def __init__(self, data: ImageData, options: Mapping[str, Any]) -> None:
+    def __init__(self, data: ImageData, options: CompareConfig) -> None:
         self.data, self.options = data, options
         data.setup("validate")
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._samples: dict[int, tuple[Tensor, Tensor]] = {}
-        self._shifted = None if options["shifted"] is None else shifted_listing(options["shifted"], data)
+        self._shifted = None if options.shifted is None else shifted_listing(options.shifted, data)
         self._training: dict[str, ImageData] = {}
 
-    def measure(self, module: SoftgateModule, options: Mapping[str, Any]) -> Measured:
+    def measure(self, module: SoftgateModule, options: DataConfig) -> Measured:
         """Measures a network, which is in eval mode and on its device.
 
         Args:
@@ -179,32 +140,33 @@ class Bench:
         logits, labels = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(labels)
 
-    def _trained_on(self, options: Mapping[str, Any]) -> ImageData:
-        key = repr(sorted((name, repr(value)) for name, value in options.items()))
+    def _trained_on(self, options: DataConfig) -> ImageData:
+        key = repr(options)
         if key not in self._training:
             self._training = {key: ImageData(options, splits=("train", "val"))}
         return self._training[key]
 
     def _on_training_images(self, found: Measured, net: nn.Module, data: ImageData, device: torch.device) -> None:
-        listing, seed = data.train_listing, self.options["seed"]
-        count = self.options["train_images"] or len(listing)
+        listing, seed = data.train_listing, self.options.seed
+        count = self.options.train_images or len(listing)
         right = scores.correct(*self._all(net, data.still(listing, count, seed), device))
         found.values["train_acc"] = float(right.mean())
         found.values["gap"] = found.values["train_acc"] - found.values["acc"]
-        few = self.options["sharpness"]["images"]
+        few = self.options.sharpness.images
         if few == 0:
             return
         parts = list(data.still(listing, few or len(listing), seed))
         x, labels = (torch.cat(tensors).to(device) for tensors in zip(*parts, strict=True))
-        iterations = self.options["sharpness"]["iterations"]
+        iterations = self.options.sharpness.iterations
         found.values["sharpness"] = sharpness.largest_eigenvalue(net, x, labels, iterations, seed)
         found.values["ascent_gap"] = sharpness.ascent_gap(net, x, labels)
 
     def _corrupted(self, found: Measured, net: nn.Module, device: torch.device) -> None:
-        families, severities = chosen_families(self.options["corruptions"]), self.options["corruptions"]["severities"]
+        asked = self.options.corruptions
+        families, severities = asked.families, asked.severities
         if not families or not severities:
             return
-        count = self.options["corruptions"]["images"] or len(self.data.val_listing)
+        count = asked.images or len(self.data.val_listing)
         kept = len(families) * len(severities) * count * 3 * self.data.size**2 <= CACHE_LIMIT
         every = []
         for family in families:
@@ -218,7 +180,7 @@ class Bench:
 
     def _batches(self, family: str, severity: int, count: int, kept: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """The same corrupted images for every network; made once where they fit in memory."""
-        seed, size = self.options["seed"], self.data.batch_size
+        seed, size = self.options.seed, self.data.batch_size
         x, labels = self._sample(count)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.data.mean, self.data.std))
         for start in range(0, len(x), size):
@@ -232,21 +194,22 @@ class Bench:
             yield (stored / 255 - mean) / std, labels[start : start + size]
 
     def _attacked(self, found: Measured, net: nn.Module, device: torch.device) -> None:
-        options = self.options["attack"]
-        x, labels = self._sample(options["images"] or len(self.data.val_listing))
+        options = self.options.attack
+        x, labels = self._sample(options.images or len(self.data.val_listing))
         pixels = self.data.mean, self.data.std
         for norm in attacks.NORMS:
-            if options[norm] is None:
+            given = options.radius(norm)
+            if given is None:
                 continue
-            radius = options[norm] if norm == "linf" else attacks.scaled_l2(options[norm], self.data.size)
-            attack = PGD(norm, radius, options["steps"], options["restarts"], self.options["seed"])
+            radius = given if norm == "linf" else attacks.scaled_l2(given, self.data.size)
+            attack = PGD(norm, radius, options.steps, options.restarts, self.options.seed)
             standing: dict[str, list[Tensor]] = {"pgd": [], "auto": []}
             size = self.data.batch_size
             for start in range(0, len(x), size):
                 part, mine = (t[start : start + size].to(device) for t in (x, labels))
                 standing["pgd"].append(attack(net, part, mine, *pixels)[0])
-                if options["auto"]:
-                    whole = attacks.auto_attack(net, part, mine, *pixels, norm=norm, radius=radius, seed=attack.seed)
+                if options.auto:
+                    whole = attacks.auto_attack(net, part, mine, *pixels, attack)
                     standing["auto"].append(whole)
             for name, parts in standing.items():
                 if parts:
@@ -254,7 +217,7 @@ class Bench:
 
     def _sample(self, count: int) -> tuple[Tensor, Tensor]:
         if count not in self._samples:
-            self._samples[count] = self.data.sample(count, self.options["seed"])
+            self._samples[count] = self.data.sample(count, self.options.seed)
         return self._samples[count]
 
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from softgate.evaluation import runs as collection
 from softgate.evaluation.compare import Comparison
-from softgate.evaluation.generalization import measures
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
 from softgate.evaluation.reports import sentences
+from softgate.evaluation.runs import flatten
 
 STYLE = """
 :root { color-scheme: light; }
@@ -124,7 +123,7 @@ def summary(found: Comparison) -> Table:
 
 def differences(found: Comparison) -> Table:
     """One line for each arm and measure."""
-    heads = ["arm", "measure", "difference", f"{found.options['level']:.0%} interval", "p", "Holm p", "sign p"]
+    heads = ["arm", "measure", "difference", f"{found.options.level:.0%} interval", "p", "Holm p", "sign p"]
     heads += ["seeds", "detectable", "seeds needed", "verdict"]
     rows = []
     for row in found.rows:
@@ -145,7 +144,7 @@ def runs(found: Comparison) -> Table:
     rows = []
     for run, each in zip(found.runs, found.measured, strict=True):
         made, seconds = run.summary.get("environment") or {}, float(run.summary.get("seconds") or 0)
-        hours, price = seconds * made.get("devices", 1) / 3600, found.options["price"]
+        hours, price = seconds * made.get("devices", 1) / 3600, found.options.price
         hardware = f"{made.get('devices', 1)} × {made['hardware']}" if made else "not recorded"
         arm = " at ".join(filter(None, (run.arm, run.condition)))
         cells = [run.label, arm, str(run.seed), sentences.number(PRIMARY, each.values[PRIMARY])]
@@ -164,7 +163,7 @@ def _total(found: Comparison) -> str:
 
 def _how(found: Comparison) -> str:
     options = found.options
-    level = options["level"]
+    level = options.level
     said = (
         f"Each arm minus {found.baseline}, paired by seed and by image. An arm is called better or worse only where "
         f"its {level:.0%} interval excludes 0 and p, after Holm's correction over the arms of that measure, is at most "
@@ -174,23 +173,23 @@ def _how(found: Comparison) -> str:
         f"is told apart. Detectable: the least true difference that is found four times in five; seeds needed: to "
         f"find one as large as the one seen. pp: percentage points."
     )
-    corruptions, attack = options["corruptions"], options["attack"]
-    severities = ", ".join(map(str, corruptions["severities"]))
-    families = ", ".join(measures.chosen_families(corruptions))
-    radii = [f"Linf {attack['linf']}"] if attack["linf"] is not None else []
-    radii += [f"L2 {attack['l2']} at 32 px"] if attack["l2"] is not None else []
-    few = options["sharpness"]["images"]
+    corruptions, attack = options.corruptions, options.attack
+    severities = ", ".join(map(str, corruptions.severities))
+    families = ", ".join(corruptions.families)
+    radii = [f"Linf {attack.linf}"] if attack.linf is not None else []
+    radii += [f"L2 {attack.l2} at 32 px"] if attack.l2 is not None else []
+    few = options.sharpness.images
     sizes = ""
     if families and severities:
-        sizes += f"Corrupted: {families}, severities {severities}, {corruptions['images'] or 'all'} images. "
+        sizes += f"Corrupted: {families}, severities {severities}, {corruptions.images or 'all'} images. "
     if radii:
         sizes += (
-            f"Attacks: {attack['steps']} steps, {sentences.counted(attack['restarts'], 'restart')}, "
-            f"{attack['images'] or 'all'} images, {', '.join(radii)}. "
+            f"Attacks: {attack.steps} steps, {sentences.counted(attack.restarts, 'restart')}, "
+            f"{attack.images or 'all'} images, {', '.join(radii)}. "
         )
     if few != 0:
         sizes += f"Sharpness: {few or 'all'} training images. "
-    sizes += f"Checkpoint: {options['checkpoint']}."
+    sizes += f"Checkpoint: {options.checkpoint}."
     return f"<p class=small>{_text(said)}</p><p class=small>{_text(sizes)}</p>"
 
 
@@ -231,7 +230,7 @@ def _grids(found: Comparison) -> str:
 
 
 def _recipe(found: Comparison) -> str:
-    flat = [collection.flatten(run.config) for run in found.runs]
+    flat = [flatten(run.config) for run in found.runs]
     same = {k: v for k, v in flat[0].items() if all(each.get(k) == v for each in flat)}
     rows = [[key, str(value)] for key, value in same.items() if not key.startswith(("callbacks", "readout", "hydra"))]
     return (

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from softgate.evaluation.config import PathsConfig
 from softgate.figures.panels import Line
 from softgate.figures.paths import heat_maps, swap_curves
 from softgate.paths import Point, Swaps
@@ -57,13 +58,13 @@ class Stability:
     kernels: Kernels | None
 
 
-def plain(one: Stability, options: Mapping[str, Any]) -> dict[str, Any]:
+def plain(one: Stability, options: PathsConfig) -> dict[str, Any]:
     """What `results.json` holds of a run."""
     swaps, comparison = one.swaps, one.comparison
-    draws = {"resamples": options["resamples"], "seed": options["seed"]}
+    draws: dict[str, Any] = {"resamples": options.resamples, "seed": options.seed}
     kinds: dict[str, Any] = {}
     for kind in GATES:
-        settled = swaps.settled(kind, options["threshold"], **draws)
+        settled = swaps.settled(kind, options.threshold, **draws)
         kinds[kind] = {
             "within": listed(swaps.matrix(kind, within=True)),
             "pooled": listed(swaps.matrix(kind, within=False)),
@@ -133,7 +134,7 @@ def maps(one: Stability) -> Any:
     return heat_maps({name: v.numpy() for name, v in panels.items()}, epochs, f"{one.label}, trained {one.trained}")
 
 
-def curves(found: Sequence[Stability], options: Mapping[str, Any]) -> Any:
+def curves(found: Sequence[Stability], options: PathsConfig) -> Any:
     """The swaps into the last network of every run, with the controls' means over the runs of the arm."""
     panels: dict[str, dict[str, tuple[str, Line]]] = {}
     arms = {arm: [one for one in found if one.trained == arm] for arm in GATES}
@@ -142,14 +143,14 @@ def curves(found: Sequence[Stability], options: Mapping[str, Any]) -> Any:
             lines: dict[str, tuple[str, Line]] = {}
             for one in arms[arm]:
                 epochs = [point.epoch for point in one.swaps.points]
-                ends = one.swaps.curve(kind, within, options["resamples"], options["seed"])
+                ends = one.swaps.curve(kind, within, options.resamples, options.seed)
                 drawn = [list(zip(epochs, part, strict=True)) for part in ends]
                 label = f"{one.label}, trained {one.trained}"
                 lines[label] = one.trained, Line(*drawn)
             for name in CONTROLS:
                 lines[f"control: {name}"] = name, Line(_mean_control(arms[arm], kind, name, within))
             panels[f"swap {kind}, {'within class' if within else 'pooled'}, trained {arm}"] = lines
-    levels = {name: options["threshold"] for name in panels if "within class" in name}
+    levels = {name: options.threshold for name in panels if "within class" in name}
     for title, pick in (("path cosine per site with the last gates", 0), ("AUC for the last gates", 1)):
         lines = {}
         for one in found:
@@ -168,7 +169,7 @@ def _mean_control(found: Sequence[Stability], kind: str, name: str, within: bool
     return list(zip(first, values.tolist(), strict=True))
 
 
-def write_csv(found: Sequence[Stability], options: Mapping[str, Any], path: Path) -> None:
+def write_csv(found: Sequence[Stability], options: PathsConfig, path: Path) -> None:
     """One row for each run, kind of gates and pair of moments, and for each control."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -179,7 +180,7 @@ def write_csv(found: Sequence[Stability], options: Mapping[str, Any], path: Path
                 start = one.label, one.trained, kind
                 for within, name in ((True, "swap_within"), (False, "swap_pooled")):
                     values = swaps.matrix(kind, within)
-                    ends = swaps.curve(kind, within, options["resamples"], options["seed"])
+                    ends = swaps.curve(kind, within, options.resamples, options.seed)
                     for s, from_epoch in enumerate(epochs):
                         for t, to in enumerate(epochs):
                             low, high = (ends[1][s], ends[2][s]) if t == len(epochs) - 1 else ("", "")

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from softgate.evaluation.config import PathsConfig
 from softgate.evaluation.reports import comparison
 from softgate.evaluation.reports.path_results import GATES, Kernels, Stability, per_site
 from softgate.paths.swapping import CONTROLS
@@ -31,7 +32,7 @@ class Made:
     rows: Sequence[Sequence[str]]
 
 
-def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> list[Made]:
+def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> list[Made]:
     """All tables: when paths settle, means over the runs of each arm, and each run by itself.
 
     Args:
@@ -68,7 +69,7 @@ def write_page(every: Sequence[Made], pictures: Mapping[str, Path], path: Path) 
     partial.replace(path)
 
 
-def settled(runs: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Made:
+def settled(runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> Made:
     """For every run from which epoch on its paths are settled, and whether Gamma is ahead of G at the beginning."""
     heads = ["run", "trained", "settled, G", "settled, Gamma", "Gamma - G, first moment"]
     rows = []
@@ -76,7 +77,7 @@ def settled(runs: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Ma
         cells = [_interval(one["swap"][kind]["settled"]) for kind in GATES]
         early = [part[1] for part in one["soft_minus_hard"]]
         rows.append([one["label"], one["trained"], *cells, _interval(early, signed=True)])
-    return Made(f"settled: epoch from which on within-class swap stays above {options['threshold']}", heads, rows)
+    return Made(f"settled: epoch from which on within-class swap stays above {options.threshold}", heads, rows)
 
 
 def measures(one: Stability) -> dict[str, Sequence[float]]:
@@ -122,7 +123,7 @@ def _run(one: Stability) -> Made:
     return Made(f"paths of {one.label}, trained {one.trained}; into the last network", heads, rows)
 
 
-def _kernels(one: Stability, kernels: Kernels, options: Mapping[str, Any]) -> Made:
+def _kernels(one: Stability, kernels: Kernels, options: PathsConfig) -> Made:
     rows = [("accuracy of the network", kernels.own)]
     for kind, name in GATES.items():
         rows.append((f"accuracy of K_{name}", kernels.accuracy[kind]))
@@ -132,7 +133,7 @@ def _kernels(one: Stability, kernels: Kernels, options: Mapping[str, Any]) -> Ma
     rows.append(("control: accuracy of <x, x'>", [kernels.pixels["accuracy"]] * same))
     rows.append(("control: alignment of <x, x'>", [kernels.pixels["label_alignment"]] * same))
     heads = ["epoch", *(f"{point.epoch:.2g}" for point in kernels.points)]
-    title = f"path kernels of {one.label}, trained {one.trained}, {options['kernel_images']} images"
+    title = f"path kernels of {one.label}, trained {one.trained}, {options.kernel_images} images"
     return Made(title, heads, [[name, *(f"{value:.2f}" for value in values)] for name, values in rows])
 
 

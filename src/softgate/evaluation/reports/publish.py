@@ -55,8 +55,8 @@ def publish(found: Comparison, directory: Path) -> dict[str, Any]:
     for line in [*found.notes, *found.tuned, *sentences.claims(found)]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {path}", soft_wrap=True, markup=False)
-    if found.options["wandb"] is not None:
-        _log(found, tables, path, str(found.options["wandb"]), directory)
+    if found.options.wandb is not None:
+        _log(found, tables, path, str(found.options.wandb), directory)
     return results
 
 
@@ -113,7 +113,7 @@ def _log(found: Comparison, tables: Mapping[str, comparison.Table], path: Path, 
             job_type="evaluate",
             dir=directory,
             mode="offline" if offline else None,
-            config={"baseline": found.baseline, "arms": found.arms, **found.options},
+            config={"baseline": found.baseline, "arms": found.arms, **found.options.model_dump(mode="json")},
         )
     except wandb.errors.Error as error:
         hint = "log in with `wandb login`, or set WANDB_MODE=offline"

@@ -38,7 +38,7 @@ def span(key: str, row: Row, level: float) -> str:
 def claims(found: Comparison) -> list[str]:
     """A sentence on top-1 for each arm: told apart or not, and how many seeds it would take."""
     lines = []
-    level = found.options["level"]
+    level = found.options.level
     for row in found.rows:
         if row.measure != PRIMARY:
             continue
@@ -115,7 +115,7 @@ def curves(found: Comparison) -> dict[str, bytes]:
         lines = {arm: band(points, log) for arm, points in known.items()}
         if any(line.points for line in lines.values()):
             made[title] = comparison.curves(lines, places, title, log=log)
-    for metric in found.options["curves"]:
+    for metric in found.options.curves:
         lines, colours = {}, {}
         for arm in found.arms:
             for read in ("soft", "hard"):
@@ -156,7 +156,7 @@ def band(histories: Sequence[Sequence[tuple[float, float]]], log: bool = False) 
 def scatters(found: Comparison) -> dict[str, tuple[bytes, str]]:
     """Title to the chart of top-1 against an alignment metric, one dot a run, and a sentence on their correlation."""
     made = {}
-    for metric in found.options["curves"]:
+    for metric in found.options.curves:
         key = f"align/soft/{metric}"
         groups: dict[str, list[tuple[float, float]]] = {arm: [] for arm in found.arms}
         for run, each in zip(found.runs, found.measured, strict=True):
@@ -188,7 +188,7 @@ def legend(found: Comparison) -> list[tuple[str, str]]:
 def efficiency(found: Comparison) -> bytes | None:
     """Top-1 over the share of the training data, where runs have several."""
     key = "data.fraction"
-    if key not in found.options["within"]:
+    if key not in found.options.within:
         return None
     lines = {}
     for arm in found.arms:
