@@ -19,6 +19,7 @@ from softgate.cli import command
 from softgate.data.config import DataConfig
 from softgate.evaluation import alignment, checkpoints, evaluate, networks
 from softgate.evaluation.config import AlignmentConfig
+from softgate.explainers import Pullback
 from softgate.figures import panels
 from softgate.metrics import controls
 from softgate.metrics.control_table import BETTER, SANITY, Score, control_table
@@ -126,7 +127,7 @@ def test_the_scores_are_those_of_the_control_table(runs, images, tmp_path, three
     data = evaluate.ImageData(data, splits=("val",))
     x, labels = data.sample(8, 314)
     probe = alignment.Probe(x, labels, data.class_means(), None, data.mean, data.std)
-    explain = {"pullback": controls.Pullback(RULE)}
+    explain = {"pullback": Pullback(RULE, centred=True)}
     expected = control_table(module.net.eval(), explain, probe, dear=4, draws=1)["pullback"]
     scores = one["networks"][0]["scores"]["pullback"]
     assert set(scores) == set(expected)

@@ -71,8 +71,7 @@ def test_every_explainer_gives_one_map_an_image_and_leaves_no_trace(kind, name, 
     assert found.abs().sum() > 0
     assert torch.equal(found, explain(model, x, TARGET))
     one = torch.cat([explain(model, x[i : i + 1], int(TARGET[i])) for i in range(3)])
-    if name != "smoothgrad":  # whose noise depends on the image's place
-        torch.testing.assert_close(found, one)
+    torch.testing.assert_close(found, one)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))
     assert all(module.training for module in model.modules())
@@ -215,10 +214,10 @@ def test_without_captum_the_extra_is_named_and_the_rest_works(x, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     model = built(Functional)
-    for name in ("input_x_gradient", "integrated_gradients", "smoothgrad"):
+    for name in ("input_x_gradient", "integrated_gradients"):
         with pytest.raises(sg.SoftgateError, match=r"extra 'explain'.*softgate\[explain\]"):
             explainers.by_name(name)(model, x, TARGET)
-    for name in ("gradient", "guided_backprop", "leaky_backward", "grad_cam", "excitation_pullback"):
+    for name in ("gradient", "smoothgrad", "guided_backprop", "leaky_backward", "grad_cam", "excitation_pullback"):
         explainers.by_name(name)(model, x, TARGET)
 
 

@@ -1,12 +1,15 @@
 """The control table, the sanity gate and the verdict."""
 
 import math
+import sys
+from functools import partial
 
 import pytest
 import torch
 
 from metric_cases import CLASSES, RULE, network, probe
 from softgate import SoftgateError, SoftgateWarning
+from softgate.explainers import Pullback, guided_backprop
 from softgate.metrics import controls
 from softgate.metrics.control_table import (
     BETTER,
@@ -87,18 +90,18 @@ def test_mean_images_may_be_of_some_classes_in_any_order():
     order = [3, 0, 4, 2, 1]
     every = Probe(x, labels, means)
     some = Probe(x, labels, means[order], numbers=order)
-    explain = controls.gradient()
+    explain = Pullback(None, centred=True)
     assert _of_maps(net, explain, some, some.first(2)) == _of_maps(net, explain, every, every.first(2))
 
 
 def test_chunks_do_not_change_scores(monkeypatch):
     net, (x, labels) = network(), probe(12, size=16)
     images = Probe(x, labels, None, list(range(CLASSES)))
-    whole = [_of_maps(net, explain, images, images.first(2)) for explain in (controls.Pullback(RULE),)]
-    whole += [_of_readout(net, controls.Pullback(RULE), images)]
-    monkeypatch.setattr(control_table, "CHUNK", 5)
-    parts = [_of_maps(net, explain, images, images.first(2)) for explain in (controls.Pullback(RULE),)]
-    parts += [_of_readout(net, controls.Pullback(RULE), images)]
+    whole = [_of_maps(net, explain, images, images.first(2)) for explain in (Pullback(RULE, centred=True),)]
+    whole += [_of_readout(net, Pullback(RULE, centred=True), images)]
+    monkeypatch.setattr(sys.modules[control_table.__module__], "CHUNK", 5)
+    parts = [_of_maps(net, explain, images, images.first(2)) for explain in (Pullback(RULE, centred=True),)]
+    parts += [_of_readout(net, Pullback(RULE, centred=True), images)]
     for one, other in zip(whole, parts, strict=True):
         assert other.keys() == one.keys()
         for key, score in one.items():
@@ -117,7 +120,7 @@ def test_a_network_whose_logits_are_no_sum_of_map_and_constants_is_measured_with
 
     x, labels = probe(6, size=16)
     with pytest.warns(SoftgateWarning, match="no representation"):
-        found = control_table(Product(), {"pullback": controls.Pullback(RULE)}, Probe(x.float(), labels), draws=1)
+        found = control_table(Product(), {"pullback": Pullback(RULE, centred=True)}, Probe(x.float(), labels), draws=1)
     assert "representation" not in found["pullback"]
     assert not math.isnan(found["pullback"]["noise_cosine"].value)
 
@@ -126,7 +129,7 @@ def test_an_explainer_that_does_not_cover_the_network_is_left_out():
     ends = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, CLASSES)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU6(), *ends)
     x, labels = probe(6, size=16)
-    chosen = {"edge filter": controls.EdgeFilter(), "guided backprop": controls.GuidedBackprop()}
+    chosen = {"edge filter": controls.EdgeFilter(), "guided backprop": partial(guided_backprop, centred=True)}
     with (
         pytest.warns(SoftgateWarning, match="PullbackAccuracy: not defined"),  # an edge filter knows no class
         pytest.warns(SoftgateWarning, match="left out: guided_backprop: Sequential has activations"),

@@ -10,7 +10,7 @@ from torch import nn
 import reference_metrics as slow
 from metric_cases import cases, close, explain, network, probe, value
 from softgate import SoftgateError, SoftgateWarning, metrics
-from softgate.metrics.lpips_alignment import as_image
+from softgate.metrics.perceptual_likeness import as_image
 
 
 def only_warning(metric, arguments):

@@ -15,11 +15,11 @@ import reference_metrics as slow
 import softgate as sg
 from metric_cases import CLASSES, RULE, close, explain, network, probe
 from softgate import SoftgateError, metrics
+from softgate.explainers import Pullback
+from softgate.explainers.noise import draws, generators
 from softgate.explainers.representation import read
-from softgate.metrics import controls
 from softgate.metrics.blur import blur
-from softgate.metrics.infidelity import squares
-from softgate.metrics.noise import draws, generators
+from softgate.metrics.faithfulness import squares
 from softgate.metrics.randomization import ranks
 
 
@@ -299,8 +299,8 @@ def test_the_head_is_the_layer_that_runs_last_wherever_it_is_registered():
 def test_counterfactuals_take_any_number_of_channels():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64) * 2 - 1
-    changed = metrics.counterfactuals(controls.gradient(), net, x, torch.tensor([0, 1]))
+    changed = metrics.counterfactuals(Pullback(None, centred=True), net, x, torch.tensor([0, 1]))
     assert changed.shape == x.shape
     assert not torch.equal(changed, x)
     with pytest.raises(SoftgateError, match=r"mean=\[0.5, 0.5\]: one number for each of the 1 channels"):
-        metrics.counterfactuals(controls.gradient(), net, x, torch.tensor([0, 1]), mean=(0.5, 0.5))
+        metrics.counterfactuals(Pullback(None, centred=True), net, x, torch.tensor([0, 1]), mean=(0.5, 0.5))

@@ -13,8 +13,8 @@ from torch import nn
 import softgate as sg
 from configs import TINY, composed, configured
 from softgate import SoftgateError, metrics
-from softgate.metrics.controls import Pullback
-from softgate.metrics.noise import draws
+from softgate.explainers import Pullback
+from softgate.explainers.noise import draws
 from softgate.training import build
 from softgate.training.callbacks import AlignmentCurves
 from softgate.training.callbacks.alignment import AlignmentConfig, log_spaced
@@ -101,7 +101,7 @@ def test_shared_passes_give_what_each_metric_gives_by_itself(measured):
     x, labels = data.sample(20, 314)
     x = x.contiguous(memory_format=torch.channels_last)
     rule = callback.rules["soft"]
-    explain = Pullback(rule)
+    explain = Pullback(rule, centred=True)
     alone = metrics.NoiseCosine(explain, count=2, seed=314)
     alone.update(module.net, x[:3], labels[:3])
     assert found["align/soft/noise_cosine"] == pytest.approx(float(alone.compute()), rel=1e-4)

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from softgate.errors import unknown
+from softgate.explainers.base import Explainer
 from softgate.explainers.cam import grad_cam
 from softgate.explainers.gradients import (
-    ExcitationPullback,
-    Explainer,
+    Pullback,
     gradient,
-    guided_backprop,
     input_x_gradient,
     integrated_gradients,
     leaky_backward,
     smoothgrad,
 )
+from softgate.explainers.guided import guided_backprop
 
 KNOWN: dict[str, Explainer] = {
     "gradient": gradient,
@@ -31,7 +31,7 @@ KNOWN: dict[str, Explainer] = {
     "leaky_backward": leaky_backward,
     "integrated_gradients": integrated_gradients,
     "grad_cam": grad_cam,
-    "excitation_pullback": ExcitationPullback(),
+    "excitation_pullback": Pullback(),
 }
 """The explainers by the names used in configs."""
 

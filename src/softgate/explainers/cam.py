@@ -10,17 +10,23 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from softgate.errors import SoftgateError
-from softgate.explainers.gradients import classes
-from softgate.explainers.pullback import require_classes
+from softgate.explainers.base import classes
+from softgate.explainers.pullback import target_logits
 from softgate.sites.inference import inner, reading_out
 
 
-def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:
+def grad_cam(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False) -> Tensor:
     """Grad-CAM (arXiv 1610.02391) on the last feature map of the forward pass, enlarged to the image.
 
     The last map is the last 4-dimensional tensor of more than one pixel that the forward pass makes, by a module or a
     function: in a ResNet the output of its last block, in DenseNet that of the functional ReLU behind its features,
     which captum's layer-wise form cannot name.
+
+    Args:
+        model: As for every explainer.
+        x: As for every explainer.
+        target: As for every explainer.
+        centred: Explain the logit minus the mean logit.
 
     Returns:
         [B, C, H, W], the same in every channel, >= 0.
@@ -36,11 +42,11 @@ def grad_cam(model: nn.Module, x: Tensor, target: Any) -> Tensor:
         with _LastMap() as seen:
             out: Any = model(image)
         logits: Tensor = getattr(out, "logits", out)
-        require_classes(logits, wanted)
+        picked = target_logits(logits, wanted[:, None], centred).sum()
         if seen.map is None:
             raise SoftgateError(f"grad_cam: {type(model).__name__} makes no feature map of more than one pixel.")
         features = seen.map
-        (grad,) = torch.autograd.grad(logits.gather(1, wanted[:, None]).sum(), features)
+        (grad,) = torch.autograd.grad(picked, features)
     weighted = F.relu((grad.mean((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True))
     large = F.interpolate(weighted, x.shape[-2:], mode="bilinear", align_corners=False)
     return large.expand_as(x).to(x.dtype).contiguous()

@@ -49,7 +49,13 @@ class Ascent:
 
 
 def pullback(
-    model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None, *, chunk: int | None = None
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    rule: Surrogate | None = None,
+    *,
+    centred: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
     """The pullback of the target logits to the input, v = dL f_target / dx under a rule (paper, equation 6).
 
@@ -61,6 +67,7 @@ def pullback(
         target: A class for all images (int); one per image ([B] tensor); or K per image ([B, K] tensor, or a list
             of K classes for all images).
         rule: The backward rule; None is the gradient. The rule the model is attached to plays no part.
+        centred: Of the logit minus the mean logit, which is free in a softmax.
         chunk: At most so many images at once, which bounds the memory; None is as many as hold the numbers of 32
             images of 224 px. Where memory runs out nevertheless the chunk is halved, down to one image.
 
@@ -73,7 +80,7 @@ def pullback(
     model = inner(model)
     with reading_out(model, rule):
         targets, many = _targets(x, target)
-        parts = _in_chunks(lambda part: _pull(model, x[part], targets[part])[1], x, len(x), chunk)
+        parts = _in_chunks(lambda part: pull(model, x[part], targets[part], centred=centred)[1], x, len(x), chunk)
         rows = torch.cat(parts)
     return rows if many else rows[:, 0]
 
@@ -129,9 +136,9 @@ def ascend(
         origin, logits, direction = x.detach()[cells[part]], start[cells[part]], first[part]
         image, path, predicted = origin, [_pick(logits, flat[part])], [logits.argmax(1)]
         for step in range(1, steps + 1):
-            image = _project(image + step_size * _unit(direction), origin, radius).clamp(low, high)
+            image = project(image + step_size * unit(direction), origin, radius).clamp(low, high)
             if step < steps:
-                logits, rows = _pull(model, image, flat[part], normalize)
+                logits, rows = pull(model, image, flat[part], normalize)
                 direction = rows[:, 0]
             else:
                 with torch.no_grad():
@@ -146,7 +153,7 @@ def ascend(
         cells = torch.arange(len(x), device=x.device).repeat_interleave(count)
         flat = targets.reshape(-1, 1)
         # At the first step the targets of an image still share its forward pass.
-        begun = _in_chunks(lambda part: _pull(model, x[part], targets[part], normalize), x, len(x), chunk)
+        begun = _in_chunks(lambda part: pull(model, x[part], targets[part], normalize), x, len(x), chunk)
         start, first = (torch.cat(part) for part in zip(*begun, strict=True))
         first = first.flatten(0, 1)
         parts = zip(*_in_chunks(climb, x, len(flat), chunk), strict=True)
@@ -206,13 +213,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in says)
 
 
-def _pull(
-    model: nn.Module, x: Tensor, targets: Tensor, normalize: Callable[[Tensor], Tensor] | None = None
+def pull(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    normalize: Callable[[Tensor], Tensor] | None = None,
+    centred: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The logits [B, classes] of images and the pullbacks [B, K, C, H, W] of targets [B, K], of one forward pass."""
     images = x.detach().clone().requires_grad_()
     logits = _logits(model, normalize(images) if normalize else images)
-    columns = _pick(logits, targets).unbind(1)
+    picked = target_logits(logits, targets, centred=True) if centred else _pick(logits, targets)
+    columns = picked.unbind(1)
     rows = []
     for k, column in enumerate(columns):
         rows.append(torch.autograd.grad(column.sum(), images, retain_graph=k + 1 < len(columns))[0])
@@ -224,12 +236,14 @@ def _norm(x: Tensor) -> Tensor:
     return norms.view(-1, *[1] * (x.dim() - 1))
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """Each image [B, ...] scaled to L2 norm 1; one that is zero stays zero."""
     norm = _norm(x)
     return torch.where(norm > 0, x / norm, torch.zeros_like(x))
 
 
-def _project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
+def project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
+    """Each image [B, ...] moved onto the L2 ball of `radius` around its origin where it is outside of it."""
     offset = image - origin
     return origin + offset * (radius / _norm(offset).clamp_min(radius))
 

@@ -4,22 +4,32 @@ Metrics of maps take maps; metrics that must look again take an explainer, any c
 Nothing here imports Lightning, Hydra or W&B. What games each metric is in docs/alignment.md.
 """
 
-from softgate.metrics.base import Explainer, ProbeMetric
+from softgate.explainers.base import Explainer
+from softgate.metrics.base import ProbeMetric
 from softgate.metrics.counterfactual import Counterfactual, counterfactuals
-from softgate.metrics.data_alignment import DataAlignment, MeanAlignment, data_alignment, mean_alignment
-from softgate.metrics.grid_pointing import GridPointing, grid_pointing, mosaics
-from softgate.metrics.high_frequency import HighFrequency, SpectralSlope, high_frequency, spectral_slope
-from softgate.metrics.infidelity import Infidelity, infidelity
-from softgate.metrics.insertion_deletion import InsertionDeletion, removal_curve
-from softgate.metrics.kernel_agreement import KernelAgreement, kernel_agreement
-from softgate.metrics.lpips_alignment import LpipsAlignment
-from softgate.metrics.max_sensitivity import MaxSensitivity, max_sensitivity
-from softgate.metrics.noise_cosine import NoiseCosine, noise_cosine
-from softgate.metrics.pullback_accuracy import PullbackAccuracy, pullback_accuracy
+from softgate.metrics.data_likeness import DataAlignment, MeanAlignment, data_alignment, mean_alignment
+from softgate.metrics.faithfulness import (
+    Infidelity,
+    InsertionDeletion,
+    PullbackAccuracy,
+    infidelity,
+    pullback_accuracy,
+    removal_curve,
+)
+from softgate.metrics.localisation import GridPointing, grid_pointing, mosaics
+from softgate.metrics.perceptual_likeness import LpipsAlignment
 from softgate.metrics.randomization import Randomization, randomized, spearman
-from softgate.metrics.representation import RepresentationError, representation_error
+from softgate.metrics.representation import KernelAgreement, RepresentationError, kernel_agreement, representation_error
+from softgate.metrics.smoothness import (
+    HighFrequency,
+    SpectralSlope,
+    TotalVariation,
+    high_frequency,
+    spectral_slope,
+    total_variation,
+)
 from softgate.metrics.specificity import InputSpecificity, TargetSpecificity, input_specificity, target_specificity
-from softgate.metrics.total_variation import TotalVariation, total_variation
+from softgate.metrics.stability import MaxSensitivity, NoiseCosine, max_sensitivity, noise_cosine
 
 __all__ = [
     "Counterfactual",

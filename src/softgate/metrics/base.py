@@ -7,7 +7,6 @@ split over batches and processes, and its sampling error over images can be had 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +16,6 @@ from torchmetrics import Metric
 from softgate.correlation import bootstrap_weights
 from softgate.errors import SoftgateWarning, require
 from softgate.sites.inference import reading_out
-
-Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""`explainer(model, x, target)`: a map [B, C, H, W] for images [B, C, H, W] and targets [B]."""
 
 
 class ProbeMetric(Metric):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from softgate import metrics
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites, require
+from softgate.explainers.gradients import Pullback
 from softgate.explainers.representation import read
 from softgate.metrics import Explainer, ProbeMetric
 from softgate.metrics.base import logits
-from softgate.metrics.controls import Pullback
 
 SANITY = ("randomization_head", "target_specificity")
 """The two scores that catch what the others reward."""
@@ -194,7 +194,7 @@ def _of_maps(model: nn.Module, explainer: Explainer, probe: Probe, few: Probe) -
 
 
 def _of_readout(model: nn.Module, explainer: Pullback, probe: Probe) -> dict[str, Score]:
-    read_out = [read(model, part, mine, explainer.rule, centred=True) for part, mine in _parts(probe)]
+    read_out = [read(model, part, mine, explainer.rule, centred=explainer.centred) for part, mine in _parts(probe)]
     pair = torch.cat([out.logit for out in read_out]), torch.cat([out.represented for out in read_out])
     return _scored(
         ("representation", metrics.RepresentationError(), pair),

@@ -7,101 +7,34 @@ centred logit, f_c minus the mean logit: the mean is free in a softmax, and woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softgate.errors import require
-from softgate.explainers.gradients import guided
-from softgate.explainers.pullback import target_logits
-from softgate.metrics.base import Explainer
+from softgate.explainers.base import Explainer
+from softgate.explainers.gradients import Pullback, leaky_rule, smoothgrad
+from softgate.explainers.guided import guided_backprop
 from softgate.metrics.blur import blur
-from softgate.metrics.high_frequency import high_frequency
-from softgate.metrics.noise import draws
 from softgate.metrics.randomization import randomized
-from softgate.sites.inference import inner, reading_out
-from softgate.surrogate import gates, pools
+from softgate.metrics.smoothness import high_frequency
+from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
 
-
-@dataclass(frozen=True)
-class Pullback:
-    """The pullback of the centred target logit under a rule; None is the gradient.
-
-    Args:
-        rule: The backward rule.
-    """
-
-    rule: Surrogate | None = None
-
-    def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        """Maps [B, C, H, W] for images [B, C, H, W] and targets [B]."""
-        return _input_gradient(model, x, target, self.rule)
-
-    def all(self, model: nn.Module, x: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Maps [B, K, C, H, W] of K classes from one forward pass, and the logits [B, classes]."""
-        model = inner(model)
-        with reading_out(model, self.rule):
-            x = x.detach().clone().requires_grad_()
-            out: Any = model(x)
-            outputs = getattr(out, "logits", out)
-            targets = torch.tensor(list(classes), device=x.device).expand(len(x), -1)
-            picked = target_logits(outputs, targets, centred=True).sum(0)
-            maps = [torch.autograd.grad(one, x, retain_graph=True)[0] for one in picked]
-        return torch.stack(maps, 1), outputs.detach()
+LEAK = 0.1
+"""The leaky gates of a control table: published tables have it so, `leaky_backward` itself is steeper."""
 
 
-def gradient() -> Pullback:
-    """The vanilla gradient."""
-    return Pullback(None)
+def _centred_gradient() -> Pullback:
+    return Pullback(None, centred=True)
 
 
-def leaky_backward(slope: float = 0.1) -> Pullback:
-    """The gradient with 1 where a ReLU is on and `slope` where it is off: another soft backward pass."""
-    return Pullback(Surrogate(gate=gates.Leaky(slope), pool=pools.Hard()))
-
-
-@dataclass(frozen=True)
-class SmoothGrad:
-    """The mean gradient over noisy copies (Smilkov et al., arXiv 1706.03825).
-
-    Args:
-        passes: Copies; the number of passes the other explainer takes, for a fair match.
-        scale: Standard deviation of the noise, as a share of each image's range.
-        seed: Of the noise, which is drawn from the pixels.
-    """
-
-    passes: int = 10
-    scale: float = 0.15
-    seed: int = 0
-
-    def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        """Maps [B, C, H, W]."""
-        spread = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
-        maps = torch.zeros_like(x)
-        for noise in draws(x, self.passes, self.seed):
-            maps += _input_gradient(model, x + self.scale * spread * noise, target, None)
-        return maps / self.passes
-
-
-@dataclass(frozen=True)
-class GuidedBackprop:
-    """The gradient, with negative gradients dropped at every ReLU on the way (Springenberg et al., arXiv 1412.6806).
-
-    Known to be unfaithful: it recovers edges of the input, whatever the weights of the upper layers and the target.
-    """
-
-    def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-        """Maps [B, C, H, W].
-
-        Raises:
-            SoftgateError: If the model has no ReLU, or other activations, on which it would be the plain gradient.
-        """
-        return guided(model, x, target, centred=True)
+def _centred_pullback() -> Pullback:
+    return Pullback(Surrogate(), centred=True)
 
 
 @dataclass(frozen=True)
@@ -116,8 +49,8 @@ class Blurred:
         rounds: Of the bisection for the blur's width.
     """
 
-    explainer: Explainer = field(default_factory=gradient)
-    reference: Explainer = field(default_factory=lambda: Pullback(Surrogate()))
+    explainer: Explainer = field(default_factory=_centred_gradient)
+    reference: Explainer = field(default_factory=_centred_pullback)
     rounds: int = 12
 
     def __call__(self, model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -161,7 +94,7 @@ class RandomWeights:
     """
 
     images: Tensor
-    explainer: Explainer = field(default_factory=lambda: Pullback(Surrogate()))
+    explainer: Explainer = field(default_factory=_centred_pullback)
     seed: int = 0
     _made: tuple[nn.Module, nn.Module] | None = field(default=None, init=False, repr=False)
 
@@ -185,24 +118,14 @@ def standard(rule: Surrogate, images: Tensor, passes: int = 10) -> Mapping[str, 
         Name to explainer, the two in question first.
     """
     require(rule.softens_relu or rule.softens_pool, "readout: its gates are hard; the pullback would be the gradient.")
-    pullback = Pullback(rule)
+    gradient, pullback = Pullback(None, centred=True), Pullback(rule, centred=True)
     return {
-        "gradient": gradient(),
+        "gradient": gradient,
         "pullback": pullback,
         "random weights": RandomWeights(images, pullback),
-        "SmoothGrad": SmoothGrad(passes),
-        "guided backprop": GuidedBackprop(),
-        "leaky backward": leaky_backward(),
-        "blurred gradient": Blurred(gradient(), pullback),
+        "SmoothGrad": partial(smoothgrad, samples=passes, centred=True),
+        "guided backprop": partial(guided_backprop, centred=True),
+        "leaky backward": Pullback(leaky_rule(LEAK), centred=True),
+        "blurred gradient": Blurred(gradient, pullback),
         "edge filter": EdgeFilter(),
     }
-
-
-def _input_gradient(model: nn.Module, x: Tensor, target: Tensor, rule: Surrogate | None) -> Tensor:
-    model = inner(model)
-    with reading_out(model, rule):
-        x = x.detach().clone().requires_grad_()
-        out: Any = model(x)
-        picked = target_logits(getattr(out, "logits", out), target[:, None].to(x.device), centred=True)
-        found: Tensor = torch.autograd.grad(picked.sum(), x)[0]
-    return found

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.explainers.pullback import _project, _unit
-from softgate.metrics.base import Explainer, ProbeMetric, finite, flat, logits
+from softgate.explainers.base import Explainer
+from softgate.explainers.pullback import project, unit
+from softgate.metrics.base import ProbeMetric, finite, flat, logits
 
 REFERENCE_SIZE = 3 * 224 * 224
 """Numbers in an image of the size for which the paper's step and radius are meant."""
@@ -58,8 +59,8 @@ def counterfactuals(
     pixels = origin
     for _ in range(steps):
         maps = explainer(model, ((pixels + 1) / 2 - shift) / scale, target)
-        direction = _unit(maps / scale)  # the chain rule: the map is with respect to the normalised image
-        pixels = _project(pixels + size * step_size * direction, origin, size * radius).clamp(-1, 1)
+        direction = unit(maps / scale)  # the chain rule: the map is with respect to the normalised image
+        pixels = project(pixels + size * step_size * direction, origin, size * radius).clamp(-1, 1)
     return ((pixels + 1) / 2 - shift) / scale
 
 

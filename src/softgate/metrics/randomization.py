@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require, unknown
-from softgate.metrics.base import Explainer, ProbeMetric, cosine, finite, flat, logits
+from softgate.explainers.base import Explainer
+from softgate.metrics.base import ProbeMetric, cosine, finite, flat, logits
 from softgate.sites.inference import inner
 from softgate.sites.sites import attached_sites
 

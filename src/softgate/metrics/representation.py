@@ -1,9 +1,13 @@
-"""Is the logit what its pullback says? The relative error of the affine reading."""
+"""Is the logit what its pullback says? The affine reading's relative error, and whether it ranks images alike."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from softgate.correlation import memberships, pearson, pearson_within
 from softgate.metrics.base import ProbeMetric, finite
 
 
@@ -42,3 +46,73 @@ class RepresentationError(ProbeMetric):
     def update(self, logit: Tensor, represented: Tensor) -> None:
         """Takes target logits [B] and their affine readings [B]."""
         self.add(representation_error(logit, represented), finite(logit, represented))
+
+
+def kernel_agreement(logit: Tensor, represented: Tensor, labels: Tensor | None = None) -> Tensor:
+    r"""The Pearson correlation over images of :math:`f_c` and :math:`f_{\Gamma,c}`.
+
+    Args:
+        logit: [N] target logits, centred: minus the mean logit.
+        represented: [N] f_Gamma of the same, from `softgate.representation` under a soft rule.
+        labels: [N]; given, both are first taken relative to their means within each class, so that it does not count
+            that the classes differ.
+
+    Returns:
+        A scalar in [-1, 1]; NaN where one of the two does not vary.
+    """
+    logit, represented = logit.double(), represented.double()
+    if labels is None:
+        return pearson(logit, represented)
+    one = torch.ones(1, len(logit), dtype=torch.float64, device=logit.device)
+    return pearson_within(logit, represented, memberships(labels), one)[0]
+
+
+class KernelAgreement(ProbeMetric):
+    r"""Pearson over the probe set of :math:`f_c` and :math:`f_{\Gamma,c}`, c the target of each image, centred logits.
+
+    The paper's Hypothesis 1 at one time: that the network acts as the kernel machine of its soft paths. Pooled values
+    are inflated by the differences between classes; `within_class=True` leaves these out.
+
+    Source: the paper, Hypothesis 1 and equation 7.
+
+    Args:
+        within_class: Correlate the deviations from the class means.
+        kwargs: Of `torchmetrics.Metric`.
+
+    >>> import torch
+    >>> metric = KernelAgreement()
+    >>> metric.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 2.0]), torch.tensor([0, 1, 2]))
+    >>> metric.compute()
+    tensor(0.8660, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+    plot_lower_bound = -1.0
+    plot_upper_bound = 1.0
+    degenerate = "logits or affine readings do not vary over the probe set, or within classes none has two images"
+
+    def __init__(self, within_class: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.within_class = within_class
+
+    @property
+    def width(self) -> int:
+        """Logit, affine reading, class."""
+        return 3
+
+    def update(self, logit: Tensor, represented: Tensor, labels: Tensor) -> None:
+        """Takes target logits [B], their affine readings [B] and the classes [B]."""
+        rows = torch.stack([logit.double(), represented.double(), labels.double()], 1)
+        self.add(rows, finite(logit, represented))
+
+    def statistic(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Pearson of the first two columns; NaN also where classes have several images and none varies within."""
+        a, b, labels = rows.unbind(1)
+        members = memberships(labels)
+        if self.within_class:
+            return pearson_within(a, b, members, weights)[:, None]
+        found = pearson(a, b, weights)[:, None]
+        # A dead network's logits are its biases: they differ between classes, and agree.
+        repeated = bool((members.sum(0) > 1).any())
+        dead = repeated and bool(pearson_within(a, b, members, torch.ones_like(weights[:1])).isnan())
+        return torch.full_like(found, torch.nan) if dead else found

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softgate.errors import SoftgateError, require, unknown
-from softgate.metrics.noise import draws, generators
+from softgate.explainers.noise import draws, generators
 from softgate.sites.inference import reading_out
 
 NORMS = ("linf", "l2")

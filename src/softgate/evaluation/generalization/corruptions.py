@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from softgate.errors import require, unknown
+from softgate.explainers.noise import draws, generators
 from softgate.metrics.blur import blur
-from softgate.metrics.noise import draws, generators
 
 SIZE = 224
 """Of the images that lengths are given for."""

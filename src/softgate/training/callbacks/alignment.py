@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from softgate import metrics
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.explainers.gradients import Pullback
+from softgate.explainers.noise import draws
 from softgate.explainers.representation import read
 from softgate.metrics import ProbeMetric
 from softgate.metrics.control_table import Probe, Score, of_passes, score
-from softgate.metrics.controls import Pullback
-from softgate.metrics.noise import draws
 from softgate.options import Count, Every, Options, Says, Whole, switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule
@@ -100,7 +100,7 @@ class AlignmentCurves(Callback):
         for name, rule in list(self.rules.items()):
             try:
                 with scaled(module, data, rule):
-                    Pullback(rule)(module.net, probe.images[:1], probe.labels[:1])
+                    Pullback(rule, centred=True)(module.net, probe.images[:1], probe.labels[:1])
             except SoftgateError as error:
                 self._warn(f"no {name} read-out: {error}")
                 del self.rules[name]
@@ -154,7 +154,8 @@ class AlignmentCurves(Callback):
                 scores = self._cheap(module.net, rule, probe, noise)
                 if dear:
                     part = probe.first(self.options.dear_images)
-                    scores |= of_passes(module.net, Pullback(rule), part, probe.images, self.evaluator, STABILITY)
+                    pullback = Pullback(rule, centred=True)
+                    scores |= of_passes(module.net, pullback, part, probe.images, self.evaluator, STABILITY)
             for key, each in scores.items():
                 named = zip(("", "_low", "_high"), each, strict=True)
                 found |= {f"align/{name}/{key}{end}": value for end, value in named}
@@ -203,7 +204,7 @@ class AlignmentCurves(Callback):
     ) -> tuple[Tensor, Tensor]:
         """Maps and logits of a chunk; what needs the affine reading is updated on the way."""
         if not self.represents:
-            return Pullback(rule)(net, x, labels), metrics.base.logits(net, x)
+            return Pullback(rule, centred=True)(net, x, labels), metrics.base.logits(net, x)
         out = read(net, x, labels, rule, centred=True)
         made["representation"].update(out.logit, out.represented)
         for key in ("kernel_agreement", "kernel_agreement_within"):
@@ -213,7 +214,7 @@ class AlignmentCurves(Callback):
     def _of_few(
         self, net: nn.Module, rule: Surrogate | None, probe: Probe, v: Tensor, noise: Tensor
     ) -> dict[str, ProbeMetric]:
-        explain = Pullback(rule)
+        explain = Pullback(rule, centred=True)
         noisy = [explain(net, part, mine) for part, mine in _chunks(probe.images + noise, probe.labels)]
         copies = torch.cat(noisy).view(noise.shape)
         sound = metrics.base.finite(v, copies.transpose(0, 1))

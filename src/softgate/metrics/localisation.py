@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.metrics.base import Explainer, ProbeMetric, finite, logits
+from softgate.explainers.base import Explainer
+from softgate.metrics.base import ProbeMetric, finite, logits
 
 
 def mosaics(images: Tensor, labels: Tensor, side: int = 2, count: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
