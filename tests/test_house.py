@@ -17,7 +17,7 @@ SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
     ("errors", "files", "correlation"),
-    ("surrogate", "data", "figures", "models"),
+    ("surrogate", "data", "figures", "models", "tables"),
     ("sites",),
     ("explainers",),
     ("grids", "metrics", "paths"),

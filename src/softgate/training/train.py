@@ -144,7 +144,7 @@ def _conclude(
         files.write_json(summary | about, directory / "summary.json")
         report.save_curves(points, directory / "curves.png", config["name"])
     shown = {key: value for key, value in summary.items() if not key.startswith("align/")}  # those are curves
-    console.print(report.table(status, shown))
+    console.print(report.table(status, shown).rich())
     console.print(f"run directory: {directory}", soft_wrap=True)
     return summary
 
