@@ -53,10 +53,10 @@ def test_a_table_without_heads_has_no_head_anywhere():
 
 
 def test_a_narrow_terminal_cuts_nothing_off():
-    made = Table(["run", "value"], [["outputs/a/very/long/path/of/a/run/that/has/no/blank", "0.123"]])
-    text = printed(made, width=30)
-    assert "…" not in text
-    assert "".join(line.split()[0] for line in text.splitlines()[2:] if line.split()).startswith("outputs/a/very")
+    path = "outputs/a/very/long/path/of/a/run/that/has/no/blank"
+    lines = printed(Table(["run", "value"], [[path, "0.123"]]), width=30).splitlines()
+    assert "".join(line.split()[0] for line in lines if line.strip()).endswith(path)
+    assert max(map(len, lines)) <= 30
 
 
 def test_markdown_keeps_its_columns_whatever_is_in_a_cell():
