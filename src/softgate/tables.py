@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +111,7 @@ class Table:
 
     def latex(self) -> str:
         r"""As a `table` with the title as its caption, for a document that has `\usepackage{booktabs}`."""
-        head = [f"{_line(self.heads, _latex)}", r"\midrule"] if self.headed else []
+        head = [" & ".join(map(_latex, self.heads)) + r" \\", r"\midrule"] if self.headed else []
         rows = [" & ".join(_marked(cell) for cell in row) + r" \\" for row in self.cells]
         caption = [rf"\caption{{{_latex(self.title)}}}"] if self.title else []
         tabular = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", *head, *rows, r"\bottomrule", r"\end{tabular}"]
@@ -146,10 +146,6 @@ def cell(value: Any, digits: str = ".4f") -> Cell:
         digits: Format of a float.
     """
     return Cell(f"{value:{digits}}", value) if isinstance(value, float) else Cell(str(value))
-
-
-def _line(words: Sequence[str], written: Callable[[str], str]) -> str:
-    return " & ".join(map(written, words)) + r" \\"
 
 
 def _markdown(words: Sequence[str]) -> list[str]:
