@@ -21,6 +21,8 @@ import torchvision
 from torch import Tensor, nn
 
 import softgate as sg
+from softgate import files
+from softgate.tables import Table
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 SIZES = {"inception_v3": 299, "maxvit_t": 224}
@@ -178,7 +180,7 @@ def cells(row: Row) -> list[str]:
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+    return Table(head, lines, align="l" * len(head)).markdown()
 
 
 PAGE_TEXT = """\
@@ -246,7 +248,7 @@ def main() -> int:
         rows.append(row)
         print("  ".join([*cells(row), f"[{row.seconds:.1f} s]", *([] if row.fine else ["NOT FINE"])]), flush=True)
     if not given.models:
-        given.out.write_text(page(rows))
+        files.write(page(rows), given.out)
         print(f"written: {given.out}")
     return 0 if all(row.fine for row in rows) else 1
 

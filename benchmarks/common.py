@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -17,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import softgate as sg
+from softgate import files
+from softgate.tables import Table, cell, console
+
+WIDE = 240
+"""Columns that a table is drawn for where it goes to a file or a pipe."""
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "densenet121")
 
@@ -91,12 +95,9 @@ def ratio(times: dict[str, list[float]], arm: str, base: str = "vanilla") -> flo
 def report(title: str, rows: list[dict[str, object]], path: Path) -> None:
     """Prints a table and writes it with the machine it was measured on."""
     names = list(rows[0])
-    cells = [[f"{row[n]:.3f}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
-    widths = [max(len(n), *(len(c[i]) for c in cells)) for i, n in enumerate(names)]
-    print(title)
-    for line in [names, *cells]:
-        print("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)))
+    cells = [[cell(row[name], ".3f") for name in names] for row in rows]
+    console(WIDE).print(Table(names, cells, title).rich())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     about = {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
-    path.write_text(json.dumps({"title": title, **about, "rows": rows}, indent=2) + "\n")
+    files.write_json({"title": title, **about, "rows": rows}, path)
     print(f"written: {path}")

@@ -15,7 +15,7 @@ from common import report
 from torch import Tensor, nn
 
 import softgate as sg
-from softgate import models
+from softgate import files, models
 from softgate.data import ImageData
 from softgate.metrics.control_table import Probe, control_table, failures
 from softgate.metrics.controls import standard
@@ -147,4 +147,4 @@ if __name__ == "__main__":
     content = json.loads(given.out.read_text())
     content["scores"] = {name: {key: list(score) for key, score in scores.items()} for name, scores in table.items()}
     content["failures"] = failed
-    given.out.write_text(json.dumps(content, indent=2) + "\n")
+    files.write_json(content, given.out)

@@ -17,7 +17,7 @@ SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
     ("errors", "files", "correlation"),
-    ("options", "surrogate", "figures"),
+    ("options", "tables", "surrogate", "figures"),
     ("sites", "data", "models"),
     ("explainers",),
     ("grids", "metrics", "paths"),

@@ -1,4 +1,7 @@
-"""Writing files that are read back: whoever reads one sees the old content or the new, never a part of either."""
+"""Writing files: whoever reads one sees the old content or the new, never a part of either.
+
+Every file that softgate writes goes through here. Only `append_csv` adds to a file in place, whole rows in one write.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-
-from softgate import files
 
 
 @contextmanager
@@ -53,9 +54,20 @@ def save(values: Any, path: str | Path) -> None:
 
 def save_picture(picture: Any, path: str | Path) -> None:
     """Saves a PIL image as PNG, whole or not at all."""
+    write(encoded(picture, "PNG"), path)
+
+
+def encoded(picture: Any, kind: str, **options: Any) -> bytes:
+    """A PIL image as the bytes of a file.
+
+    Args:
+        picture: The image.
+        kind: PIL's name of the format.
+        **options: Of the format, such as `quality`.
+    """
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write(buffer.getvalue(), path)
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,9 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Writes a JSON file; whoever reads it sees the old one or the new one, never half of it."""
-    files.write(json.dumps(_plain(values), indent=2) + "\n", path)  # JSON has no nan: null
+def write_json(values: Mapping[str, Any] | Sequence[Any], path: Path) -> None:
+    """Writes a JSON file; what is not finite is null, for JSON has no such numbers."""
+    write(json.dumps(_plain(values), indent=2) + "\n", path)
 
 
 def _plain(value: Any) -> Any:
@@ -80,12 +92,40 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows as a CSV file whose columns are the keys of all rows, in the order in which they first come."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; [] where there is none. A last row that was cut short is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return list(csv.DictReader(lines))
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Writes rows as a CSV file.
+
+    Args:
+        rows: Column to value. What a row lacks is left empty, and what is no column is left out.
+        path: The file.
+        columns: In order; None for the keys of all rows, in the order in which they first come.
+    """
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    write(csv_text(columns, rows), path)
+
+
+def append_csv(rows: Iterable[Mapping[str, Any]], path: Path, columns: Sequence[str]) -> None:
+    """Adds rows to a CSV file in one write, under a header where the file is new; as `write_csv` otherwise."""
+    text = csv_text(columns, rows, header=not path.is_file())
+    with path.open("a", newline="") as file:
+        file.write(text)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
+    """Rows as the text of a CSV file, lines ending as RFC 4180 has them."""
+    made = io.StringIO(newline="")
+    table = csv.DictWriter(made, columns, restval="", extrasaction="ignore")
+    if header:
+        table.writeheader()
+    table.writerows(rows)
+    return made.getvalue()

@@ -212,3 +212,28 @@ def test_charts_are_drawings_of_a_phones_width_with_their_words_as_text():
     for part in ("arm <a>", "top-1", "points"):
         assert part in words
     assert made["forest"] == comparison.forest(rows, "top-1", "points")
+
+
+def test_a_users_settings_of_matplotlib_change_no_chart_and_no_chart_changes_them():
+    import matplotlib as mpl
+
+    from softgate.figures import comparison, panels, paths
+
+    points = [(0, 1.0), (1, 0.5), (2, 0.2)]
+    line = panels.Line(points)
+    drawn = {
+        "training": lambda: np.asarray(training.curves({"loss": {"train": points}}, "title")).tobytes(),
+        "panels": lambda: np.asarray(panels.draw({"a": {"hard": line, "soft": line}})).tobytes(),
+        "dots": lambda: np.asarray(panels.dots({"m": [panels.Dots("a", {"x": (0.5, 0.4, 0.6)})]}, ["x"])).tobytes(),
+        "heat maps": lambda: np.asarray(paths.heat_maps({"a": np.eye(2)}, [0, 1])).tobytes(),
+        "swap curves": lambda: np.asarray(paths.swap_curves({"a": {"b": ("hard", line)}})).tobytes(),
+        "curves": lambda: comparison.curves({"a": line}, {"a": 0}, "loss"),
+        "forest": lambda: comparison.forest([comparison.Interval("a", 0.1, 0.0, 0.2)], "top-1", "points"),
+        "scatter": lambda: comparison.scatter({"a": points}, "title", "x", "y"),
+    }
+    before = {name: draw() for name, draw in drawn.items()}
+    mine = {"font.size": 22, "axes.facecolor": "red", "figure.dpi": 31, "svg.fonttype": "path", "lines.linewidth": 9}
+    with mpl.rc_context(mine):
+        for name, draw in drawn.items():
+            assert draw() == before[name], name
+        assert {key: mpl.rcParams[key] for key in mine} == mine

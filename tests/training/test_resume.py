@@ -20,7 +20,7 @@ from configs import TINY, composed
 from softgate import SoftgateError, files
 from softgate.errors import Stopped
 from softgate.training import SoftgateModule, resume
-from softgate.training.metricsfile import MetricsFile, read
+from softgate.training.metricsfile import MetricsFile
 from softgate.training.train import train
 
 TIMES = ("started", "grids/seconds", "grids/share_of_epoch", "train/images_per_second")
@@ -146,7 +146,7 @@ def test_a_run_that_is_asked_to_stop_ends_its_step_and_goes_on_bit_for_bit(finis
     seconds = time.perf_counter() - begun
     assert_alike(finished, tmp_path)
     # The clock of the epoch that went on starts with the process, not with the machine.
-    speeds = [row["train/images_per_second"] for row in read(tmp_path / "metrics.csv")]
+    speeds = [row["train/images_per_second"] for row in files.read_csv(tmp_path / "metrics.csv")]
     assert all(float(speed) * seconds > 1 for speed in speeds if speed)
 
 
@@ -172,7 +172,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on_from_it(finished, tmp_p
     assert summary == json.loads((run / "summary.json").read_text())
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     train(composed(*QUICK, "resume=true", "trainer.max_epochs=3", directory=run))
-    epochs = [row["epoch"] for row in read(run / "metrics.csv") if row["train/loss"]]
+    epochs = [row["epoch"] for row in files.read_csv(run / "metrics.csv") if row["train/loss"]]
     assert epochs == ["0", "1", "2"]
     assert rows(run / "metrics.csv")[:4] == rows(finished / "metrics.csv")
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

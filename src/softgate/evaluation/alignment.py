@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from softgate import files, tables
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateWarning, require
 from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
 from softgate.figures.panels import Dots, dots
-from softgate.files import save_picture
 from softgate.metrics import controls
 from softgate.metrics.control_table import BETTER, Probe, Score, control_table, failures, verdict
 from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
+from softgate.tables import Table
 from softgate.training.callbacks.alignment import MOST_CLASSES
 
 SAME = ("name", "root", "archive", "size", "mean", "std")
@@ -37,9 +35,6 @@ DEFINED = ("representation", "kernel_agreement", "kernel_agreement_within")
 
 READ = {"hard": "gradient", "soft": "pullback"}
 """The read-outs of the 2 x 2, and their explainers."""
-
-WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
 
 Scores = dict[str, dict[str, Score]]
 
@@ -103,8 +98,7 @@ class Study:
         self.measured: list[Measured] = []
         self._expected: tuple[str, dict[str, Any], list[str]] | None = None
         self._means: tuple[ImageData, Tensor | None] | None = None
-        console = Console()
-        self._console = console if console.is_terminal else Console(width=WIDTH)
+        self._console = tables.console()
 
     def expect(self, label: str, options: DataConfig, classes: Sequence[str], images: int | None = None) -> None:
         """Says that a network will be measured; nothing is loaded.
@@ -176,8 +170,8 @@ class Study:
         crossed = two_by_two(self.measured)
         if crossed:
             show_crossed(crossed, self.measured, self._console)
-        _write_csv(self.measured, directory / "alignment.csv")
-        save_picture(picture(self.measured, self.options), directory / "alignment.png")
+        files.write_csv(_rows(self.measured), directory / "alignment.csv")
+        files.save_picture(picture(self.measured, self.options), directory / "alignment.png")
         networks = [one.plain() for one in self.measured]
         better = {key: {True: "higher", False: "lower", None: "zero"}[better] for key, better in BETTER.items()}
         return {**self.options.plain, "better": better, "networks": networks, "two_by_two": crossed}
@@ -253,12 +247,14 @@ def show(one: Measured, console: Console) -> None:
     across, every = max(2, (console.width - 27) // 10), list(one.table)
     for start in range(0, len(every), across):  # a narrow terminal gets several tables
         names = every[start : start + across]
-        made = _table(f"alignment of {one.label}{trained}", [_broken(name) for name in names])
-        for key, better in BETTER.items():
-            if any(key in scores for scores in one.table.values()):
-                made.add_row(_titled(key, better), *[_cell(one.table[name].get(key)) for name in names])
-        made.add_row("passes the gate", *["no" if one.failed[name] else "yes" for name in names])
-        console.print(made)
+        rows = [
+            [_titled(key, better), *[_cell(one.table[name].get(key)) for name in names]]
+            for key, better in BETTER.items()
+            if any(key in scores for scores in one.table.values())
+        ]
+        rows.append(["passes the gate", *["no" if one.failed[name] else "yes" for name in names]])
+        heads = ["metric", *[_broken(name) for name in names]]
+        console.print(Table(heads, rows, f"alignment of {one.label}{trained}").rich(whole=True))
     lines = [f"{name} fails {' and '.join(keys)}: its scores say nothing." for name, keys in one.failed.items() if keys]
     said = dict.fromkeys(note for notes in one.notes.values() for note in notes)
     lines += [f"{', '.join(name for name in one.notes if note in one.notes[name])}: {note}" for note in said]
@@ -271,15 +267,15 @@ def show_crossed(crossed: Mapping[str, Any], measured: Sequence[Measured], conso
     arms = {kind: [one for one in measured if one.trained == kind] for kind in READ}
     sizes = " and ".join(f"{len(arm)} trained {kind}" for kind, arm in arms.items())
     pairs = [(kind, read) for kind in READ for read in READ]
-    made = _table(f"2 x 2, means over {sizes}", [f"trained {kind}\nread {read}" for kind, read in pairs])
+    rows = []
     for key, found in crossed.items():
         cells = [found[f"trained {kind}"][f"read {read}"] for kind, read in pairs]
         values = [math.nan if None in cell else sum(cell) / len(cell) for cell in cells]
-        made.add_row(_titled(key, BETTER[key]), *[f"{value:.3f}" for value in values])
+        rows.append([_titled(key, BETTER[key]), *[f"{value:.3f}" for value in values]])
     passes = [sum(not one.failed[READ[read]] for one in arms[kind]) for kind, read in pairs]
     counts = [f"{n} of {len(arms[kind])}" for n, (kind, _) in zip(passes, pairs, strict=True)]
-    made.add_row("pass the gate", *counts)
-    console.print(made)
+    heads = ["metric", *[f"trained {kind}\nread {read}" for kind, read in pairs]]
+    console.print(Table(heads, [*rows, ["pass the gate", *counts]], f"2 x 2, means over {sizes}").rich(whole=True))
 
 
 def picture(measured: Sequence[Measured], options: AlignmentConfig) -> Any:
@@ -297,14 +293,22 @@ def picture(measured: Sequence[Measured], options: AlignmentConfig) -> Any:
     return dots(panels, names, f"{title}; + more, - less, 0 zero is best; hollow: fails the sanity gate")
 
 
-def _write_csv(measured: Sequence[Measured], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("network", "trained", "explainer", "passes_gate", "metric", "value", "low", "high"))
-        for one in measured:
-            for name, scores in one.table.items():
-                start = one.label, one.trained or "", name, "no" if one.failed[name] else "yes"
-                writer.writerows((*start, key, *scores[key]) for key in BETTER if key in scores)
+def _rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """A row of `alignment.csv` for each score."""
+    return [
+        {
+            "network": one.label,
+            "trained": one.trained,
+            "explainer": name,
+            "passes_gate": "no" if one.failed[name] else "yes",
+            "metric": key,
+            **scores[key]._asdict(),
+        }
+        for one in measured
+        for name, scores in one.table.items()
+        for key in BETTER
+        if key in scores
+    ]
 
 
 def about(options: DataConfig) -> dict[str, Any]:
@@ -325,14 +329,6 @@ def _same(
         require(values[0] == values[1], f"{start}: data.{key} is {values[0]} and {values[1]}.")
     counts = f"{len(mine[1])} and {len(theirs[1])}"
     require(list(mine[1]) == list(theirs[1]), f"{start}: their classes ({counts}) are not the same.")
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    made.add_column("metric", no_wrap=True)
-    for name in columns:
-        made.add_column(name, justify="right")
-    return made
 
 
 def _titled(key: str, better: bool | None) -> str:

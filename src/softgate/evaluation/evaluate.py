@@ -250,7 +250,7 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
             "ECE": "ece",
         }
         rows |= {name: run[key] for name, key in scores.items() if key in run}
-        console.print(summary.table("evaluation", rows))
+        console.print(summary.table("evaluation", rows).rich())
         if "checkpoint" in run:
             console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True)
     console.print(f"results and pictures: {directory}", soft_wrap=True)

@@ -9,24 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from softgate import files, tables
 from softgate.errors import require
 from softgate.evaluation.config import PathsConfig
 from softgate.evaluation.reports import path_results, paths
 from softgate.evaluation.reports.path_results import GATES, Kernels, Stability
 from softgate.explainers.pullback import predict
-from softgate.files import save_picture
 from softgate.paths import Point, Recording, cka, compare, kernel, kernel_accuracy, label_alignment, swap
 from softgate.paths.similarity import cosine_kernel
 from softgate.sites.calibration import calibrate
 from softgate.sites.inference import inner
 from softgate.sites.scales import scales_of
 from softgate.surrogate.rule import Surrogate
-
-WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
 
 FOLDS = 5
 
@@ -47,8 +43,7 @@ class PathStudy:
         self.options, self.soft = options, soft
         self.recordings: dict[str, Recording] = {}
         self.found: list[Stability] = []
-        console = Console()
-        self._console = console if console.is_terminal else Console(width=WIDTH)
+        self._console = tables.console()
 
     def expect(self, label: str, checkpoint: Path, net: nn.Module) -> None:
         """Opens the recording of a run, before anything is measured.
@@ -118,14 +113,15 @@ class PathStudy:
         plain = [path_results.plain(one, self.options) for one in self.found]
         path_results.write_csv(self.found, self.options, directory / "paths.csv")
         pictures = {"swaps into the last network": directory / "paths.png"}
-        save_picture(path_results.curves(self.found, self.options), directory / "paths.png")
+        files.save_picture(path_results.curves(self.found, self.options), directory / "paths.png")
         for one in self.found:
             name = f"{one.label}, trained {one.trained}"
             pictures[name] = directory / f"paths-{re.sub(r'[^A-Za-z0-9_.-]', '-', one.label)}.png"
-            save_picture(path_results.maps(one), pictures[name])
+            files.save_picture(path_results.maps(one), pictures[name])
         every = paths.tables(self.found, plain, self.options)
-        paths.show(every, self._console)
-        paths.write_page(every, pictures, directory / "report.html")
+        for table in every:
+            self._console.print(table.rich())
+        files.write(paths.page(every, pictures), directory / "report.html")
         settled = path_results.settling(plain)
         return {**self.options.plain, "rule": self.soft.to_dict(), "runs": plain, "settled": settled}
 

@@ -5,22 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from softgate.figures import style
 from softgate.figures.panels import Line
 
 WIDTH = 3.9
 """Inches of a chart: 375 px, a phone's screen, at the usual 96 px an inch."""
-
-COLOURS = ("#222222", "#d1495b", "#00798c", "#e08e1b", "#5b5ea6", "#66a182", "#8c5e58", "#2e86c1", "#b03a8c", "#7f7f7f")
-"""Of the arms, in turn; the baseline is black."""
-
 
 STEEP = 100
 """Curves that span more than this factor belong on a log scale, such as the loss of an arm that started badly."""
@@ -49,9 +43,10 @@ class Interval:
 
 def colour(place: int) -> str:
     """The colour of an arm by its place."""
-    return COLOURS[place % len(COLOURS)]
+    return style.ARMS[place % len(style.ARMS)]
 
 
+@style.context()
 def forest(rows: Sequence[Interval], title: str, axis: str) -> bytes:
     """Differences with intervals around a line at zero.
 
@@ -75,7 +70,7 @@ def forest(rows: Sequence[Interval], title: str, axis: str) -> bytes:
     axes.spines[["left"]].set_visible(False)
     axes.set_xlabel(axis, fontsize=9)
     axes.margins(x=0.08)
-    return _svg(figure)
+    return style.svg(figure)
 
 
 def steep(values: Sequence[float]) -> bool:
@@ -83,6 +78,7 @@ def steep(values: Sequence[float]) -> bool:
     return len(values) > 0 and min(values) > 0 and max(values) > STEEP * min(values)
 
 
+@style.context()
 def curves(
     lines: Mapping[str, Line], places: Mapping[str, int], title: str, axis: str = "epoch", log: bool = False
 ) -> bytes:
@@ -109,9 +105,10 @@ def curves(
         axes.set_yscale("log")
     axes.set_xlabel(axis, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == "epoch"))
-    return _svg(figure)
+    return style.svg(figure)
 
 
+@style.context()
 def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str) -> bytes:
     """Dots in the colours of their groups.
 
@@ -128,22 +125,12 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], title: str, acr
             axes.plot(x, y, "o", color=colour(place), markersize=5, alpha=0.75, label=name)
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
-    return _svg(figure)
+    return style.svg(figure)
 
 
 def _chart(height: float, title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasSVG(figure)
+    figure = style.figure(WIDTH, height)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _svg(figure: Figure) -> bytes:
-    file = BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "softgate", "font.family": "sans-serif"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()

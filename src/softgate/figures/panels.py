@@ -7,21 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from softgate.errors import require
+from softgate.figures import style
 
-DPI = 100
 ACROSS = 4
 """Panels in a row."""
-COLOURS = {"hard": "#1f77b4", "soft": "#d62728", "train": "#7f7f7f", "val": "#2ca02c"}
-"""Fixed colours, so that a line means the same in every panel."""
-
 MARKERS = "osD^vP"
 """Of the series of dots, in turn."""
 
@@ -37,6 +31,7 @@ class Line:
     high: Points = ()
 
 
+@style.context()
 def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Image:
     """Draws the panels in rows of four, each with its own y-axis.
 
@@ -53,8 +48,7 @@ def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Ima
     filled = {name: lines for name, lines in panels.items() if any(line.points for line in lines.values())}
     require(bool(filled), "curves: there is no point to draw.")
     rows = -(-len(filled) // ACROSS)
-    figure = Figure(figsize=(3.2 * ACROSS, 2.5 * rows + 0.3), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(3.2 * ACROSS, 2.5 * rows + 0.3, title)
     for place, (name, lines) in enumerate(filled.items(), start=1):
         axes = figure.add_subplot(rows, ACROSS, place)
         for label, line in lines.items():
@@ -62,16 +56,10 @@ def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Ima
         axes.set_title(name.replace("_", " "), fontsize=9)
         whole_epochs(axes)
         axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=7)
+            axes.legend(fontsize=7)
     figure.supxlabel("epoch", fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return style.picture(figure)
 
 
 def whole_epochs(axes: Any) -> None:
@@ -86,7 +74,7 @@ def _plot(axes: Any, label: str, line: Line) -> None:
     if not line.points:
         return
     x, y = zip(*line.points, strict=True)
-    colour = COLOURS.get(label)
+    colour = style.KINDS.get(label)
     (drawn,) = axes.plot(x, y, marker="o", markersize=2.5, linewidth=1.3, label=label, color=colour)
     if len(line.low) == len(line.high) == len(line.points):
         low, high = ([value for _, value in ends] for ends in (line.low, line.high))
@@ -101,7 +89,7 @@ class Dots:
         label: For the legend.
         rows: Row to (value, low, high); a row whose value is NaN has no dot.
         hollow: Rows whose dot is hollow.
-        kind: Picks the colour, see `COLOURS`; None is black.
+        kind: Picks the colour, see `style.KINDS`; None is black.
     """
 
     label: str
@@ -110,6 +98,7 @@ class Dots:
     kind: str | None = None
 
 
+@style.context()
 def dots(panels: Mapping[str, Sequence[Dots]], rows: Sequence[str], title: str = "") -> Image.Image:
     """Draws panels of dots with intervals in rows of four: the values of each panel across, the rows down.
 
@@ -132,8 +121,7 @@ def dots(panels: Mapping[str, Sequence[Dots]], rows: Sequence[str], title: str =
     require(bool(filled), "alignment: there is no value to draw.")
     down, most = -(-len(filled) // ACROSS), max(len(series) for series in filled.values())
     height = 0.5 + len(rows) * max(0.2, 0.09 * most)
-    figure = Figure(figsize=(3.0 * ACROSS + 1.2, height * down + 0.6 + 0.2 * most), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(3.0 * ACROSS + 1.2, height * down + 0.6 + 0.2 * most, title)
     for place, (name, series) in enumerate(filled.items()):
         axes = figure.add_subplot(down, ACROSS, place + 1)
         for turn, each in enumerate(series):
@@ -143,22 +131,16 @@ def dots(panels: Mapping[str, Sequence[Dots]], rows: Sequence[str], title: str =
         axes.set_yticks(range(len(rows)), rows if place % ACROSS == 0 else [""] * len(rows), fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
     handles = [
         Line2D([], [], color=_colour(each.kind), marker=MARKERS[turn % len(MARKERS)], linewidth=1, label=each.label)
         for turn, each in enumerate(next(iter(filled.values())))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
+    return style.picture(figure)
 
 
 def _colour(kind: str | None) -> str:
-    return COLOURS.get(kind or "", "black")
+    return style.KINDS.get(kind or "", "black")
 
 
 def _dot(axes: Any, series: Dots, rows: Sequence[str], shift: float, marker: str) -> None:

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from softgate.errors import require
-from softgate.figures.panels import COLOURS, DPI, Line
+from softgate.figures import style
+from softgate.figures.panels import Line
 
 ACROSS = 3
 """Panels in a row."""
 
 
+@style.context()
 def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float], title: str = "") -> Image.Image:
     """Draws values in [-1, 1] of every pair of epochs, s up and t across: red above zero, blue below.
 
@@ -32,14 +32,15 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
     """
     require(bool(panels), "heat maps: there is nothing to draw.")
     rows = -(-len(panels) // ACROSS)
-    figure = Figure(figsize=(3.6 * ACROSS + 0.6, 3.4 * rows + 0.4), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(3.6 * ACROSS + 0.6, 3.4 * rows + 0.4, title)
     names = labelled(epochs)
     image: Any = None
     every = []
     for place, (name, values) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, ACROSS, place)
         axes.set_facecolor("0.8")
+        axes.grid(visible=False)
+        axes.spines[["top", "right"]].set_visible(True)
         image = axes.imshow(np.ma.masked_invalid(values), vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
         axes.set_title(name, fontsize=9)
         axes.set_xticks(range(len(names)), names, fontsize=7, rotation=90)
@@ -52,9 +53,10 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
             axes.tick_params(labelbottom=False)  # the row below has them
         every.append(axes)
     figure.colorbar(image, ax=every, shrink=0.8)
-    return _finished(figure, title)
+    return style.picture(figure)
 
 
+@style.context()
 def swap_curves(
     panels: Mapping[str, Mapping[str, tuple[str, Line]]], levels: Mapping[str, float] | None = None, title: str = ""
 ) -> Image.Image:
@@ -72,8 +74,7 @@ def swap_curves(
     filled = {name: lines for name, lines in panels.items() if lines}
     require(bool(filled), "swap curves: there is nothing to draw.")
     rows = -(-len(filled) // ACROSS)
-    figure = Figure(figsize=(3.9 * ACROSS, 3.2 * rows + 0.8), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(3.9 * ACROSS, 3.2 * rows + 0.8, title)
     for place, (name, lines) in enumerate(filled.items(), start=1):
         axes = figure.add_subplot(rows, ACROSS, place)
         every = sorted({x for _, line in lines.values() for x, _ in line.points})
@@ -89,8 +90,6 @@ def swap_curves(
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("gates of epoch s", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -101,9 +100,8 @@ def swap_curves(
         loc="outside lower center",
         ncols=min(4, len(handles)),
         fontsize=8,
-        frameon=False,
     )
-    return _finished(figure, title)
+    return style.picture(figure)
 
 
 def labelled(epochs: Sequence[float]) -> list[str]:
@@ -116,22 +114,10 @@ def _draw(axes: Any, label: str, kind: str, line: Line) -> None:
     if not points:
         return
     x, y = zip(*points, strict=True)
-    control = kind not in COLOURS
-    colour = COLOURS.get(kind, None)
-    style = {"linestyle": ":", "linewidth": 1.0} if control else {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
-    (drawn,) = axes.plot(x, y, label=label, color=colour or CONTROL_COLOURS.get(kind, "grey"), **style)
+    control = kind not in style.KINDS
+    colour = style.KINDS.get(kind)
+    drawing = {"linestyle": ":", "linewidth": 1.0} if control else {"marker": "o", "markersize": 2.5, "linewidth": 1.2}
+    (drawn,) = axes.plot(x, y, label=label, color=colour or style.CONTROLS.get(kind, "grey"), **drawing)
     if len(line.low) == len(line.high) == len(line.points):
         ends = [[v for _, v in end] for end in (line.low, line.high)]
         axes.fill_between([at for at, _ in line.points], *ends, color=drawn.get_color(), alpha=0.12, linewidth=0)
-
-
-CONTROL_COLOURS = {"shuffled": "#2ca02c", "mean": "#9467bd", "ones": "#ff7f0e", "epoch 0": "#8c564b"}
-"""Of the controls of swap."""
-
-
-def _finished(figure: Figure, title: str) -> Image.Image:
-    if title:
-        figure.suptitle(title, fontsize=10)
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

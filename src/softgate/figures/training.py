@@ -1,21 +1,17 @@
-"""Panels of lines over epochs. Drawn with matplotlib's object interface on the Agg canvas: no state, no window."""
+"""Loss and accuracy over epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from softgate.errors import require
+from softgate.figures import style
 from softgate.figures.panels import whole_epochs
 
-DPI = 100
 
-
+@style.context()
 def curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str = "") -> Image.Image:
     """Panels of lines over epochs.
 
@@ -28,8 +24,7 @@ def curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], t
     """
     panels = {name: lines for name, lines in history.items() if any(lines.values())}
     require(bool(panels), "curves: there is no point to draw.")
-    figure = Figure(figsize=(4.2 * len(panels), 3.2), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(4.2 * len(panels), 3.2, title)
     for place, (name, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place)
         for line, points in lines.items():
@@ -39,16 +34,6 @@ def curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], t
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epoch")
         whole_epochs(axes)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return _picture(figure)
-
-
-def _picture(figure: Figure) -> Image.Image:
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            axes.legend(fontsize=9)
+    return style.picture(figure)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softgate import files
 from softgate.errors import SoftgateError, require
 from softgate.paths.gates import Gates
 from softgate.paths.packing import Bytes, Layout
@@ -155,9 +156,8 @@ class Recorder:
         else:
             self.header = replace(self.header, run=run)
             probe = {"images": images.detach().cpu().contiguous(), "labels": labels.cpu()}
-            _write(self.directory / "probe.pt", lambda path: torch.save(probe, path))
-            text = json.dumps(self.header.plain()) + "\n"
-            _write(self.directory / "header.json", lambda path: path.write_text(text))
+            files.save(probe, self.directory / "probe.pt")
+            files.write_json(self.header.plain(), self.directory / "header.json")
 
     def add(
         self,
@@ -174,7 +174,7 @@ class Recorder:
         """
         if self.header.weights:
             kept = dict(weights or {}) | {"run": self.header.run}
-            _write(self._path(point.step, "pt"), lambda path: torch.save(kept, path))
+            files.save(kept, self._path(point.step, "pt"))
         if self.header.soft is not None:
             self._rows(point, "soft", self.header.soft, gates("soft"))
         self._rows(point, "hard", self.header.hard, gates("hard"))
@@ -185,14 +185,10 @@ class Recorder:
 
     def _rows(self, point: Point, kind: str, layout: Layout, gates: Iterator[Gates]) -> None:
         head = HEAD.pack(MAGIC, self.header.identity(), point.step, point.epoch, self.header.images, layout.row)
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                file.write(head.ljust(HEAD_SIZE, b"\0"))
-                for part in gates:
-                    file.write(layout.pack(part).tobytes())
-
-        _write(self._path(point.step, KINDS[kind]), write)
+        with files.replacing(self._path(point.step, KINDS[kind])) as file:
+            file.write(head.ljust(HEAD_SIZE, b"\0"))
+            for part in gates:
+                file.write(layout.pack(part).tobytes())
 
     def _path(self, step: int, suffix: str) -> Path:
         return self.directory / f"step={step:08d}.{suffix}"
@@ -345,13 +341,3 @@ def _load(path: Path, option: str) -> Any:
     except Exception as error:  # whatever a file that is cut short makes the unpickler raise
         what = "missing" if isinstance(error, FileNotFoundError) else "truncated or damaged"
         raise SoftgateError(f"{option}: {path} is {what}.") from None
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file under another name and renames it: whoever reads it sees all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +46,11 @@ class MetricsFile(Logger):
         row = {**metrics, "step": step}
         new = sorted(set(row) - set(self._columns))
         if new or not self.path.is_file():
-            kept = read(self.path) if self.rows else []
+            kept = files.read_csv(self.path) if self.rows else []
             self._columns = [*FIRST, *sorted({*self._columns, *new} - set(FIRST))]
             self._write([*kept, row])
         else:
-            append(self.path, self._columns, [row])
+            files.append_csv([row], self.path, self._columns)
         self.rows += 1
 
     @rank_zero_only
@@ -65,7 +63,7 @@ class MetricsFile(Logger):
         Returns:
             How many rows were dropped.
         """
-        found = read(self.path)
+        found = files.read_csv(self.path)
         kept = found[:rows]
         self.rows = len(kept)
         self._columns = list(kept[0]) if kept else []
@@ -74,36 +72,11 @@ class MetricsFile(Logger):
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(_text(self._columns, rows) if self._columns else "", self.path)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; [] where there is none. A last row that was cut short is left out."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return list(csv.DictReader(lines))
-
-
-def append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a CSV file in one write, under a header where the file is new; other keys are left out."""
-    text = _text(columns, rows, header=not path.is_file())
-    with path.open("a", newline="") as file:
-        file.write(text)
+        files.write(files.csv_text(self._columns, rows) if self._columns else "", self.path)
 
 
 def keep(path: Path, before: int) -> None:
     """Drops the rows of epochs from `before` on, which a resumed run will write again."""
-    rows = read(path)
+    rows = files.read_csv(path)
     if rows:
-        files.write(_text(list(rows[0]), [row for row in rows if int(row["epoch"]) < before]), path)
-
-
-def _text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    made = io.StringIO(newline="")
-    table = csv.DictWriter(made, columns, restval="", extrasaction="ignore")
-    if header:
-        table.writeheader()
-    table.writerows(rows)
-    return made.getvalue()
+        files.write_csv([row for row in rows if int(row["epoch"]) < before], path, list(rows[0]))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.tree import Tree
 
 from softgate import files
 from softgate.errors import SoftgateError
 from softgate.figures import panels as charts
 from softgate.figures import training
+from softgate.tables import Table, cell
 
 PANELS = {
     "loss": {"train": "train/loss", "val": "val/loss"},
@@ -95,8 +95,5 @@ def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]
 
 
 def table(title: str, rows: Mapping[str, Any]) -> Table:
-    """A two-column table of names and values."""
-    made = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-    for key, value in rows.items():
-        made.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-    return made
+    """Names and values, without heads."""
+    return Table(["", ""], [[key, cell(value)] for key, value in rows.items()], title, align="ll")

@@ -137,7 +137,7 @@ def _conclude(
         files.write_json(found | about, directory / "summary.json")
         summary.save_curves(points, directory / "curves.png", str(config.name))
     shown = {key: value for key, value in found.items() if not key.startswith("align/")}  # those are curves
-    console.print(summary.table(status, shown))
+    console.print(summary.table(status, shown).rich())
     console.print(f"run directory: {directory}", soft_wrap=True)
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +10,16 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from softgate import files
 from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job
+from softgate.tables import Cell, Mark, Table
 from softgate.training import summary
 from softgate.training.callbacks.progress import PROGRESS
+
+MARKS: dict[str, Mark] = {FINISHED: "better", WAITING: "pending"}
+"""Of how jobs ended; all else is worse."""
 
 LABELS = {"epoch": "", "step": "step", "loss": "loss", "val acc": "val acc", "img/s": "img/s", "left": "left"}
 
@@ -35,30 +36,33 @@ def varying(jobs: Sequence[Job]) -> list[str]:
 
 def write_csv(jobs: Sequence[Job], path: Path) -> None:
     """Writes `sweep.csv`: a row for each job with status, best metric, seconds, directory, and every override."""
-    columns = keys(jobs)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", *columns, "status", summary.OBJECTIVE, "seconds", "directory", "why"])
-    for job in jobs:
-        best = "" if job.objective is None else job.objective
-        given = [job.options().get(key, "") for key in columns]
-        writer.writerow([job.number, *given, job.status, best, f"{job.seconds:.1f}", job.directory.name, job.why])
-    files.write(text.getvalue(), path)
+    options = keys(jobs)
+    rows = [
+        {
+            "job": job.number,
+            **job.options(),
+            "status": job.status,
+            summary.OBJECTIVE: job.objective,
+            "seconds": f"{job.seconds:.1f}",
+            "directory": job.directory.name,
+            "why": job.why,
+        }
+        for job in jobs
+    ]
+    files.write_csv(rows, path, ["job", *options, "status", summary.OBJECTIVE, "seconds", "directory", "why"])
 
 
 def table(jobs: Sequence[Job], title: str) -> Table:
     """The table at the end: what tells the jobs apart, how each ended, its best metric, its time."""
-    made = Table(title=title, title_justify="left", title_style="bold")
-    columns = varying(jobs)
-    for name in ("job", *columns, "status", summary.OBJECTIVE, "time"):
-        made.add_column(name, justify="right" if name in ("job", summary.OBJECTIVE, "time") else "left")
+    options = varying(jobs)
+    heads = ["job", *options, "status", summary.OBJECTIVE, "time"]
+    rows: list[list[str | Cell]] = []
     for job in jobs:
         best = "" if job.objective is None else f"{job.objective:.4f}"
-        style = "green" if job.status == FINISHED else "yellow" if job.status == WAITING else "red"
-        status = Text(job.status + (f": {job.why}" if job.why else ""), style=style)
-        values = [Text(job.options().get(key, "")) for key in columns]
-        made.add_row(str(job.number), *values, status, best, str(timedelta(seconds=round(job.seconds))))
-    return made
+        status = Cell(job.status + (f": {job.why}" if job.why else ""), mark=MARKS.get(job.status, "worse"))
+        values = [job.options().get(key, "") for key in options]
+        rows.append([str(job.number), *values, status, best, str(timedelta(seconds=round(job.seconds)))])
+    return Table(heads, rows, title, align=f"r{'l' * len(options)}lrr")
 
 
 def name(job: Job, columns: Sequence[str]) -> str:

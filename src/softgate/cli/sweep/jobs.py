@@ -95,10 +95,10 @@ class Job:
         """Writes the config that the process will run, and Hydra's other two files."""
         folder = self.directory / ".hydra"
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create({"hydra": self.composed.hydra}), folder / "hydra.yaml")
-        OmegaConf.save(OmegaConf.create(self.overrides), folder / "overrides.yaml")
+        _write_yaml({"hydra": self.composed.hydra}, folder / "hydra.yaml")
+        _write_yaml(self.overrides, folder / "overrides.yaml")
         # Last, and at once: the job counts as begun from here on.
-        files.write(OmegaConf.to_yaml(OmegaConf.create(self.config.plain)), folder / "config.yaml")
+        _write_yaml(self.config.plain, folder / "config.yaml")
 
     def command(self) -> list[str]:
         """The command line of the job: a single run of the config saved in its directory."""
@@ -216,3 +216,7 @@ def require_same_places(jobs: Sequence[Job], directory: Path) -> None:
 def _and(differ: Mapping[str, tuple[Any, Any]], which: int) -> str:
     few = [f"{key}={values[which]}" for key, values in list(differ.items())[:4]]
     return ", ".join(few) + (" ..." if len(differ) > 4 else "")
+
+
+def _write_yaml(values: Any, path: Path) -> None:
+    files.write(OmegaConf.to_yaml(OmegaConf.create(values)), path)

@@ -191,9 +191,8 @@ class Sweep:
         """Prints the table; whether all jobs finished."""
         if not self.jobs:
             return True
-        self.console.print(
-            display.table(self.jobs, f"sweep of {len(self.jobs)} job{'s' if len(self.jobs) > 1 else ''}")
-        )
+        title = f"sweep of {len(self.jobs)} job{'s' if len(self.jobs) > 1 else ''}"
+        self.console.print(display.table(self.jobs, title).rich())
         self.console.print(f"sweep directory: {self.directory}", soft_wrap=True)
         left = [job for job in self.jobs if job.status != FINISHED]
         if left:

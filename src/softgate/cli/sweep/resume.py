@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from softgate import files
 from softgate.errors import SoftgateError
 
 RECORD = "command.json"
@@ -20,7 +21,7 @@ def asked(words: Sequence[str]) -> list[str]:
 
 def record(words: Sequence[str], directory: Path) -> None:
     """Notes in a sweep's directory what was asked for."""
-    (directory / RECORD).write_text(json.dumps(asked(words)) + "\n")
+    files.write_json(asked(words), directory / RECORD)
 
 
 def directory(words: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from softgate.errors import require, unknown
 from softgate.explainers.noise import draws, generators
+from softgate.files import encoded
 from softgate.metrics.blur import blur
 
 SIZE = 224
@@ -178,8 +179,7 @@ def jpeg_compression(x: Tensor, level: int, seed: int) -> Tensor:
     stored = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     found = []
     for one in stored:
-        file = BytesIO()
-        TF.to_pil_image(one).save(file, "JPEG", quality=quality)
+        file = BytesIO(encoded(TF.to_pil_image(one), "JPEG", quality=quality))
         found.append(TF.pil_to_tensor(Image.open(file)))
     return torch.stack(found).to(x) / 255
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from softgate import files
 from softgate.evaluation.config import PathsConfig
 from softgate.figures.panels import Line
 from softgate.figures.paths import heat_maps, swap_curves
@@ -22,6 +22,9 @@ from softgate.paths.swapping import CONTROLS
 
 GATES = {"hard": "G", "soft": "Gamma"}
 """The kinds of gates, and the paper's names for them."""
+
+COLUMNS = ("run", "trained", "gates", "measure", "epoch_s", "epoch_t", "value", "low", "high")
+"""Of `paths.csv`."""
 
 
 @dataclass
@@ -171,31 +174,30 @@ def _mean_control(found: Sequence[Stability], kind: str, name: str, within: bool
 
 def write_csv(found: Sequence[Stability], options: PathsConfig, path: Path) -> None:
     """One row for each run, kind of gates and pair of moments, and for each control."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("run", "trained", "gates", "measure", "epoch_s", "epoch_t", "value", "low", "high"))
-        for one in found:
-            swaps, epochs = one.swaps, [point.epoch for point in one.swaps.points]
-            for kind in GATES:
-                start = one.label, one.trained, kind
-                for within, name in ((True, "swap_within"), (False, "swap_pooled")):
-                    values = swaps.matrix(kind, within)
-                    ends = swaps.curve(kind, within, options.resamples, options.seed)
-                    for s, from_epoch in enumerate(epochs):
-                        for t, to in enumerate(epochs):
-                            low, high = (ends[1][s], ends[2][s]) if t == len(epochs) - 1 else ("", "")
-                            writer.writerow((*start, name, from_epoch, to, float(values[s, t]), low, high))
-                    for control in CONTROLS:
-                        for epoch, value in zip(epochs, swaps.control(kind, control, within), strict=True):
-                            measure = f"{name}_{control.replace(' ', '_')}"
-                            writer.writerow((*start, measure, epoch, epochs[-1], value, "", ""))
-            every = [point.epoch for point in one.comparison.points]
-            named = {"hamming": one.comparison.overall[0], "kappa": one.comparison.overall[1]}
-            for name, values in (*named.items(), ("path_cosine_per_site", cosines(one.comparison))):
-                for s, from_epoch in enumerate(every):
-                    for t, to in enumerate(every):
-                        row = one.label, one.trained, "hard", name, from_epoch, to, float(values[s, t]), "", ""
-                        writer.writerow(row)
+    rows = [dict(zip(COLUMNS, row, strict=True)) for one in found for row in _rows(one, options)]
+    files.write_csv(rows, path, COLUMNS)
+
+
+def _rows(one: Stability, options: PathsConfig) -> Iterator[tuple[Any, ...]]:
+    swaps, epochs = one.swaps, [point.epoch for point in one.swaps.points]
+    for kind in GATES:
+        start = one.label, one.trained, kind
+        for within, name in ((True, "swap_within"), (False, "swap_pooled")):
+            values = swaps.matrix(kind, within)
+            ends = swaps.curve(kind, within, options.resamples, options.seed)
+            for s, from_epoch in enumerate(epochs):
+                for t, to in enumerate(epochs):
+                    low, high = (ends[1][s], ends[2][s]) if t == len(epochs) - 1 else ("", "")
+                    yield (*start, name, from_epoch, to, float(values[s, t]), low, high)
+            for control in CONTROLS:
+                for epoch, value in zip(epochs, swaps.control(kind, control, within), strict=True):
+                    yield (*start, f"{name}_{control.replace(' ', '_')}", epoch, epochs[-1], value, "", "")
+    every = [point.epoch for point in one.comparison.points]
+    named = {"hamming": one.comparison.overall[0], "kappa": one.comparison.overall[1]}
+    for name, values in (*named.items(), ("path_cosine_per_site", cosines(one.comparison))):
+        for s, from_epoch in enumerate(every):
+            for t, to in enumerate(every):
+                yield one.label, one.trained, "hard", name, from_epoch, to, float(values[s, t]), "", ""
 
 
 def listed(values: Tensor) -> list[list[float | None]]:

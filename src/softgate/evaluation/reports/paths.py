@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from softgate.evaluation.config import PathsConfig
-from softgate.evaluation.reports import comparison
+from softgate.evaluation.reports import pages
 from softgate.evaluation.reports.path_results import GATES, Kernels, Stability, per_site
 from softgate.paths.swapping import CONTROLS
-
-READ = """<p class=small>Swap: the correlation over images of the last network's logits with those of the same network
-run with the gates of epoch s. Settled: the first recorded epoch from which on it stays above the threshold, within
-classes, with hard gates G or soft gates Gamma; never: not even at the end. A swap means nothing where it is not above
-its controls. Brackets after an epoch: 95 % bootstrap over images; after a mean: least and greatest run.</p>"""
+from softgate.tables import Table
 
 
-@dataclass(frozen=True)
-class Made:
-    """A table: a title, the heads of its columns, its rows of words."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> list[Made]:
+def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> list[Table]:
     """All tables: when paths settle, means over the runs of each arm, and each run by itself.
 
     Args:
@@ -48,28 +30,18 @@ def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], option
     return made
 
 
-def show(every: Sequence[Made], console: Console) -> None:
-    """Prints tables."""
-    for one in every:
-        made = Table(title=one.title, title_justify="left", title_style="bold", box=box.SIMPLE)
-        for place, head in enumerate(one.heads):
-            made.add_column(head, justify="left" if place == 0 else "right")
-        for row in one.rows:
-            made.add_row(*row)
-        console.print(made)
+def page(every: Sequence[Table], pictures: Mapping[str, Path]) -> str:
+    """All tables and pictures as HTML: no script, no address of another file.
+
+    Args:
+        every: From `tables`.
+        pictures: Name to file.
+    """
+    shown = [pages.photograph(file, name) for name, file in pictures.items()]
+    return pages.render("paths.html", tables=every, pictures=shown)
 
 
-def write_page(every: Sequence[Made], pictures: Mapping[str, Path], path: Path) -> None:
-    """Writes all tables and pictures into one HTML file."""
-    first, *others = [comparison.section(one.title, comparison.tabled(one.heads, one.rows)) for one in every]
-    shown = "".join(comparison.photograph(file, name) for name, file in pictures.items())
-    parts = ["<h1>When do the paths settle?</h1>", READ, first, shown, *others]
-    partial = path.with_suffix(".partial")
-    partial.write_text(comparison.document("softgate: path stability", parts), encoding="utf-8")
-    partial.replace(path)
-
-
-def settled(runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> Made:
+def settled(runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> Table:
     """For every run from which epoch on its paths are settled, and whether Gamma is ahead of G at the beginning."""
     heads = ["run", "trained", "settled, G", "settled, Gamma", "Gamma - G, first moment"]
     rows = []
@@ -77,7 +49,7 @@ def settled(runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> Made:
         cells = [_interval(one["swap"][kind]["settled"]) for kind in GATES]
         early = [part[1] for part in one["soft_minus_hard"]]
         rows.append([one["label"], one["trained"], *cells, _interval(early, signed=True)])
-    return Made(f"settled: epoch from which on within-class swap stays above {options.threshold}", heads, rows)
+    return Table(heads, rows, f"settled: epoch from which on within-class swap stays above {options.threshold}")
 
 
 def measures(one: Stability) -> dict[str, Sequence[float]]:
@@ -98,7 +70,7 @@ def measures(one: Stability) -> dict[str, Sequence[float]]:
     return rows
 
 
-def arms(found: Sequence[Stability]) -> list[Made]:
+def arms(found: Sequence[Stability]) -> list[Table]:
     """Means over the runs of each arm, with the least and the greatest; where they were recorded at the same epochs."""
     made = []
     for arm in GATES:
@@ -113,17 +85,17 @@ def arms(found: Sequence[Stability]) -> list[Made]:
             cells = [f"{sum(c) / len(c):.2f} [{min(c):.2f}, {max(c):.2f}]" for c in columns]
             rows.append([name, *cells])
         heads = ["gates of epoch s", *(f"{epoch:.2g}" for epoch in epochs.pop())]
-        made.append(Made(f"trained {arm}, mean of {len(mine)} runs; into the last network", heads, rows))
+        made.append(Table(heads, rows, f"trained {arm}, mean of {len(mine)} runs; into the last network"))
     return made
 
 
-def _run(one: Stability) -> Made:
+def _run(one: Stability) -> Table:
     heads = ["gates of epoch s", *(f"{point.epoch:.2g}" for point in one.swaps.points)]
     rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in measures(one).items()]
-    return Made(f"paths of {one.label}, trained {one.trained}; into the last network", heads, rows)
+    return Table(heads, rows, f"paths of {one.label}, trained {one.trained}; into the last network")
 
 
-def _kernels(one: Stability, kernels: Kernels, options: PathsConfig) -> Made:
+def _kernels(one: Stability, kernels: Kernels, options: PathsConfig) -> Table:
     rows = [("accuracy of the network", kernels.own)]
     for kind, name in GATES.items():
         rows.append((f"accuracy of K_{name}", kernels.accuracy[kind]))
@@ -134,7 +106,7 @@ def _kernels(one: Stability, kernels: Kernels, options: PathsConfig) -> Made:
     rows.append(("control: alignment of <x, x'>", [kernels.pixels["label_alignment"]] * same))
     heads = ["epoch", *(f"{point.epoch:.2g}" for point in kernels.points)]
     title = f"path kernels of {one.label}, trained {one.trained}, {options.kernel_images} images"
-    return Made(title, heads, [[name, *(f"{value:.2f}" for value in values)] for name, values in rows])
+    return Table(heads, [[name, *(f"{value:.2f}" for value in values)] for name, values in rows], title)
 
 
 def _interval(values: Sequence[float | None], signed: bool = False) -> str:

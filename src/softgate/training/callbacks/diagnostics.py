@@ -15,10 +15,11 @@ from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from softgate import files
 from softgate.data import ImageData
 from softgate.options import Every, Options, Whole, switched_on
 from softgate.sites.diagnostics import SiteDiagnosis, diagnose, revived
-from softgate.training.metricsfile import append, keep
+from softgate.training.metricsfile import keep
 from softgate.training.module import SoftgateModule
 from softgate.training.probe import spread
 
@@ -92,7 +93,7 @@ class SiteDiagnostics(Callback):
         made = [
             {"epoch": epoch, "site": site.name, "revived": alive.get(site.name, ""), **asdict(site)} for site in found
         ]
-        append(self.path, COLUMNS, made)
+        files.append_csv(made, self.path, COLUMNS)
 
     def state_dict(self) -> dict[str, Any]:
         """The last look, so that a resumed run knows which units were dead."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -135,7 +134,7 @@ class ProgressFile(Callback):
             "img/s": f"{self._throughput.rate:.0f}",
             "left": self._pace.left(trainer),
         }
-        files.write(json.dumps(shown), self.path)
+        files.write_json(shown, self.path)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the file away: `metrics.csv` has it all now."""

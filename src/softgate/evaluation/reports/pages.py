@@ -1,0 +1,66 @@
+"""Pages in HTML from the templates beside this file: whatever is put into one is escaped."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from softgate import files
+
+WIDTH = 1000
+"""Pixels that a photograph is shrunk to."""
+
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that lies in the page itself.
+
+    Attributes:
+        title: What it shows, for who cannot see it.
+        uri: Its content, as a data URI.
+        caption: Below it; "" for none.
+    """
+
+    title: str
+    uri: str
+    caption: str = ""
+
+
+def chart(svg: bytes, title: str, caption: str = "") -> Picture:
+    """A drawing in SVG."""
+    return Picture(title, _uri(svg, "svg+xml"), caption)
+
+
+def photograph(path: Path, name: str) -> Picture:
+    """A picture in a file, shrunk to fit, with its name below."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((WIDTH, 10 * WIDTH))
+    return Picture(name, _uri(files.encoded(image, "JPEG", quality=88), "jpeg"), name)
+
+
+def render(template: str, **shown: Any) -> str:
+    """A page.
+
+    Args:
+        template: Name of the template.
+        **shown: What it shows.
+    """
+    return _TEMPLATES.get_template(template).render(**shown)
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,102 @@
+"""Pages of results: whatever users call their classes, runs and options, it is shown and never run."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs import container
+from softgate.evaluation import compare
+from softgate.evaluation.generalization.measures import Measured
+from softgate.evaluation.reports import comparison, pages, paths, publish
+from softgate.evaluation.runs import Run
+from softgate.tables import Table
+
+EVIL = "<script>alert('1')</script>\"&"
+
+
+class Words(HTMLParser):
+    """The tags of a page, the texts between them and the values of attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.texts, self.values = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.values += [value for _, value in attributes]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def found(name: str) -> compare.Comparison:
+    """A comparison of two arms in which every name that a user gives is `name`."""
+    environment = {
+        **{"packages": {name: "1"}, "python": "3", "platform": name, "devices": 1, "hardware": name},
+        **{"cores": 1, "threads": 1, "commit": name},
+    }
+    options = container("runs=x", name="evaluate")["compare"]
+    generator, runs, measured = np.random.default_rng(0), [], []
+    for arm in ("none", f"soft {name}"):
+        for seed in (0, 1, 2):
+            summary = {"seconds": 1.0, "environment": environment, "started": name, "best/epoch": 1}
+            points = {"val/acc": [(0, 0.1), (1, 0.5)]}
+            config = {"seed": seed, "name": name, name: 1, "data": {"fraction": 1.0}}
+            words = [f"name={name}", f"seed={seed}"]
+            run = Run(None, f"{arm}-{seed} {name}", config, summary, points, {}, words, [*words, "x=1,2"], arm=arm)
+            runs.append(run)
+            each = Measured()
+            each.add("acc", torch.tensor((generator.random(200) < 0.5).astype(float)))
+            measured.append(each)
+    made = compare.Comparison(runs, "none", options, left=[f"{name}: left"], notes=[name], tuned=[f"tuned {name}"])
+    made.measured, made.environment = measured, environment
+    made.data = {"name": name, "images": 200, "classes": [name, "cat"]}
+    made.rows = compare.differences(made)
+    return made
+
+
+def test_names_are_shown_in_the_comparison_and_never_run(tmp_path):
+    made = found(EVIL)
+    made.grids = {f"soft {EVIL}": tmp_path / "a.png"}
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    page = Words(comparison.page(made, f"uv run evaluate.py 'runs={EVIL}'"))
+    assert "script" not in page.tags
+    text = " ".join(page.texts)
+    for part in (
+        f"{EVIL}: left", f"tuned {EVIL}", f"soft {EVIL}-0 {EVIL}", f"soft {EVIL} is", f"1 × {EVIL}", f"runs={EVIL}",
+        f"commit {EVIL}", f"{EVIL}, 200 test images",
+    ):  # fmt: skip
+        assert part in text, part
+    assert f"soft {EVIL}" in page.values  # the alternative text of the grid
+
+
+def test_names_are_shown_on_the_page_of_paths_and_never_run(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    table = Table(["run", EVIL], [[EVIL, "1"]], f"paths of {EVIL}")
+    page = Words(paths.page([table], {f"{EVIL}, trained hard": tmp_path / "a.png"}))
+    assert "script" not in page.tags
+    assert [page.texts.count(each) for each in (EVIL, f"paths of {EVIL}", f"{EVIL}, trained hard")] == [2, 1, 1]
+    assert f"{EVIL}, trained hard" in page.values
+
+
+def test_a_name_keeps_its_cell_in_markdown_too():
+    text = publish.markdown(found("a|b <script>"), "uv run evaluate.py")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert any(r"a\|b" in line for line in lines)
+    assert not any("<script>" in line for line in lines)
+
+
+def test_a_value_that_a_template_lacks_is_an_error_and_not_an_empty_place():
+    with pytest.raises(Exception, match="'tables' is undefined"):
+        pages.render("paths.html", pictures=[])
+
+
+def test_a_photograph_is_shrunk_to_fit(tmp_path):
+    Image.new("RGBA", (2 * pages.WIDTH, 30)).save(tmp_path / "a.png")
+    picture = pages.photograph(tmp_path / "a.png", "name")
+    assert (picture.title, picture.caption) == ("name", "name")
+    assert picture.uri.startswith("data:image/jpeg;base64,")
