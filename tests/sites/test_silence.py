@@ -26,7 +26,7 @@ class Spelled(nn.Module):
 
     def forward(self, x):
         out = self.function(self.conv(x))
-        return self.head(out.flatten(2).mean(2) if out.dim() > 2 else out)
+        return self.head(out.flatten(1).unflatten(1, (4, -1)).mean(2))
 
 
 def model(function):
@@ -202,14 +202,8 @@ SELECTING = {
     "logsigmoid": nn.LogSigmoid(),
     "clamp": lambda z: z.clamp(-1, 1),
     "maximum": lambda z: torch.maximum(z, z.mean()),
-    "threshold": lambda z: F.threshold(z, 0.1, 0.0),
     "autograd.Function": Rectify.apply,
 }
-
-
-def behind(function):
-    """The function between two ReLUs, so that the network has call sites."""
-    return lambda z: F.relu(function(F.relu(z)))
 
 
 @pytest.mark.parametrize("name", SELECTING)
@@ -232,6 +226,11 @@ def test_what_selects_or_bends_data_is_named_once_and_refused_where_the_user_is_
         net(x)
     with pytest.raises(sg.UnreachableSites, match="strict"), sg.attach(net, sg.Surrogate(strict=True)):
         net(x)
+
+
+def test_a_threshold_other_than_zero_is_refused_as_ever():
+    with pytest.raises(sg.UnreachableSites, match="threshold"):
+        sg.attach(model(lambda z: F.relu(F.threshold(z, 0.1, 0.0))), RULE)
 
 
 def test_nothing_is_said_under_the_true_gradient_and_of_what_has_no_gradient():

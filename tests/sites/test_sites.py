@@ -898,7 +898,7 @@ def test_what_is_no_module_is_refused(wrong):
         sg.attach(wrong, RULE)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Branching selects:softgate.SoftgateWarning")
 @pytest.mark.parametrize("traceable", [True, False])
 def test_a_scripted_model_or_part_is_refused_and_left_as_it_was(traceable):
     scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).double())
@@ -1025,6 +1025,7 @@ def test_a_branch_with_an_uncovered_activation_is_refused_under_compile_too():
 # -- models that cannot be traced ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Branching selects:softgate.SoftgateWarning")
 def test_an_untraceable_model_is_gated_and_its_sites_are_known_after_the_first_forward():
     model, x = Branching(), vectors()
     bare, expected = gradients(model, x), soft_gradients(model, x)

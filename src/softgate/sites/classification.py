@@ -176,8 +176,11 @@ def _clamp_arguments(input: Tensor, min: Any = None, max: Any = None, **others: 
     return input, _is_zero(min) and max is None and not others
 
 
-def _threshold(func: Any, args: Any, kwargs: Any) -> ActivationCall | SelectingCall:
-    return _rectifier(func, args, kwargs, *_threshold_arguments(*args, **kwargs), clamps=False)
+def _threshold(func: Any, args: Any, kwargs: Any) -> SiteCall | SelectingCall:
+    z, rectifies, inplace = _threshold_arguments(*args, **kwargs)
+    if not rectifies:
+        return UnsupportedCall(func, args, kwargs, "threshold")
+    return _rectifier(func, args, kwargs, z, True, inplace, clamps=False)
 
 
 def _threshold_arguments(input: Tensor, threshold: Any, value: Any, inplace: bool = False) -> tuple[Tensor, bool, bool]:

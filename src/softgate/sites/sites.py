@@ -247,7 +247,6 @@ class Sites:
         """Raises for what a pass under a soft rule has shown; watches over what it will compute again."""
         active, rule = self._active, self.rule
         self._choose(active)
-        self._tell_unaffected(state.selected)
         if frame.module is self.model:
             if not self._audited and torch.is_grad_enabled():
                 functions = functions_between(inputs, out)
@@ -255,6 +254,7 @@ class Sites:
             self._audited |= audit(self.model, rule, state, inputs, out, deep=not self._audited)
         else:
             refuse_missed(self.model, state)
+        self._tell_unaffected(state.selected)
         if state.checkpointed:
             watch_recomputation(self.model, lambda: self.attached and self._active is active and self.rule is rule, out)
 

@@ -149,12 +149,21 @@ class CallSiteTracer(fx.Tracer):
         return node
 
 
+def _containers(values: Iterable[Any], depth: int) -> Iterator[Any]:
+    """The dicts, lists and sets among values, and those within them."""
+    for value in values:
+        if isinstance(value, (dict, list, set)):
+            yield value
+            if depth:
+                yield from _containers(list(value.values()) if isinstance(value, dict) else list(value), depth - 1)
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Puts everything back that a forward pass may change in its modules; hooks are off meanwhile."""
     modules = list(model.modules())
     attributes = [dict(module.__dict__) for module in modules]
-    containers = [(v, v.copy()) for kept in attributes for v in kept.values() if isinstance(v, (dict, list, set))]
+    containers = [(v, v.copy()) for kept in attributes for v in _containers(kept.values(), 4)]
     buffers = [(b, b.clone(), b._version) for b in model.buffers() if not b.is_inference()]
     for module in modules:
         module.__dict__ |= {"_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
