@@ -48,6 +48,7 @@ class Row:
     equal: dict[str, bool] = field(default_factory=dict)  # by mode: outputs and buffers bit-equal
     full: dict[str, bool] = field(default_factory=dict)  # by mode: as many gated as the bare graph has, none hard
     cosine: dict[str, float] = field(default_factory=dict)  # by mode: true against surrogate input gradient
+    own: dict[str, None] = field(default_factory=dict)  # what selects or bends data and keeps its own gradient, by kind
     seconds: float = 0.0
 
     @property
@@ -135,8 +136,13 @@ def examine(name: str) -> Row:
         for mode in ("eval", "train"):
             model.train(mode == "train")
             bare, true, hard, state = run(model, x)
-            with sg.attach(model, sg.Surrogate()) as sites:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", sg.SoftgateWarning)  # it is a column of the table
+                sites = sg.attach(model, sg.Surrogate())
+            with sites, warnings.catch_warnings():
+                warnings.simplefilter("ignore", sg.SoftgateWarning)
                 soft, surrogate, left, soft_state = run(model, x)
+                row.own |= {entry.split(" in ")[0]: None for entry in sites.unaffected}
                 gated = sum(site.calls for site in sites.table() if site.covered)
             row.equal[mode] = same(bare, soft) and same(state, soft_state)
             row.full[mode] = left == 0 and gated == hard > 0
@@ -162,7 +168,7 @@ def listed(kinds: Counter[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
-HEAD = ["model", "px", "activations", "max pools", "forward equal", "all covered", "cosine"]
+HEAD = ["model", "px", "activations", "max pools", "forward equal", "all covered", "own gradient", "cosine"]
 REFUSED_HEAD = ["model", "px", "not covered", "refused by name"]
 
 
@@ -176,7 +182,8 @@ def cells(row: Row) -> list[str]:
         "yes" if all(found.values()) else "NO: " + ", ".join(mode for mode, ok in found.items() if not ok)
         for found in (row.equal, row.full)
     )
-    return [row.name, str(row.size), listed(activations), str(pools), equal, full, f"{row.cosine['train']:.2f}"]
+    own = ", ".join(row.own) or "-"
+    return [row.name, str(row.size), listed(activations), str(pools), equal, full, own, f"{row.cosine['train']:.2f}"]
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -203,6 +210,8 @@ the same buffers and the same random state.
   modes.
 - **all covered**: as many calls are gated as the autograd graph of the bare network has nodes of ReLU, ReLU6,
   Hardtanh, LeakyReLU and max pooling, and the attached network's graph has none of them, in both modes.
+- **own gradient**: what else selects or bends data on the way and keeps its own gradient under every rule; a warning
+  names the modules, and `attach(..., strict=True)` refuses such a network.
 - **cosine**: of the input gradient under the surrogate with the true one, in train mode; not 1, so the rule is in
   force. (It is finite and not 1 in eval mode too, where the figure says little: the batch statistics are untrained.)
 

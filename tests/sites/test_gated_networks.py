@@ -203,6 +203,7 @@ def _soft_pool(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False, r
 # -- models that cannot be traced ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Branching selects:softgate.SoftgateWarning")
 def test_an_untraceable_model_is_gated_and_its_sites_are_known_after_the_first_forward():
     model, x = Branching(), vectors()
     bare, expected = gradients(model, x), soft_gradients(model, x)

@@ -122,7 +122,7 @@ def test_what_is_no_module_is_refused(wrong):
         sg.attach(wrong, RULE)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Branching selects:softgate.SoftgateWarning")
 @pytest.mark.parametrize("traceable", [True, False])
 def test_a_scripted_model_or_part_is_refused_and_left_as_it_was(traceable):
     scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).double())

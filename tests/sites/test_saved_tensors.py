@@ -132,6 +132,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Custom selects:softgate.SoftgateWarning")
 @pytest.mark.parametrize("between", CASES.values(), ids=CASES.keys())
 def test_whatever_stands_behind_a_relu_has_the_gradients_of_a_pass_that_keeps_everything(between):
     runs = [everything(Custom(between), images(12), share) for share in (True, False)]

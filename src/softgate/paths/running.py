@@ -66,7 +66,7 @@ class CallHandler(ABC):
         if not call.covered:
             raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
         require(not call.indices, f"paths: {site.name} returns indices, which are no function of the gates.")
-        return self.pooling(call, site.name)
+        return call.shaped(self.pooling(call, site.name))
 
 
 class _Recording(CallHandler):
@@ -102,7 +102,7 @@ class _Recording(CallHandler):
                 soft = torch.lerp(SiteGates(name, kind, values, window).weights().to(soft.dtype), soft, rule.mix)
             values = soft
         self.found[name] = SiteGates(name, kind, values, window)
-        return call.original()
+        return window.pool(x)
 
     def _check(self, name: str, z: Tensor) -> None:
         fits = z.dim() > 1 and len(z) == self.images

@@ -118,19 +118,45 @@ POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2D
 
 def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[str]:
     """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`."""
-    seen = {tensor.grad_fn for tensor in tensors_in(inputs)}
-    todo = [tensor.grad_fn for tensor in tensors_in(out)]
     found: Counter[str] = Counter()
+    for node in _graph(inputs, out):
+        kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
+        if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
+            found[kind] += 1
+    return found
+
+
+def _graph(inputs: Any, out: Any) -> Iterator[Any]:
+    """The nodes of the autograd graph between `inputs` and `out`."""
+    seen: set[Any] = {tensor.grad_fn for tensor in tensors_in(inputs)}
+    todo: list[Any] = [tensor.grad_fn for tensor in tensors_in(out)]
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
-        if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
-            found[kind] += 1
+        yield node
         todo += [upstream for upstream, _ in node.next_functions]
-    return found
+
+
+def functions_between(inputs: Any, out: Any) -> list[str]:
+    """The names of other people's autograd Functions in the graph between `inputs` and `out`."""
+    found: dict[str, None] = {}
+    for node in _graph(inputs, out):
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and function.__module__.split(".")[0] not in ("torch", "softgate"):
+            found[function.__name__] = None
+    return list(found)
+
+
+def reads_by_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether forward hooks, of modules or of all, may read and keep what modules are given or return."""
+    registered = (torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks)
+    for hooks in (*registered, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))):
+        # Those of weight normalisation and the like look at weights only.
+        if any(not str(getattr(hook, "__module__", "")).startswith("torch.nn.utils.") for hook in hooks.values()):
+            return True
+    return False
 
 
 def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:

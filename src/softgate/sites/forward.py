@@ -12,11 +12,12 @@ import threading
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from softgate.sites.calls import SiteCall, SiteId, classify
+from softgate.sites.calls import SelectingCall, SiteCall, SiteId
+from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, Outputs, current_hooks
 
 
@@ -69,7 +70,17 @@ class State:
         self.missed: list[Miss] = []
         self.gated = 0
         self.spared = 0  # calls of sites that the rule does not choose
+        self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
+
+    def select(self, call: SelectingCall) -> None:
+        """Takes note of a call that selects data with a gradient of its own, where there is a gradient."""
+        if torch.compiler.is_compiling() or (self.traced and call.kind in COMPARISONS):
+            return
+        if self.traced or (
+            torch.is_grad_enabled() and any(_has_gradient(arg) for arg in (*call.args, *call.kwargs.values()))
+        ):
+            self.selected[self.frame.name or "(model)", call.kind] = None
 
     def identify(self, kind: str) -> SiteId:
         """The site of a call that is made now; counts it."""
@@ -85,6 +96,10 @@ class State:
         if torch.compiler.is_compiling() or self.traced:
             return False
         return torch.is_grad_enabled() != self.grad or current_hooks() is not self.hooks
+
+
+def _has_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 _RUNNING = threading.local()
@@ -152,7 +167,9 @@ class Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         state = self.state
         call = classify(func, args, kwargs)
-        if call is not None:
+        if isinstance(call, SelectingCall):
+            state.select(call)
+        elif call is not None:
             return self.handler.handle(call, state.identify(call.kind), state)
         if state.outputs and func in CONSUMERS:
             return state.outputs.call(func, args, kwargs)

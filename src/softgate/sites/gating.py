@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from softgate.errors import SoftgateError
 from softgate.sites.active_rule import ActiveRule
-from softgate.sites.calls import HIDDEN_IN_COMPILE, ActivationCall, PoolCall, SiteCall, SiteId
+from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import unreachable
+from softgate.sites.classification import HIDDEN_IN_COMPILE
 from softgate.sites.forward import Miss, State, in_checkpoint
 from softgate.sites.scales import channel_of, scales_of
 from softgate.sites.table import SiteTable
 from softgate.surrogate import functional
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.selection import POOLS
+from softgate.surrogate.selection import POOLS, Kind
 
 Observer = Callable[[str, str, Tensor], None]
 """Called with name, kind and pre-activation (for a pooling, its input) at each call of a covered site."""
@@ -36,6 +37,8 @@ class Gating:
         fresh: Sites whose in-place call may be an ordinary one.
         overwritten: Modules whose activation's input is written to later; it is kept in a copy.
         hidden: Sites that torch.compile would not show.
+        watched: Whether hooks read what modules return, and may keep it, which must then be overwritten as it would be
+            without softgate. Under torch.compile this is as it was at `attach`.
     """
 
     def __init__(self, model: nn.Module, table: SiteTable, active: ActiveRule, share: bool) -> None:
@@ -48,6 +51,7 @@ class Gating:
         self.fresh: set[SiteId] = set()
         self.overwritten: set[str] = set()
         self.hidden: dict[SiteId, None] = {}
+        self.watched = False
 
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What a call returns: a gated activation or pooling, or what the true function does."""
@@ -65,10 +69,12 @@ class Gating:
         if call.func in HIDDEN_IN_COMPILE:
             self.hidden[site] = None
         rule, scale = self._law(state, site.name, call.kind, call.z)
+        # A site that need not work in place does so nevertheless where a hook may have kept its input.
+        inplace = self.watched if site in self.fresh else call.inplace
         if rule is None or not rule.softens_relu:
-            return call.original()
+            out = call.original()
+            return call.z.copy_(out) if inplace and out is not call.z else out
         z = call.z.clone() if site.module in self.overwritten else call.z
-        inplace = call.inplace and site not in self.fresh
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self.share and not inplace:
             state.outputs.add(z, out, call.activation)
@@ -82,11 +88,9 @@ class Gating:
         if rule is None or not rule.softens_pool:
             return state.outputs.call(call.func, call.args, call.kwargs)
         options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
+        options["split_ties"] = call.kind is Kind.AMAX and not call.indices
         y = state.outputs.call(functional.max_pool2d, (call.x, *call.settings), options)
-        if not call.indices:
-            return y
-        with torch.no_grad():
-            return y, call.original()[1]
+        return call.with_indices(call.shaped(y))
 
     def _law(self, state: State, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
         """The rule in force at a call site and what its temperature is measured in there; observers are told."""

@@ -15,16 +15,26 @@ Only `forward` is covered. A method of your own that calls `F.relu` outside of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.sites.active_rule import ActiveRule
-from softgate.sites.checks import audit, no_sites, refuse_compiling, refuse_missed, unreachable, watch_recomputation
+from softgate.sites.checks import (
+    audit,
+    functions_between,
+    no_sites,
+    reads_by_hooks,
+    refuse_compiling,
+    refuse_missed,
+    unreachable,
+    watch_recomputation,
+)
 from softgate.sites.forward import Frame, Handler, Miss, Mode, State, running
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
@@ -38,11 +48,22 @@ class Sites:
 
     Attributes:
         model: The model.
+        strict: Whether calls that keep a gradient of their own are refused rather than warned of.
     """
 
-    def __init__(self, model: nn.Module, rule: Surrogate | None, *, discover: bool = True, share: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rule: Surrogate | None,
+        *,
+        discover: bool = True,
+        share: bool = True,
+        strict: bool = False,
+    ) -> None:
         _check_attachable(model)
         self.model = model
+        self.strict = strict
+        self._unaffected: dict[tuple[str, str], None] = {}
         self._table = SiteTable()
         self._gating = Gating(model, self._table, ActiveRule(rule), share)
         self._handler: Handler = self._gating
@@ -52,6 +73,7 @@ class Sites:
         self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
         for frame in self._frames:
             frame.enter()
+        self._gating.watched = reads_by_hooks(model.modules())
         if discover:
             try:
                 self._discover()
@@ -131,8 +153,25 @@ class Sites:
         return sum(site.covered and site.kind == kind for site in self._table)
 
     def report(self) -> str:
-        """The coverage table: name, kind, calls since `attach`, covered or not; one line each, and a sum."""
-        return self._table.report()
+        """The coverage table: name, kind, calls since `attach`, covered or not; one line each, and a sum.
+
+        A last line names what selects or bends data and keeps a gradient of its own.
+        """
+        lines = [self._table.report()]
+        if self._unaffected:
+            lines.append(f"with a gradient of their own under every rule: {'; '.join(self.unaffected)}")
+        return "\n".join(lines)
+
+    @property
+    def unaffected(self) -> list[str]:
+        """What selects, gates or bends data and keeps a gradient of its own under every rule, as far as it is known.
+
+        One entry for each kind, with the modules that call it: "tanh in head.act, (model)".
+        """
+        modules: dict[str, list[str]] = {}
+        for module, kind in self._unaffected:
+            modules.setdefault(kind, []).append(module)
+        return [f"{kind} in {_several(names)}" for kind, names in modules.items()]
 
     # -- watching and handling the calls, for the time of a block --
 
@@ -193,6 +232,7 @@ class Sites:
             finally:
                 self._compiling = None
         states, state = running(), State(frame)
+        gating.watched = reads_by_hooks(frame.module for frame in self._frames)
         states[id(self)] = state
         try:
             with Mode(self._handler, state):
@@ -208,11 +248,31 @@ class Sites:
         active, rule = self._active, self.rule
         self._choose(active)
         if frame.module is self.model:
+            if not self._audited and torch.is_grad_enabled():
+                functions = functions_between(inputs, out)
+                self._tell_unaffected({(name, "autograd.Function"): None for name in functions})
             self._audited |= audit(self.model, rule, state, inputs, out, deep=not self._audited)
         else:
             refuse_missed(self.model, state)
+        self._tell_unaffected(state.selected)
         if state.checkpointed:
             watch_recomputation(self.model, lambda: self.attached and self._active is active and self.rule is rule, out)
+
+    def _tell_unaffected(self, found: Mapping[tuple[str, str], None]) -> None:
+        """Warns of calls that keep a gradient of their own, once for each; refuses them where the sites are strict."""
+        new = found.keys() - self._unaffected.keys()
+        if not new or not self._active.soft:
+            return
+        before = set(self.unaffected)
+        self._unaffected |= {key: None for key in found if key in new}
+        said = "; ".join(kind for kind in self.unaffected if kind not in before)
+        about = (
+            f"{type(self.model).__name__} selects or bends data where no rule reaches, with its own gradient as ever: "
+            f"{said}."
+        )
+        if self.strict:
+            raise UnreachableSites(f"{about} strict=True refuses it.")
+        warnings.warn(f"{about} attach(..., strict=True) refuses such a model.", SoftgateWarning, stacklevel=4)
 
     @property
     def _active(self) -> ActiveRule:
@@ -235,9 +295,10 @@ class Sites:
         opaque = opaque_parts(self.model)
         if opaque:
             raise unreachable(self.model, opaque)
-        calls = trace(self.model, self._frames[0])
-        if calls is None:
+        first = trace(self.model, self._frames[0])
+        if first is None:
             return
+        calls = first.calls
         self._table.fill(Site(call.site, call.kind, call.covered) for call in calls)
         if self._active.soft:
             wants = self._active.wants
@@ -247,7 +308,8 @@ class Sites:
             if not calls:
                 raise no_sites(self.model)
         other = trace(self.model, self._frames[0], flipped=True)
-        every = calls + (other or [])
+        self._tell_unaffected(first.selected | (other.selected if other else {}))
+        every = calls + (other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
         activations = [call for call in every if call.activates]
         self._gating.overwritten = {call.site.module for call in activations if is_overwritten(call)}
@@ -257,7 +319,7 @@ class Sites:
             self._gating.fresh, self._inplace = avoid_inplace(self.model, inplace)
 
 
-def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True) -> Sites:
+def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True, strict: bool = False) -> Sites:
     """Puts a rule in force at every ReLU and max-pool call site of a model.
 
     Args:
@@ -266,6 +328,8 @@ def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True) -> S
         rule: The rule; None leaves the true gradient until `Sites.use` says otherwise.
         share: Keep one tensor for each ReLU, its pre-activation; the input of the layer that follows is recomputed
             from it in the backward pass, bit for bit. False keeps both.
+        strict: Refuse a model with calls that select, gate or bend data with a gradient of their own, such as abs,
+            where, topk, sigmoid or an autograd.Function; otherwise a warning names them once.
 
     Returns:
         The sites; a context manager that detaches at the end of its block, also after an exception.
@@ -276,7 +340,7 @@ def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True) -> S
             if the model can be traced symbolically, else at the end of the first forward pass.
         SoftgateError: If the model is attached already, or is scripted or compiled.
     """
-    return Sites(model, rule, share=share)
+    return Sites(model, rule, share=share, strict=strict or (rule is not None and rule.strict))
 
 
 def detach(model: nn.Module) -> None:
@@ -296,6 +360,10 @@ def attached_sites(model: nn.Module) -> Sites | None:
     frame = getattr(model.__dict__.get("forward"), "__self__", None)
     runner = frame.runner if isinstance(frame, Frame) else None
     return runner if isinstance(runner, Sites) else None
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more modules" if len(names) > 6 else "")
 
 
 def _check_attachable(model: nn.Module) -> None:

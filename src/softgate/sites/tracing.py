@@ -12,19 +12,23 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from softgate.sites.calls import HIDDEN_IN_COMPILE, METHODS, ActivationCall, PoolCall, SiteCall, SiteId
+from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, SiteId
+from softgate.sites.classification import HIDDEN_IN_COMPILE, METHODS, SELECTING, classify
 from softgate.sites.forward import Frame, Mode, State, in_checkpoint, running
 from softgate.sites.gating import IN_CHECKPOINT
-from softgate.surrogate.selection import POOLS, Kind
+from softgate.surrogate.selection import POOLS
 
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 """Modules whose output is a new tensor, never their input or a view of it."""
+
+SEEN = METHODS | {kind for kind in SELECTING.values() if hasattr(Tensor, kind)}
+"""Tensor methods that are call sites or select data."""
 
 SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
 """Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
@@ -63,6 +67,7 @@ class TracedCall:
         node: The symbol of its result; None where the call was not symbolic.
         why: Why no rule reaches it where it stands; empty where one does.
         hidden: Whether torch.compile would not show it.
+        kept: Whether the forward pass keeps its input elsewhere, where it must hold what it holds without softgate.
     """
 
     site: SiteId
@@ -72,6 +77,7 @@ class TracedCall:
     node: fx.Node | None = None
     why: str = ""
     hidden: bool = False
+    kept: bool = False
 
     @property
     def reached(self) -> bool:
@@ -111,7 +117,8 @@ class CallSiteTracer(fx.Tracer):
     """Traces into activations and poolings, so that a `TorchFunctionMode` around the trace sees their calls.
 
     Args:
-        on_method: Told of tensor methods such as `x.relu_()`, which a trace records without a function call.
+        on_method: Told of tensor methods such as `x.relu_()`, which a trace records without a function call, and of
+            those that select data.
         on_operator: Told of operators such as `torch.ops.aten.relu`, which no mode sees.
     """
 
@@ -133,7 +140,7 @@ class CallSiteTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Reports the tensor methods that are call sites."""
         node = super().create_node(kind, target, *args, **kwargs)
-        if kind == "call_method" and target in METHODS:
+        if kind == "call_method" and target in SEEN:
             self.on_method(target, node)
         if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
             name = str(target)
@@ -142,12 +149,21 @@ class CallSiteTracer(fx.Tracer):
         return node
 
 
+def _containers(values: Iterable[Any], depth: int) -> Iterator[Any]:
+    """The dicts, lists and sets among values, and those within them."""
+    for value in values:
+        if isinstance(value, (dict, list, set)):
+            yield value
+            if depth:
+                yield from _containers(list(value.values()) if isinstance(value, dict) else list(value), depth - 1)
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Puts everything back that a forward pass may change in its modules; hooks are off meanwhile."""
     modules = list(model.modules())
     attributes = [dict(module.__dict__) for module in modules]
-    containers = [(v, v.copy()) for kept in attributes for v in kept.values() if isinstance(v, (dict, list, set))]
+    containers = [(v, v.copy()) for kept in attributes for v in _containers(kept.values(), 4)]
     buffers = [(b, b.clone(), b._version) for b in model.buffers() if not b.is_inference()]
     for module in modules:
         module.__dict__ |= {"_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
@@ -171,7 +187,7 @@ def reads_alone(call: TracedCall, root: nn.Module) -> bool:
     Errs on the side of no: whatever could alias another tensor (a view, a chunk, a dropout in eval mode, the
     model's own input) counts as read by others.
     """
-    source = _source(call)
+    source = None if call.kept else _source(call)
     while source is not None and len(source.users) == 1:
         if source.op == "call_module":
             return isinstance(root.get_submodule(str(source.target)), FRESH)
@@ -218,20 +234,39 @@ def opaque_parts(model: nn.Module) -> list[str]:
     ]
 
 
-def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> list[TracedCall] | None:
-    """The calls of a symbolic forward pass, or of one with train and eval mode swapped; None if it fails.
+@dataclass(frozen=True)
+class Trace:
+    """What a symbolic forward pass has shown.
+
+    Attributes:
+        calls: The calls of call sites, in order.
+        selected: Module and kind of calls that select data with a gradient of their own.
+    """
+
+    calls: list[TracedCall]
+    selected: dict[tuple[str, str], None]
+
+
+def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None:
+    """Runs a symbolic forward pass, or one with train and eval mode swapped; None if it fails.
 
     Args:
         model: The model; its modules run through their frames.
         frame: The model's own.
         flipped: Swap train and eval mode for the time of the trace.
     """
+    if frame.own is not None:  # torch.fx would trace the class's forward in its place
+        return None
     state, states, tracing = State(frame), running(), _Tracing()
     state.traced = True
 
     def method(name: str, node: fx.Node) -> None:
-        why = _why_not(state)
-        tracing.calls.append(TracedCall(state.identify(Kind.RELU), Kind.RELU, True, METHODS[name], node, why))
+        why, call = _why_not(state), classify(getattr(Tensor, name), node.args, node.kwargs)
+        if isinstance(call, SelectingCall):
+            state.select(call)
+        elif call is not None:
+            inplace = isinstance(call, ActivationCall) and call.inplace
+            tracing.calls.append(TracedCall(state.identify(call.kind), call.kind, True, inplace, node, why))
 
     def operator(name: str) -> None:
         tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
@@ -244,12 +279,33 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> list[TracedC
                 for module in model.modules():
                     module.training = not module.training
             CallSiteTracer(method, operator).trace(model)
+            kept = _kept(model)
     except Exception:
         # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
         return None
     finally:
         del states[id(frame.runner)]
-    return tracing.calls
+    calls = [replace(call, kept=_source(call) in kept) for call in tracing.calls]
+    return Trace(calls, state.selected)
+
+
+def _kept(model: nn.Module) -> set[fx.Node]:
+    """The symbols that a forward pass has put into attributes of its modules, or into containers there."""
+    found: set[fx.Node] = set()
+
+    def collect(value: Any, depth: int) -> None:
+        if isinstance(value, fx.Proxy):
+            found.add(value.node)
+        elif depth and isinstance(value, dict):
+            for part in list(value.values()):
+                collect(part, depth - 1)
+        elif depth and isinstance(value, (list, tuple, set)):
+            for part in list(value):
+                collect(part, depth - 1)
+
+    for module in model.modules():
+        collect(module.__dict__, 4)
+    return found
 
 
 def avoid_inplace(model: nn.Module, calls: Iterable[TracedCall]) -> tuple[set[SiteId], list[nn.Module]]:

@@ -67,10 +67,17 @@ class PiecewiseLinear:
 
     Its true derivative is base + sum of slope_k 1[z > kink_k]; a gate takes the place of each step. ReLU6 is
     ((1, 0), (-1, 6)); LeakyReLU with negative slope s is base s and ((1 - s, 0),).
+
+    Attributes:
+        base: The slope below all kinks.
+        kinks: For each kink by how much the slope grows there, and where it stands.
+        on_kink: PyTorch's step for each kink where z stands exactly on it: 0 at a ReLU's, 1 at that of clamp(min=0) and
+            at the upper end of ReLU6; left out, 0 for all.
     """
 
     base: float
     kinks: tuple[tuple[float, float], ...]
+    on_kink: tuple[float, ...] = ()
 
     @property
     def adds_constant(self) -> bool:
@@ -91,8 +98,20 @@ class _Through:
     def pull(self, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
         """The gradient at `z`; its norm matched to the true gradient's where the gate says so."""
         out = self._steps(self.gate, grad, z, scale)
-        if isinstance(self.gate, Surrogate) and self.gate.matches:
-            out = matched(out, self._steps(gates.Hard(), grad.detach(), z, None))
+        if not isinstance(self.gate, Surrogate):
+            return out
+        if self.gate.mix != 1:
+            out = self._on_kinks(out, (1 - self.gate.mix) / self.gate.norm, grad, z)
+        if self.gate.matches:
+            true = self._on_kinks(self._steps(gates.Hard(), grad.detach(), z, None), 1.0, grad.detach(), z)
+            out = matched(out, true)
+        return out
+
+    def _on_kinks(self, out: Tensor, share: float, grad: Tensor, z: Tensor) -> Tensor:
+        """Adds what the true gradient, of which `out` has a share, is more than the hard gate's exactly on a kink."""
+        for (slope, kink), step in zip(self.shape.kinks, self.shape.on_kink, strict=False):  # none left out: no step
+            if step:
+                out = out + share * slope * step * grad * (z == kink)
         return out
 
     def _steps(self, gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
@@ -182,6 +201,7 @@ def max_pool2d(
     mix: float = 1.0,
     match: bool = False,
     scale: Tensor | None = None,
+    split_ties: bool = False,
 ) -> Tensor:
     r"""Max pooling forward, the weights of `pool` backward (paper 5.3).
 
@@ -199,6 +219,7 @@ def max_pool2d(
         mix: Share of the rule in the gradient; the rest, 1 - mix, is the true gradient.
         match: Rescale each image's gradient to the norm of its true gradient.
         scale: s > 0, broadcastable to `x`: the unit of the temperature, such as [C, 1, 1]; 1 if left out.
+        split_ties: The true gradient of a window over the whole plane is shared among equal maxima, as in torch.amax.
 
     Returns:
         `torch.nn.functional.max_pool2d(x, ...)`, bit for bit.
@@ -209,7 +230,7 @@ def max_pool2d(
     window = window_of(kernel_size, stride, padding, dilation, ceil_mode)
     if isinstance(pool, pools.Hard) or mix == 0:
         return window.pool(x)
-    return soft_max_pool2d(x, scale, soft_pooling(window, pool, mix, match))
+    return soft_max_pool2d(x, scale, soft_pooling(window, pool, mix, match, split_ties))
 
 
 def window_of(
@@ -226,7 +247,9 @@ def window_of(
     )
 
 
-def soft_pooling(window: Window, pool: pools.Pool, mix: float = 1.0, match: bool = False) -> SoftPooling:
+def soft_pooling(
+    window: Window, pool: pools.Pool, mix: float = 1.0, match: bool = False, split_ties: bool = False
+) -> SoftPooling:
     """A max pooling of a geometry under a pooling rule.
 
     Raises:
@@ -235,4 +258,4 @@ def soft_pooling(window: Window, pool: pools.Pool, mix: float = 1.0, match: bool
     if not isinstance(pool, (pools.LSE, pools.SoftmaxFull)):
         raise SoftgateError(f"pool={pool}: max_pool2d knows the pools Hard, LSE and SoftmaxFull.")
     geometry = (window.kernel, window.stride, window.padding, window.dilation, window.ceil_mode)
-    return SoftPooling(*geometry, pool.temperature, isinstance(pool, pools.SoftmaxFull), mix, match)
+    return SoftPooling(*geometry, pool.temperature, isinstance(pool, pools.SoftmaxFull), mix, match, split_ties)

@@ -44,6 +44,7 @@ class Surrogate:
         sites: Which call sites the rule governs; all of them by default.
         schedule: How temperature and mix change over training, and when the rule is on; `at` gives the rule of a
             moment. What is said here about one rule holds at the start of training.
+        strict: Refuse a model that selects or bends data where no rule reaches, rather than warn of it; see `attach`.
 
     Raises:
         SoftgateError: If an option is out of range; the message says what is allowed.
@@ -56,6 +57,7 @@ class Surrogate:
     mix: float = 1.0
     sites: Select = field(default_factory=Select)
     schedule: Schedule = field(default_factory=Schedule)
+    strict: bool = False
     _gain: float = field(init=False, repr=False, compare=False, default=1.0)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class Surrogate:
             isinstance(self.schedule, Schedule),
             f"surrogate.schedule={self.schedule!r}: a softgate.Schedule is needed.",
         )
+        require(isinstance(self.strict, bool), f"surrogate.strict={self.strict}: true or false is needed.")
         warms = any(hasattr(part, "temperature") for part in (self.gate, self.pool))
         require(
             self.schedule.temperature is None or warms,
@@ -96,6 +99,11 @@ class Surrogate:
     def softens_pool(self) -> bool:
         """Whether max-pool call sites differ from the true gradient under this rule."""
         return self.mix > 0 and not isinstance(self.pool, pools.Hard)
+
+    @property
+    def norm(self) -> float:
+        """What the factor is divided by: sqrt(E[factor^2] / 0.5) for gain="unit_rms", else 1."""
+        return self._gain
 
     @property
     def matches(self) -> bool:
@@ -147,7 +155,7 @@ class Surrogate:
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
         kinds = [str(kind) for kind in self.sites.kinds]  # an enum's member is no plain data: torch.load refuses it
-        return {
+        plain = {
             "gate": {"name": _name_of(self.gate, gates.KNOWN), **asdict(self.gate)},
             "pool": {"name": _name_of(self.pool, pools.KNOWN), **asdict(self.pool)},
             "scale": self.scale,
@@ -156,6 +164,7 @@ class Surrogate:
             "sites": {key: list(value) for key, value in asdict(self.sites).items()} | {"kinds": kinds},
             "schedule": self.schedule.to_dict(),
         }
+        return plain | ({"strict": True} if self.strict else {})  # a rule of before is written as before
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Surrogate:

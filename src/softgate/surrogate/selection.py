@@ -20,10 +20,11 @@ class Kind(StrEnum):
     LEAKY_RELU = "leaky_relu"
     MAX_POOL2D = "max_pool2d"
     ADAPTIVE_MAX_POOL2D = "adaptive_max_pool2d"
+    AMAX = "amax"
 
 
 KINDS = tuple(Kind)
-POOLS = frozenset({Kind.MAX_POOL2D, Kind.ADAPTIVE_MAX_POOL2D})
+POOLS = frozenset({Kind.MAX_POOL2D, Kind.ADAPTIVE_MAX_POOL2D, Kind.AMAX})
 """The kinds that are poolings; all others are activations."""
 
 

@@ -93,6 +93,8 @@ class SoftPooling(Window):
     full: bool
     mix: float
     match: bool = False
+    split_ties: bool = False
+    """Whether the true gradient of a plane's maximum is shared among equal elements, as torch.amax has it."""
 
     def spread(self, grad: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Distributes `grad` [..., oH, oW] over the windows: sum over windows of weight_i * grad, [..., H, W].
@@ -100,8 +102,10 @@ class SoftPooling(Window):
         The weights are those of x / scale. They do not change where a window's maximum is.
         """
         values = x.detach() if scale is None else wide(x) / scale
-        shared = self._shared_excitation(values)
-        if shared is None:
+        shared = None if self._covers(x) else self._shared_excitation(values)
+        if self._covers(x):
+            out = grad * self._plane(values)
+        elif shared is None:
             ordered, upstream = _pooling_order(values), _pooling_order(grad)
             out = self._spread_slices(upstream, ordered, self.pool(ordered))
         else:
@@ -112,28 +116,59 @@ class SoftPooling(Window):
 
     def spread_hard(self, grad: Tensor, x: Tensor) -> Tensor:
         """The true gradient of the max pooling."""
+        if self.split_ties and self._covers(x):
+            largest = (x == self.pool(x)).to(grad.dtype)
+            return grad * largest / largest.sum((-2, -1), keepdim=True)
         shape = self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
         out: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *shape, self.argmax(x))
         return out
 
+    def _covers(self, x: Tensor) -> bool:
+        """Whether there is one window, which holds the whole plane."""
+        return self.kernel == tuple(x.shape[-2:]) and self.padding == (0, 0) and self.dilation == (1, 1)
+
+    def _plane(self, x: Tensor) -> Tensor:
+        """The weights of one window over the whole plane, [..., H, W]: one softmax."""
+        values = wide(x)
+        bound = torch.finfo(values.dtype).max / 4
+        values = values.clamp(-bound, bound).flatten(-2)
+        depth = (values - values.amax(-1, keepdim=True)) / self.temperature
+        depth = depth.clamp(min=-1e4)
+        excitation = depth.exp()
+        weights = excitation / excitation.sum(-1, keepdim=True)
+        if self.full:
+            weights = weights * (1 + depth - (weights * depth).sum(-1, keepdim=True))
+        return weights.view(x.shape)
+
     def gather(self, values: Tensor, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """The transpose of `spread`: sum over each window of weight_i * values_i, [..., oH, oW]."""
         scaled = x if scale is None else wide(x) / scale
+        if self._covers(x):
+            out = (self._plane(scaled) * values).sum((-2, -1), keepdim=True)
+            return self._mixed_gather(out, values, x)
         y = self.pool(scaled)
         padded, top, total, mean = self._prepare(scaled, y)
         source = F.pad(values.to(padded.dtype), self.pads(x.shape, y.shape))
         out = torch.zeros_like(top)
         for piece, part in zip(self.slices(padded, y.shape), self.slices(source, y.shape), strict=True):
             out += self._weight(piece, top, mean).mul_(part)
-        out = out / total
+        return self._mixed_gather(out / total, values, x)
+
+    def _mixed_gather(self, out: Tensor, values: Tensor, x: Tensor) -> Tensor:
         if self.mix != 1:
-            hard = values.to(out.dtype).flatten(-2).gather(-1, self.argmax(x).flatten(-2)).view_as(out)
+            if self.split_ties and self._covers(x):
+                largest = (x == self.pool(x)).to(out.dtype)
+                hard = (values * largest).sum((-2, -1), keepdim=True) / largest.sum((-2, -1), keepdim=True)
+            else:
+                hard = values.to(out.dtype).flatten(-2).gather(-1, self.argmax(x).flatten(-2)).view_as(out)
             out = self.mix * out + (1 - self.mix) * hard
         return out.to(values.dtype)
 
     def weights(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """The weights of the rule without `mix`, [..., window elements, oH, oW], in float32 at least."""
         scaled = wide(x) if scale is None else wide(x) / scale
+        if self._covers(x):
+            return self._plane(scaled).flatten(-2)[..., None, None]
         y = self.pool(scaled)
         padded, top, total, mean = self._prepare(scaled, y)
         return torch.stack([self._weight(piece, top, mean) / total for piece in self.slices(padded, y.shape)], -3)
