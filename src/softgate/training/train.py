@@ -78,19 +78,24 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             "environment": provenance.environment(trainer.world_size, trainer.strategy.root_device.type),
         }
         started = time.perf_counter()
+
+        def conclude(status: str = "finished") -> dict[str, Any]:
+            own = {"own_gradient": module.sites.unaffected} if module.sites.unaffected else {}
+            return _conclude(directory, config, console, about | own, _seconds(trainer, started), status)
+
         try:
             with build.phrasing_lightnings_refusals():
                 trainer.fit(module, datamodule=data, ckpt_path=former.checkpoint, weights_only=True)
         except SystemExit:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:
-                _conclude(directory, config, console, about, _seconds(trainer, started), "interrupted")
+                conclude("interrupted")
             raise Stopped(_stopped_by(trainer)) from None
         except Diverged:
             if first:
-                _conclude(directory, config, console, about, _seconds(trainer, started), "diverged")
+                conclude("diverged")
             raise
-    return _conclude(directory, config, console, about, _seconds(trainer, started)) if first else {}
+    return conclude() if first else {}
 
 
 def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
@@ -114,10 +119,12 @@ def _introduction(data: ImageData, module: SoftgateModule) -> str:
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
     name, stem = module.architecture.name, module.architecture.stem
     images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
+    own = "; ".join(module.sites.unaffected)
     return (
         f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
         f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
         f"backward rule: {module.rule.gate}, {module.rule.pool}"
+        + (f"; with a gradient of their own: {own}" if own else "")
     )
 
 
@@ -127,7 +134,7 @@ def _conclude(
     console: Console,
     about: dict[str, Any],
     seconds: float,
-    status: str = "finished",
+    status: str,
 ) -> dict[str, Any]:
     metrics = directory / "metrics.csv"
     points = summary.history(metrics) if metrics.is_file() else {}
