@@ -205,3 +205,25 @@ def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind():
         for _ in range(5):
             model(x)
         assert alive() <= before
+
+
+def test_a_sparse_factor_beside_a_relu_is_left_alone():
+    class Graph(nn.Module):
+        def __init__(self, adjacency):
+            super().__init__()
+            self.first, self.last, self.adjacency = nn.Linear(3, 4), nn.Linear(4, 2), adjacency
+
+        def forward(self, x):
+            return self.last(torch.mm(self.adjacency, F.relu(self.first(x))))
+
+    torch.manual_seed(0)
+    dense = (torch.rand(5, 5) > 0.5).double()
+    net, other = Graph(dense.to_sparse()).double(), Graph(dense).double()
+    other.load_state_dict(net.state_dict())
+    x = torch.randn(5, 3).double()
+    found = []
+    for model in (net, other):
+        with sg.attach(model, sg.Surrogate()):
+            model(x).square().sum().backward()
+        found.append(model.first.weight.grad)
+    assert torch.allclose(*found)

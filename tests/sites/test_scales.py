@@ -342,3 +342,70 @@ def test_a_true_gradient_of_nothing_leaves_nothing():
     z = -torch.rand(2, 3, 4, dtype=torch.float64)  # a dead layer: the true gradient is zero
     found = through(nn.ReLU(), z, torch.ones_like(z), MATCHED)
     assert torch.equal(found, torch.zeros_like(found))
+
+
+# -- batches that would be in the statistics for good, and tensors that must not be kept ----------------
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).double().train()
+
+
+def plain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double().train()
+
+
+CHANNEL = sg.Surrogate(scale="channel")
+
+
+def test_an_empty_batch_leaves_the_statistics_as_they_were():
+    net, x = small(), torch.randn(4, 3, 8, 8).double()
+    with sg.attach(net, CHANNEL) as sites:
+        net[2](net[0](x))
+        before = sites.scales["2"].variance.clone()
+        net[2](net[0](x[:0])).sum().backward()
+        assert torch.equal(sites.scales["2"].variance, before)
+
+
+def test_a_pixel_that_is_not_finite_is_said_once_and_leaves_the_statistics_as_they_were():
+    net, x = plain(), torch.randn(4, 3, 8, 8).double()
+    bad = x.clone()
+    bad[0, 0, 0, 0] = float("inf")
+    with sg.attach(net, CHANNEL) as sites:
+        net(x)
+        before = sites.scales["1"].variance.clone()
+        with pytest.warns(sg.SoftgateWarning, match="not finite; the batch is left out"):
+            net(bad)
+        net(bad)  # a second warning would be an error
+        assert torch.equal(sites.scales["1"].variance, before)
+        net(x)
+        assert sites.scales["1"].variance.isfinite().all()
+
+
+def test_statistics_are_not_taken_within_transforms():
+    net, x = plain(), torch.randn(4, 3, 8, 8).double()
+    parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    with sg.attach(net, CHANNEL):
+        net(x)
+
+        def loss(weights):
+            return torch.func.functional_call(net, weights, (x,)).square().sum()
+
+        torch.func.grad(loss)(parameters)
+        copied = copy.deepcopy(net)
+        net(x)
+        assert copied(x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [("empty", "batch 1 of the loader is empty"), ("nan", "batch 1 of the loader has .* not finite")]
+)
+def test_calibration_names_the_batch_it_cannot_use(bad, said):
+    net, x = small(), torch.randn(4, 3, 8, 8).double()
+    wrong = x[:0] if bad == "empty" else torch.full_like(x, float("nan"))
+    before = sg.calibrate(net, [x])
+    with pytest.raises(sg.SoftgateError, match=said):
+        sg.calibrate(net, [x, wrong])
+    assert torch.equal(sg.calibrate(net, [x])["2"], before["2"])

@@ -50,6 +50,9 @@ def calibrate(
                     break
                 x = batch[0] if isinstance(batch, (tuple, list)) else batch
                 require(isinstance(x, Tensor), f"calibrate: the loader yields {type(x).__name__}; images are needed.")
+                require(x.numel() > 0, f"calibrate: batch {count} of the loader is empty.")
+                finite = bool(x.isfinite().all())
+                require(finite, f"calibrate: batch {count} of the loader has numbers that are not finite.")
                 model(x.to(place.device, place.dtype))
         if not scales:
             raise SoftgateError("calibrate: the loader yields no batch, or the model has no call site in rule.sites.")

@@ -102,7 +102,7 @@ class Gating:
         if not rule.sites.everything and not self.active.governs(name, kind):
             state.spared += 1
             return None, None
-        if rule.scale != "channel":
+        if rule.scale != "channel" or z.numel() == 0:
             return rule, None
         channel, scales = channel_of(name, z, pool=kind in POOLS), scales_of(self.model)
         if state.recomputing:

@@ -97,6 +97,8 @@ class Outputs:
             return func(*args, **kwargs)
 
         def pack(tensor: Tensor) -> Tensor | _Note:
+            if tensor.layout is not torch.strided:  # a sparse one has no storage
+                return tensor
             origin = known.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
             y = None if origin is None else origin.output()
             if origin is None or y is None or tensor.dtype != y.dtype or tensor._version != origin.output_version:
@@ -110,6 +112,8 @@ class Outputs:
 
     def _find(self, arg: Tensor) -> Origin | None:
         """The origin of an argument, or of the tensor it is a view of."""
+        if arg.layout is not torch.strided:
+            return None
         whole = arg._base if arg._is_view() else arg
         origin = self._origins.get(id(whole))
         # Ids and addresses of freed tensors are used again; the reference says whether this is still the output.

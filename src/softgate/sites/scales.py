@@ -9,14 +9,15 @@ pickles, and `detach` leaves them where they are.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softgate.errors import SoftgateError, require
-from softgate.surrogate.numerics import wide
+from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.surrogate.numerics import in_transforms, wide
 
 MOMENTUM = 0.1
 """Share of a training batch in the running statistics, as in BatchNorm."""
@@ -43,15 +44,14 @@ class ChannelScale:
         self.variance = variance
         self.count = count
 
-    def update(self, z: Tensor, channel: int, share: float) -> None:
+    def mix_in(self, mean: Tensor, variance: Tensor, share: float) -> None:
         """Mixes a batch in: afterwards these are the moments of (1 - share) old data and `share` of this batch.
 
         Args:
-            z: Pre-activations.
-            channel: The dimension of the channels.
+            mean: [C] of the batch.
+            variance: [C] of the batch, biased.
             share: In [0, 1].
         """
-        variance, mean = moments(z, channel)
         shift = mean - self.mean
         self.variance = torch.lerp(self.variance, variance, share) + share * (1 - share) * shift.square()
         self.mean = self.mean + share * shift
@@ -77,19 +77,37 @@ class ChannelScale:
 class Scales(dict[str, ChannelScale]):
     """The scales of a model by the names of its call sites."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
+
     def observe(self, name: str, z: Tensor, channel: int, share: float | None = MOMENTUM) -> None:
-        """Takes a batch in; a share of None weighs every example seen so far alike."""
-        z = wide(z)
+        """Takes a batch in; a share of None weighs every example seen so far alike.
+
+        A batch whose moments are not finite is left out with a warning, once for each site: it would be in them for
+        good. So is one that is empty, and one within torch.func's transforms, whose tensors are not to be kept.
+        """
+        if z.numel() == 0 or in_transforms():
+            return
+        z = wide(z.detach())
         found, examples = self.get(name), z.shape[0]
+        variance, mean = moments(z, channel)
+        if not _are_finite(variance, mean):
+            if name not in self._warned:
+                self._warned.add(name)
+                about = (
+                    f"surrogate.scale=channel: {name} has pre-activations that are not finite; the batch is left out."
+                )
+                warnings.warn(about, SoftgateWarning, stacklevel=2)
+            return
         if found is None:
-            variance, mean = moments(z, channel)
             self[name] = ChannelScale(mean, variance, 0 if share is not None else examples)
             return
         found.fit(name, z.shape[channel], z.device)
         if share is None:
             found.count += examples
             share = examples / found.count
-        found.update(z, channel, share)
+        found.mix_in(mean, variance, share)
 
     def of(self, name: str, z: Tensor, channel: int) -> Tensor:
         """What to divide the pre-activations of a call site by.
@@ -129,6 +147,11 @@ class Scales(dict[str, ChannelScale]):
         self.clear()
         for name, kept in state.items():
             self[name] = ChannelScale(kept["mean"].clone(), kept["variance"].clone(), int(kept["count"]))
+
+
+def _are_finite(*moments: Tensor) -> bool:
+    """Whether all moments are finite; not looked up while compiling, which cannot branch on values."""
+    return torch.compiler.is_compiling() or all(bool(moment.isfinite().all()) for moment in moments)
 
 
 def moments(z: Tensor, channel: int) -> tuple[Tensor, Tensor]:
