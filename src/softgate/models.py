@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -90,11 +90,6 @@ class Architecture(Options):
     name: str = Field(description="any classifier of torchvision.models")
     stem: str = Field(description="imagenet, small or cifar")
     transform_input: bool = Field(False, description="GoogLeNet's and Inception's option for published weights")
-
-
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `SoftgateError` for options of `model=` that are out of range; builds no network."""
-    NetworkConfig.read(options)
 
 
 def build(name: str, num_classes: int, stem: str = "imagenet", transform_input: bool = False) -> nn.Module:

@@ -65,7 +65,7 @@ class Paths(Sequence[Path]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python does where __eq__ is defined
 
 
 def index(where: Path, cache: Path | None) -> tuple[Paths, Tensor, list[str]]:
