@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import container
 from softgate.evaluation import compare
+from softgate.evaluation.config import CompareConfig
 from softgate.evaluation.generalization.measures import Measured
 from softgate.evaluation.reports import comparison, pages, paths, publish
 from softgate.evaluation.runs import Run
@@ -39,7 +40,7 @@ def found(name: str) -> compare.Comparison:
         **{"packages": {name: "1"}, "python": "3", "platform": name, "devices": 1, "hardware": name},
         **{"cores": 1, "threads": 1, "commit": name},
     }
-    options = container("runs=x", name="evaluate")["compare"]
+    options = CompareConfig.read(container("runs=x", name="evaluate")["compare"])
     generator, runs, measured = np.random.default_rng(0), [], []
     for arm in ("none", f"soft {name}"):
         for seed in (0, 1, 2):
