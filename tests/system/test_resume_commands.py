@@ -65,7 +65,10 @@ def test_a_killed_command_goes_on_by_its_directory_alone(tmp_path):
     process.kill()
     process.communicate()
     assert 0 < torch.load(last, weights_only=True)["global_step"] < 80
-    output = run(tmp_path, "resume=run")
+    refused = run(tmp_path, "resume=run", status=2)
+    assert "type plugins=[without_dropout] yourself" in refused
+    assert len(refused.splitlines()) == 1
+    output = run(tmp_path, "resume=run", "plugins=[without_dropout]")
     assert "finished" in output
     assert [row["epoch"] for row in curve(tmp_path / "run") if "train/loss" in row] == [0, 1]
     kept = (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()
@@ -88,7 +91,7 @@ def test_two_processes_that_are_killed_go_on_bit_for_bit(tmp_path):
     process.communicate()
     step = torch.load(last, weights_only=True)["global_step"]
     assert step < 24
-    run(tmp_path, "resume=killed")
+    run(tmp_path, "resume=killed", "plugins=[without_dropout]")
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     for a, b in zip(curve(tmp_path / "whole"), curve(tmp_path / "killed"), strict=True):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs import TINY, composed
+from configs import CONF, TINY, composed
 from softgate import SoftgateError, files
 from softgate.errors import Stopped
 from softgate.training import SoftgateModule, resume
@@ -240,7 +240,7 @@ def test_a_directory_that_holds_a_run_is_not_trained_into_anew(run):
     with pytest.raises(SoftgateError, match=r"there is a run in it; resume=.*run goes on with it"):
         train(composed(*QUICK, directory=run))
     with pytest.raises(SoftgateError, match="there is a run in it"):
-        resume.complete(["seed=1", f"hydra.run.dir='{run}'"], several=False)
+        resume.complete(["seed=1", f"hydra.run.dir='{run}'"], several=False, configs=CONF)
 
 
 def test_a_checkpoint_that_is_cut_short_is_refused(run):
@@ -297,7 +297,7 @@ def test_a_checkpoint_without_its_config_is_refused(run):
 @pytest.fixture
 def began(tmp_path) -> Path:
     files.write(
-        "- data=imagenette\n- optim.lr=0.3\n- +x=1\n- resume=false\n",
+        "- data=imagenette\n- optim.lr=0.3\n- +trainer.min_epochs=1\n- resume=false\n",
         made(tmp_path / "o" / ".hydra" / "overrides.yaml"),
     )
     made(tmp_path / "o" / "checkpoints" / "last.ckpt").touch()
@@ -312,15 +312,20 @@ def made(path: Path) -> Path:
 def test_a_command_is_completed_with_what_the_run_began_with(began, monkeypatch):
     monkeypatch.chdir(began.parent)
     end = ["resume=true", 'hydra.run.dir="o"', "hydra.output_subdir=null"]
-    assert resume.complete(["resume=o"], False) == ["data=imagenette", "optim.lr=0.3", "+x=1", *end]
-    assert resume.complete(["resume='o/checkpoints/last.ckpt'"], False)[-3:] == end
-    typed = resume.complete(["optim.lr=0.4", "hydra.run.dir=o", "resume=true"], False)
-    assert typed == ["data=imagenette", "+x=1", "optim.lr=0.4", *end]
-    assert resume.complete(typed, False) == typed  # another process of the same run types it once more
+    assert resume.complete(["resume=o"], False, CONF) == [
+        "data=imagenette",
+        "optim.lr=0.3",
+        "+trainer.min_epochs=1",
+        *end,
+    ]
+    assert resume.complete(["resume='o/checkpoints/last.ckpt'"], False, CONF)[-3:] == end
+    typed = resume.complete(["optim.lr=0.4", "hydra.run.dir=o", "resume=true"], False, CONF)
+    assert typed == ["data=imagenette", "+trainer.min_epochs=1", "optim.lr=0.4", *end]
+    assert resume.complete(typed, False, CONF) == typed  # another process of the same run types it once more
     whole = ["--config-path", "o/.hydra", "hydra.run.dir=o", "resume=true"]
-    assert resume.complete(whole, False) == whole
-    assert resume.complete(["resume=true", "hydra.run.dir=new"], False) == ["resume=true", "hydra.run.dir=new"]
-    assert resume.complete(["seed=1"], False) == ["seed=1"]
+    assert resume.complete(whole, False, CONF) == whole
+    assert resume.complete(["resume=true", "hydra.run.dir=new"], False, CONF) == ["resume=true", "hydra.run.dir=new"]
+    assert resume.complete(["seed=1"], False, CONF) == ["seed=1"]
 
 
 @pytest.mark.parametrize(
@@ -335,10 +340,10 @@ def test_a_command_is_completed_with_what_the_run_began_with(began, monkeypatch)
 def test_a_command_that_names_no_run_is_refused(began, monkeypatch, words, said):
     monkeypatch.chdir(began.parent)
     with pytest.raises(SoftgateError) as error:
-        resume.complete(words, False)
+        resume.complete(words, False, CONF)
     assert said in str(error.value)
     with pytest.raises(SoftgateError, match="one run goes on at a time"):
-        resume.complete(["resume=o"], several=True)
+        resume.complete(["resume=o"], several=True, configs=CONF)
 
 
 # -- files --------------------------------------------------------------------------------------------------

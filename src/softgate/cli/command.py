@@ -47,7 +47,7 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     try:
         if config_name == "train":
             _place(bool(flags))
-            sys.argv[1:] = flags + _completed(sys.argv[1 + len(flags) :], bool(flags))
+            sys.argv[1:] = flags + _completed(sys.argv[1 + len(flags) :], bool(flags), Path(config_dir))
         # Lightning ends a training run itself, after its checkpoint is written.
         with _full_errors(), nullcontext() if config_name == "train" else ends_are_interrupts():
             main()
@@ -101,12 +101,12 @@ def _concluded(swept: bool) -> bool:
     return Sweep.latest is None or Sweep.latest.conclude()
 
 
-def _completed(words: list[str], several: bool) -> list[str]:
+def _completed(words: list[str], several: bool, configs: Path) -> list[str]:
     if not any(word.startswith(("resume=", "hydra.run.dir=")) for word in words):
         return words
     from softgate.training import resume  # brings in torch, which --help can do without
 
-    return resume.complete(words, several)
+    return resume.complete(words, several, configs)
 
 
 def _check_choice(word: str, config_dir: Path) -> None:

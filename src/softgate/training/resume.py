@@ -18,11 +18,14 @@ from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import SoftgateError, require
-from softgate.training import SoftgateModule, checkpoints
+from softgate.training import SoftgateModule, checkpoints, strangers
 from softgate.training.config import TrainConfig
 from softgate.training.config_differences import FREE, as_long, differences
 
 LAST = Path("checkpoints", "last.ckpt")
+
+BEGAN = Path(".hydra", "overrides.yaml")
+"""Where Hydra keeps the words that a run began with."""
 
 SHOWN = 4
 """How many differing options an error lists."""
@@ -31,15 +34,17 @@ SHOWN = 4
 # -- the command line -----------------------------------------------------------------------------------
 
 
-def complete(words: Sequence[str], several: bool) -> list[str]:
+def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
     """The words of a command with those that its run began with.
 
     Args:
         words: Of the command line, without the flags for a sweep.
         several: Whether it is a sweep.
+        configs: The folder with `train.yaml` and its groups.
 
     Raises:
-        SoftgateError: If `resume` names no run, or there is one in `hydra.run.dir` and it is not to be resumed.
+        SoftgateError: If `resume` names no run, or there is one in `hydra.run.dir` and it is not to be resumed; if the
+            run's directory holds words that do more than set options, or links that lead out of it.
     """
     given = [word.partition("=")[2] for word in words if word.startswith("resume=")]
     typed = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("hydra.run.dir=")]
@@ -57,17 +62,20 @@ def complete(words: Sequence[str], several: bool) -> list[str]:
         directory = Path(typed[-1])
         began = _began_with(directory)
         if began is None:
+            strangers.check_links(directory, f"hydra.run.dir={directory}")
             return list(words)  # it begins here
     else:
         require(not several, f"resume={value}: one run goes on at a time; leave -m out.")
         directory = _home(value)
         began = _began_with(directory)
         if began is None:
-            raise SoftgateError(f"resume={value}: it has no .hydra/overrides.yaml; is it a run's directory?")
+            raise SoftgateError(f"resume={value}: it has no {BEGAN}; is it a run's directory?")
     ours = ("resume=", "hydra.run.dir=", "hydra.output_subdir=")
     mine = [word for word in words if not word.startswith(ours)]
     own = {_key(word) for word in mine}
     kept = [word for word in began if _key(word) not in own and _key(word) != "resume"]
+    strangers.check_links(directory, f"resume={directory}")
+    strangers.check_words(kept, directory / BEGAN, configs)
     # The first part's .hydra stays as it is: it is what further parts are completed from.
     return [*kept, *mine, "resume=true", f'hydra.run.dir="{directory}"', "hydra.output_subdir=null"]
 
@@ -86,7 +94,7 @@ def _home(value: str) -> Path:
 
 def _began_with(directory: Path) -> list[str] | None:
     try:
-        found = _plain(directory / ".hydra" / "overrides.yaml")
+        found = _plain(directory / BEGAN)
     except Exception:  # absent, or not what Hydra writes
         return None
     return [str(word) for word in found] if isinstance(found, list) else None
