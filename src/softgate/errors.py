@@ -6,6 +6,7 @@ Every message names the option, the value it had and what is allowed. The comman
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypeGuard
@@ -45,6 +46,21 @@ class JobFailed(RuntimeError):
 
 class SoftgateWarning(UserWarning):
     """Something was done differently from what was asked, and the run goes on."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(printable(words))
+
+
+_COMMANDS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, and where the next letter goes
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # titles and links
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey, such as escape sequences: a name may come from anybody's file."""
+    return _COMMANDS.sub("", text)
 
 
 def unknown(option: str, value: object, allowed: Iterable[str]) -> SoftgateError:

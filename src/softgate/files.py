@@ -10,6 +10,8 @@ import io
 import json
 import math
 import os
+import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,8 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a process that was killed; or a link, through which nothing is written
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # before the rename: a machine that fails leaves no empty file under this name
@@ -50,6 +53,21 @@ def save(values: Any, path: str | Path) -> None:
     """`torch.save`, whole or not at all."""
     with replacing(path) as file:
         torch.save(values, file)
+
+
+def load(path: str | Path) -> Any:
+    """What `save` wrote, read with `weights_only`: nothing in the file is run, and no more is read than it holds.
+
+    Raises:
+        ValueError: If its content is packed, so that a small file could fill the memory.
+        Exception: Whatever a file that is cut short, or no such file, makes the unpickler raise.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = sum(entry.file_size for entry in archive.infolist())
+        if sizes > Path(path).stat().st_size:
+            raise ValueError(f"it is {Path(path).stat().st_size} bytes that unpack to {sizes}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_picture(picture: Any, path: str | Path) -> None:
@@ -74,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where there is none, or it is cut short."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -98,7 +116,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
-    return list(csv.DictReader(lines))
+    return [{_as_given(key): _as_given(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] | None = None) -> None:
@@ -122,10 +140,26 @@ def append_csv(rows: Iterable[Mapping[str, Any]], path: Path, columns: Sequence[
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    """Rows as the text of a CSV file, lines ending as RFC 4180 has them."""
+    """Rows as the text of a CSV file, lines ending as RFC 4180 has them.
+
+    A text that a spreadsheet would calculate, such as `=1+1`, has an apostrophe in front; `read_csv` takes it off.
+    """
     made = io.StringIO(newline="")
-    table = csv.DictWriter(made, columns, restval="", extrasaction="ignore")
+    table = csv.writer(made)
     if header:
-        table.writeheader()
-    table.writerows(rows)
+        table.writerow(map(_as_text, columns))
+    table.writerows([_as_text(row.get(column, "")) for column in columns] for row in rows)
     return made.getvalue()
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)?( ?(%|pp))?", re.IGNORECASE)
+
+
+def _as_text(value: Any) -> Any:
+    formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if formula else value
+
+
+def _as_given(value: Any) -> Any:
+    return value[1:] if isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value) else value

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from softgate import files
 from softgate.errors import SoftgateError, require, unknown
 from softgate.options import Count, Options, Says
 
@@ -219,7 +220,7 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
             raise SoftgateError(f"model.weights={weights}: {found.url}: {error}.") from None
         return published
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = files.load(path)
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SoftgateError(f"model.weights={weights}: not a file of plain tensors ({reason}).") from None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
 from rich import table as rich_table
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from softgate import files
+from softgate.errors import printable
 
 WIDTH = 120
 """Columns of the terminal that a table is drawn for where its output goes to a file or a pipe."""
@@ -132,10 +134,20 @@ class Table:
         )
 
 
-def console(width: int = WIDTH) -> Console:
+class Terminal(Console):
+    """Where everything is printed: no text in what is shown reaches the terminal as a command to it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The parts of what is shown, without control characters; the styles come later and stay."""
+        for part in super().render(renderable, options):
+            own = part.control or part.text == "\r"  # the end of a line that is to be written over
+            yield part if own else Segment(printable(part.text), part.style)
+
+
+def console(width: int = WIDTH) -> Terminal:
     """Standard output: as wide as the terminal, or `width` columns where it is none."""
-    found = Console()
-    return found if found.is_terminal else Console(width=width)
+    found = Terminal()
+    return found if found.is_terminal else Terminal(width=width)
 
 
 def cell(value: Any, digits: str = ".4f") -> Cell:

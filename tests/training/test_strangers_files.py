@@ -192,7 +192,8 @@ def test_the_command_refuses_in_one_sentence_and_runs_nothing(typed, tmp_path):
         assert status == 2
         assert said == (
             "error: outputs/theirs/.hydra/overrides.yaml: plugins=[outputs.theirs.payload] is not taken from a file "
-            "of a run: it would import Python modules; if you trust them, type plugins=[outputs.theirs.payload] yourself.\n"
+            "of a run: it would import Python modules; if you trust them, "
+            "type plugins=[outputs.theirs.payload] yourself.\n"
         )
     assert not (tmp_path / "evil").exists()
     words = ["resume=outputs/theirs", "plugins=[mine]"]

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from softgate.errors import Diverged, SoftgateError, Stopped
+from softgate.errors import Diverged, SoftgateError, Stopped, printable
 
 FAILED = 1
 MISTAKE = 2
@@ -36,5 +36,5 @@ def refuse(sentence: str, status: int = MISTAKE) -> NoReturn:
     """Ends the process with one sentence."""
     # An error in a process that loads images arrives with that process's stack trace around it.
     sentence = sentence.rpartition("SoftgateError: ")[2]
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(sentence.split()))}", file=sys.stderr)
     sys.exit(status)

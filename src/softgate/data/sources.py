@@ -7,6 +7,8 @@ A source takes where to look and the split, checks what it finds and returns a
 from __future__ import annotations
 
 import hashlib
+import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.datasets.utils import download_url, extract_archive
+from torchvision.datasets.utils import download_url
 
 from softgate.data.images import Listing
 from softgate.data.index import index
@@ -80,6 +82,9 @@ ARCHIVES = {
     name: {"160px": f"{name}2-160", "320px": f"{name}2-320", "full": f"{name}2"} for name in ("imagenette", "imagewoof")
 }
 """The official archives of a data set by their names in `data.archive`, and the folders that they make."""
+
+UNPACKED = (100_000, 8 * 2**30)
+"""Most members and bytes that an archive may unpack to; the largest official one has 13 thousand and 1.5 GB."""
 
 COUNTS = {"imagenette": {"train": 9469, "val": 3925}, "imagewoof": {"train": 9025, "val": 3929}}
 """Images in each split, whatever the archive's size."""
@@ -220,7 +225,41 @@ def _download(root: Path, stem: str) -> None:
         except OSError as error:
             raise SoftgateError(f"data.download=true: {_MIRROR}/{stem}.tgz could not be fetched ({error}).") from None
         require(_sha256(archive) == SHA256[stem], f"data.download=true: {archive} is damaged; delete it and try again.")
-    extract_archive(str(archive), str(root))
+    extract(archive, root, stem)
+
+
+def extract(archive: Path, root: Path, folder: str, most: tuple[int, int] = UNPACKED) -> None:
+    """Unpacks one folder of a tar archive, whole or not at all.
+
+    Args:
+        archive: The file.
+        root: Where the folder goes.
+        folder: Its name, in the archive and then in `root`.
+        most: Members and bytes that may come out of it.
+
+    Raises:
+        SoftgateError: If it holds links, devices, paths that lead elsewhere, more than `most`, or no such folder.
+    """
+    members, size = most
+
+    def admitted(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
+        nonlocal members, size
+        members, size = members - 1, size - member.size
+        if not (member.isfile() or member.isdir()):
+            raise tarfile.FilterError(f"{member.name} is neither a file nor a folder")
+        if members < 0 or size < 0:
+            raise tarfile.FilterError(f"it unpacks to more than {most[0]} members or {most[1]} bytes")
+        return tarfile.data_filter(member, place)  # no absolute path and none with .. in it
+
+    with tempfile.TemporaryDirectory(prefix=f".{folder}-", dir=root) as unpacked:
+        try:
+            with tarfile.open(archive) as found:
+                found.extractall(unpacked, filter=admitted)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise SoftgateError(f"data.download=true: {archive} is not extracted: {error}.") from None
+        made = Path(unpacked, folder)
+        require(made.is_dir(), f"data.download=true: {archive} is not extracted: it has no folder {folder}.")
+        made.rename(root / folder)
 
 
 def _sha256(path: Path) -> str:

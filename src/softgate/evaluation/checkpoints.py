@@ -121,5 +121,5 @@ def read_yaml(path: Path) -> Any:
     """What a file holds, interpolations as they are; an empty dict where it cannot be read."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+    except (OSError, YAMLError, UnicodeDecodeError, RecursionError, OmegaConfBaseException):
         return {}

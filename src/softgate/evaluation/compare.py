@@ -24,6 +24,7 @@ from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.networks import Subject
 from softgate.evaluation.runs import Run, never_started, read, require_known, sort, tune, without_doubles
 from softgate.surrogate.rule import Surrogate
+from softgate.tables import Terminal
 from softgate.training import SoftgateModule, provenance
 
 SCHEMA = 1
@@ -132,7 +133,7 @@ def compare(
     Raises:
         SoftgateError: If nothing is left to compare, or an option is out of range.
     """
-    options, console = evaluation.compare, Console()
+    options, console = evaluation.compare, Terminal()
     if options is None:
         raise SoftgateError("compare=null: there is no comparison; choose compare=quick or compare=full.")
     measures.check(options)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -24,6 +23,7 @@ from softgate.evaluation.config import EvaluationConfig
 from softgate.evaluation.paths import PathStudy
 from softgate.evaluation.reports import publish
 from softgate.explainers.pullback import predict
+from softgate.tables import Terminal
 from softgate.training import SoftgateModule, summary
 from softgate.training.checkpoints import restore
 from softgate.training.module import accuracies
@@ -235,7 +235,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _print(results: Mapping[str, Any], directory: Path) -> None:
-    console = Console()
+    console = Terminal()
     for run in results["runs"]:
         rows = {
             "model": run["model"]["name"],
@@ -252,5 +252,5 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         rows |= {name: run[key] for name, key in scores.items() if key in run}
         console.print(summary.table("evaluation", rows).rich())
         if "checkpoint" in run:
-            console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True)
-    console.print(f"results and pictures: {directory}", soft_wrap=True)
+            console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True, markup=False)
+    console.print(f"results and pictures: {directory}", soft_wrap=True, markup=False)

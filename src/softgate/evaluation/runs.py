@@ -13,12 +13,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from softgate import files
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, printable
 from softgate.evaluation.checkpoints import read_yaml, saved_config
 from softgate.evaluation.config import CompareConfig
 from softgate.training.config_differences import FREE, LENGTH
-from softgate.training.summary import history
+from softgate.training.summary import history, number
 
 Points = Sequence[tuple[float, float]]
 
@@ -106,12 +108,57 @@ def read(paths: Sequence[Path], which: str) -> tuple[list[Run], list[str]]:
             left.append(f"{label}: it has no checkpoints/{which}.ckpt.")
         elif not isinstance(config.get("seed"), int):
             left.append(f"{label}: its config has no seed.")
+        elif not _fits(_Summary, summary):
+            left.append(f"{label}: its summary.json is damaged.")
+        elif not _fits(_Config, config):
+            left.append(f"{label}: its config.yaml is damaged.")
         else:
             try:
                 found.append(_read(path, label, config, summary))
             except SoftgateError:
                 left.append(f"{label}: its metrics.csv is damaged.")
     return found, left
+
+
+class _Environment(BaseModel):
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    commit: str | None = None
+    hardware: str
+    devices: int = 1
+    cores: int
+    threads: int
+
+
+class _Summary(BaseModel):
+    status: str = "finished"
+    seconds: float | None = None
+    started: str | None = None
+    environment: _Environment | None = None
+
+
+class _Rule(BaseModel):
+    gate: dict[str, Any] = {}
+    pool: dict[str, Any] = {}
+
+
+class _Data(BaseModel):
+    fraction: float = 1.0
+
+
+class _Config(BaseModel):
+    surrogate: _Rule | None = None
+    data: _Data | None = None
+
+
+def _fits(kind: type[BaseModel], given: Mapping[str, Any]) -> bool:
+    """Whether what a report reads of a file is what a run writes."""
+    try:
+        kind.model_validate(given, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def never_started(paths: Sequence[Path]) -> list[str]:
@@ -124,8 +171,7 @@ def never_started(paths: Sequence[Path]) -> list[str]:
     given = {path.resolve() for path in paths}
     for sweep in dict.fromkeys(path.resolve().parent for path in paths):
         try:
-            with (sweep / "sweep.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            rows = files.read_csv(sweep / "sweep.csv")
             where = [sweep / row["directory"] for row in rows]
             begun = [path for path in where if path.is_dir()]
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
@@ -139,12 +185,23 @@ def never_started(paths: Sequence[Path]) -> list[str]:
 def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
     metrics = path / "metrics.csv"
     points = history(metrics) if metrics.is_file() else {}
-    about = read_yaml(path / ".hydra" / "hydra.yaml").get("hydra", {})
-    choices = about.get("runtime", {}).get("choices", {}) if isinstance(about, dict) else {}
-    words = read_yaml(path / ".hydra" / "overrides.yaml") or []
-    sweep = read_yaml(path.parent / "multirun.yaml").get("hydra", {})
-    task = sweep.get("overrides", {}).get("task", []) if isinstance(sweep, dict) else []
-    return Run(path, label, config, summary, points, choices, words, task)
+    choices = _within(path / ".hydra" / "hydra.yaml", "hydra", "runtime", "choices")
+    words = _words(read_yaml(path / ".hydra" / "overrides.yaml"))
+    task = _words(_within(path.parent / "multirun.yaml", "hydra", "overrides", "task"))
+    return Run(path, label, config, summary, points, choices if isinstance(choices, dict) else {}, words, task)
+
+
+def _within(path: Path, *keys: str) -> Any:
+    """What stands in a YAML file under one key within the other; None where nothing does."""
+    found = read_yaml(path)
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _words(found: Any) -> list[str]:
+    """The words of a command, as a report can show them for somebody to type again."""
+    return [printable(str(word)).replace("\n", " ") for word in found] if isinstance(found, list) else []
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -234,7 +291,7 @@ def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Ru
 
             def worth(value: str, here: Mapping[str, Mapping[int, Run]] = here, seed: int = seed) -> float:
                 others = [run for other, run in here[value].items() if other != seed] or list(here[value].values())
-                return sum(float(run.summary.get(score) or 0) for run in others) / len(others)
+                return sum((number(run.summary, score) or 0.0) for run in others) / len(others)
 
             best = max(here, key=worth)
             chosen.append(here[best][seed])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from softgate.errors import require
+from softgate.errors import is_whole, require
 from softgate.paths.gates import Gates, SiteGates
 from softgate.surrogate.soft_pooling import Window
 
@@ -124,11 +124,17 @@ class Layout:
 
     @classmethod
     def from_plain(cls, plain: Sequence[Mapping[str, Any]]) -> Layout:
-        """The layout that `to_plain` wrote."""
+        """The layout that `to_plain` wrote.
+
+        Raises:
+            TypeError, KeyError, ValueError, AttributeError: If it did not.
+        """
         made = []
         for site in plain:
             window = site["window"] and Window(**{k: _tupled(v) for k, v in site["window"].items()})
             made.append(SiteLayout(**{**site, "shape": tuple(site["shape"]), "window": window}))
+            if not (all(is_whole(n, 1) for n in made[-1].shape) and made[-1].bits in range(1, SOFT_BITS + 1)):
+                raise ValueError(f"{site['name']} has shape {site['shape']} and {site['bits']} bits")
         return cls(made)
 
 

@@ -223,7 +223,8 @@ class Recording:
                 require(path.is_file(), f"{option}: {path} is missing.")
                 require(zipfile.is_zipfile(path), f"{option}: {path} is truncated or damaged.")
         probe = _load(self.directory / "probe.pt", option)
-        same = isinstance(probe, dict) and {"images", "labels"} <= probe.keys()
+        same = isinstance(probe, dict) and all(isinstance(probe.get(key), Tensor) for key in ("images", "labels"))
+        same = same and len(probe["images"]) == self.header.images
         same = same and probe_hash(probe["images"], probe["labels"]) == self.header.probe
         require(same, f"{option}: {self.directory / 'probe.pt'} is not the probe set of this recording.")
         self.images: Tensor = probe["images"]
@@ -259,10 +260,11 @@ class Recording:
             self.header.weights, f"{self.option}: {self.directory} has no weights; record with weights=true for them."
         )
         path = self._path(point.step, "pt")
-        found: dict[str, Any] = _load(path, self.option)
-        own = found.get("run") == self.header.run
+        found: Any = _load(path, self.option)
+        own = isinstance(found, dict) and found.get("run") == self.header.run
         require(own, f"{self.option}: {path} belongs to another recording than {self.directory / 'header.json'}.")
-        return found
+        weights: dict[str, Any] = found
+        return weights
 
     def check_same(self, other: Recording) -> None:
         """Raises `SoftgateError` unless two recordings are of one architecture and one probe set."""
@@ -310,12 +312,12 @@ def _header(directory: Path, option: str) -> Header:
         plain = json.loads(path.read_text())
         known = plain["format"] == FORMAT
         version = plain["version"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise SoftgateError(f"{option}: {path} is truncated, or not the header of a path recording.") from None
     require(known, f"{option}: {path} is not the header of a path recording.")
     require(version == VERSION, f"{option}: {path} has version {version}; this softgate reads version {VERSION}.")
     try:
-        return Header(
+        found = Header(
             plain["architecture"],
             plain["network"],
             plain["probe"],
@@ -326,7 +328,10 @@ def _header(directory: Path, option: str) -> Header:
             bool(plain["weights"]),
             plain.get("run"),
         )
-    except (TypeError, KeyError, ValueError) as error:
+        if found.images < 1:
+            raise ValueError(f"{found.images} images")
+        return found
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise SoftgateError(f"{option}: {path} is damaged ({error}).") from None
 
 
@@ -337,7 +342,7 @@ def _files(directory: Path) -> list[Path]:
 
 def _load(path: Path, option: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return files.load(path)
     except Exception as error:  # whatever a file that is cut short makes the unpickler raise
         what = "missing" if isinstance(error, FileNotFoundError) else "truncated or damaged"
         raise SoftgateError(f"{option}: {path} is {what}.") from None

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from softgate import files
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError
 from softgate.training import SoftgateModule, checkpoints
@@ -24,7 +23,7 @@ def read(path: Path, option: str) -> dict[str, Any]:
         SoftgateError: If the file is cut short, is no checkpoint or names code to run.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = files.load(path)
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:

@@ -141,7 +141,7 @@ def look(config: TrainConfig, directory: Path) -> Former:
         return Former()
     try:
         saved = _plain(directory / "config.yaml")
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError):
         raise SoftgateError(f"resume={directory}: its config.yaml is damaged.") from None
     except FileNotFoundError:
         require(not last.is_file(), f"resume={directory}: it has a {LAST} and no config.yaml; is it a run's directory?")

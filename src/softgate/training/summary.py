@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.tree import Tree
 
 from softgate import files
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, is_number
 from softgate.figures import panels as charts
 from softgate.figures import training
 from softgate.tables import Table, cell
@@ -31,9 +33,9 @@ def print_tree(config: Mapping[str, Any], console: Console) -> None:
     def grow(tree: Tree, node: Mapping[str, Any]) -> None:
         for key, value in node.items():
             if isinstance(value, Mapping):
-                grow(tree.add(f"[bold]{key}"), value)
+                grow(tree.add(f"[bold]{escape(str(key))}"), value)
             else:
-                tree.add(f"{key}: [cyan]{value}[/]")
+                tree.add(f"{escape(str(key))}: [cyan]{escape(str(value))}[/]")
 
     tree = Tree("[bold]config")
     grow(tree, config)
@@ -92,6 +94,12 @@ def summarize(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]
         epoch, best = max(points["val/acc"], key=lambda point: (point[1], -point[0]))
         summary |= {"best/epoch": int(epoch), "best/val/acc": best}
     return summary
+
+
+def number(summary: Mapping[str, Any], key: str) -> float | None:
+    """An entry of a summary that was read from a file; None where it is no finite number."""
+    value = summary.get(key)
+    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def table(title: str, rows: Mapping[str, Any]) -> Table:

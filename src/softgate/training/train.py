@@ -16,10 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 
 from softgate import files
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
+from softgate.tables import Terminal
 from softgate.training import SoftgateModule, build, provenance, resume, summary, tracking
 from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
 from softgate.training.config import TrainConfig, place
@@ -41,7 +43,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         Stopped: After Ctrl-C or SIGTERM; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
-    console = Console()
+    console = Terminal()
     directory = Path(HydraConfig.get().runtime.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     with open_dict(cfg):
@@ -51,7 +53,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     first = getattr(rank_zero_only, "rank", 0) == 0
     if former.summary is not None:
         if first:
-            console.print(f"resume: {directory} is finished already, nothing is left to train.", soft_wrap=True)
+            console.print(
+                f"resume: {directory} is finished already, nothing is left to train.", soft_wrap=True, markup=False
+            )
         return former.summary
     data = build.data(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -119,7 +123,7 @@ def _introduction(data: ImageData, module: SoftgateModule) -> str:
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
     name, stem = module.architecture.name, module.architecture.stem
     images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
-    own = "; ".join(module.sites.unaffected)
+    own = escape("; ".join(module.sites.unaffected))
     return (
         f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
         f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
@@ -145,7 +149,7 @@ def _conclude(
         summary.save_curves(points, directory / "curves.png", str(config.name))
     shown = {key: value for key, value in found.items() if not key.startswith("align/")}  # those are curves
     console.print(summary.table(status, shown).rich())
-    console.print(f"run directory: {directory}", soft_wrap=True)
+    console.print(f"run directory: {directory}", soft_wrap=True, markup=False)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -74,9 +73,7 @@ def name(job: Job, columns: Sequence[str]) -> str:
 def progress(job: Job, seconds: float) -> str:
     """How far a running job is, in one line."""
     file = job.directory / PROGRESS
-    shown = {"epoch": "starting"}
-    if file.is_file():
-        shown = json.loads(file.read_text())
+    shown = files.read_json(file) or {"epoch": "starting"}
     parts = [f"{label} {shown[key]}".strip() for key, label in LABELS.items() if shown.get(key) is not None]
     return " · ".join([*parts, str(timedelta(seconds=round(seconds)))])
 

@@ -62,7 +62,7 @@ class Job:
     @property
     def objective(self) -> float | None:
         """What a search maximises; None where the job has not got that far."""
-        return self.summary.get(summary.OBJECTIVE)
+        return summary.number(self.summary, summary.OBJECTIVE)
 
     def options(self) -> dict[str, str]:
         """The overrides as key and value."""
@@ -79,7 +79,7 @@ class Job:
     @property
     def trained(self) -> float:
         """Seconds of training, over all parts of the run, as it wrote them."""
-        return float(self.summary.get("seconds") or 0.0)
+        return summary.number(self.summary, "seconds") or 0.0
 
     @property
     def done(self) -> bool:
@@ -180,7 +180,11 @@ def admit(job: Job, resume: bool) -> None:
         f"hydra.sweep.dir={job.directory.parent}: job {job.number} was run there before; sweep.resume=true goes on "
         "with that sweep, another directory begins a new one.",
     )
-    before: Any = OmegaConf.to_container(OmegaConf.load(job.directory / ".hydra" / "config.yaml"))
+    kept = job.directory / ".hydra" / "config.yaml"
+    try:
+        before: Any = OmegaConf.to_container(OmegaConf.load(kept))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError):
+        raise SoftgateError(f"sweep.resume=true: {kept} is damaged.") from None
     differ = differences(before, job.config.plain, INDIFFERENT)
     if differ:
         search = "sampler" in job.composed.hydra.sweeper
@@ -202,8 +206,8 @@ def require_same_places(jobs: Sequence[Job], directory: Path) -> None:
         try:
             saved: Any = OmegaConf.to_container(OmegaConf.load(path))
             sweep = saved["sweep"]
-            number, words = sweep["job"], " ".join(sweep["overrides"])
-        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, KeyError, TypeError):
+            number, words = int(sweep["job"]), " ".join(map(str, sweep["overrides"]))
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError, KeyError, TypeError):
             continue  # not a job of ours
         job = now.get(number)
         if job is not None and job.directory.resolve() != path.parents[1].resolve():

@@ -16,7 +16,6 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from pydantic import Field
-from rich.console import Console
 
 from softgate.cli import ranks
 from softgate.cli.signals import ends_are_interrupts
@@ -24,6 +23,7 @@ from softgate.cli.sweep import display, gpus, processes, resume
 from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places, said
 from softgate.errors import require
 from softgate.options import Count, Number, Options, Says
+from softgate.tables import Terminal
 
 TICK = 0.2
 
@@ -85,7 +85,7 @@ class Sweep:
         self.resume = bool(config.sweep.resume or config.resume)
         self.jobs: list[Job] = []
         self.gpus = gpus.visible()
-        self.console = Console()
+        self.console = Terminal()
         Sweep.latest = self
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -193,7 +193,7 @@ class Sweep:
             return True
         title = f"sweep of {len(self.jobs)} job{'s' if len(self.jobs) > 1 else ''}"
         self.console.print(display.table(self.jobs, title).rich())
-        self.console.print(f"sweep directory: {self.directory}", soft_wrap=True)
+        self.console.print(f"sweep directory: {self.directory}", soft_wrap=True, markup=False)
         left = [job for job in self.jobs if job.status != FINISHED]
         if left:
             never = sum(job.status == WAITING for job in left)

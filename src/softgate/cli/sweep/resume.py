@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from softgate import files
 from softgate.errors import SoftgateError
@@ -28,14 +30,32 @@ def directory(words: Sequence[str]) -> list[str]:
     """The override for the directory of the last sweep of the same words, where one is to be gone on with.
 
     Raises:
-        SoftgateError: If there is no such sweep.
+        SoftgateError: If there is no such sweep, or its directory holds links that lead out of it.
     """
-    goes_on = any(word.lower() == "sweep.resume=true" for word in words)
-    if not goes_on or any(word.startswith("hydra.sweep.dir=") for word in words):
+    if not any(word.lower() == "sweep.resume=true" for word in words):
+        return []
+    typed = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("hydra.sweep.dir=")]
+    if typed:
+        _check(Path(typed[-1]))
         return []
     for found in sorted(SWEEPS.glob(f"*/*/{RECORD}"), reverse=True):
-        if json.loads(found.read_text()) == asked(words):
+        # Of a stranger's file nothing is taken but that it says the same; and of its folder's name, only a plain one.
+        if _read(found) == asked(words) and re.fullmatch(r"[\w.:-]+", found.parent.name):
+            _check(found.parent)
             return [f"hydra.sweep.dir={found.parent}"]
     raise SoftgateError(
         f"sweep.resume=true: no sweep of the same words is in {SWEEPS}; say where it is by hydra.sweep.dir=DIRECTORY."
     )
+
+
+def _check(found: Path) -> None:
+    from softgate.training import strangers  # brings in torch, which --help can do without
+
+    strangers.check_links(found, f"hydra.sweep.dir={found}")
+
+
+def _read(record: Path) -> Any:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError, RecursionError):  # damaged, or somebody else's
+        return None

@@ -70,10 +70,11 @@ def markdown(found: Comparison, command: str) -> str:
         f"{found.data['name']}, {found.data['images']:,} test images; {sentences.counted(len(found.runs), 'run')}, "
         f"{hours:.2f} hours of training in all; {started[0]}, {made.get('hardware', 'hardware not recorded')}."
     )
+    lines = [*sentences.claims(found), *found.left, *found.notes, *found.tuned]
     parts = [
         "\n".join(["```bash", *sweeps, command, "```"]),
         about,
-        "\n".join(f"- {line}" for line in [*sentences.claims(found), *found.left, *found.notes, *found.tuned]),
+        "\n".join(f"- {line.replace('<', '&lt;')}" for line in lines),
         comparison.summary(found).markdown(),
         primary.markdown() if primary.rows else "",
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softgate import files
 from softgate.files import save, save_picture
 from softgate.grids import animation, film_strip
 
@@ -33,10 +34,12 @@ class Film:
     def load(self, before: int) -> None:
         """Takes up the epochs before `before` that an earlier part of the run left; a broken file counts as none."""
         try:
-            found: dict[str, Any] = torch.load(self.directory / "film.pt", weights_only=True)
+            found: dict[str, Any] = files.load(self.directory / "film.pt")
             self.image = found["image"]
-            self.frames = {int(epoch): frame for epoch, frame in found["frames"].items() if int(epoch) < before}
-        except Exception:  # absent, cut short, or of another version: the film begins here
+            self.frames = {int(epoch): dict(frame) for epoch, frame in found["frames"].items() if int(epoch) < before}
+            if any(v.shape != found["image"].shape for frame in self.frames.values() for v in frame.values()):
+                raise ValueError("frames of another size")
+        except Exception:  # absent, cut short, of another version or no film at all: the film begins here
             self.image, self.frames = None, {}
 
     def add(self, epoch: int, image: Tensor, pullbacks: Mapping[str, Tensor]) -> None:

@@ -155,7 +155,8 @@ class BestCheckpoint(ModelCheckpoint):
         """Puts the scores back, under where the files are now."""
 
         def here(path: str) -> str:
-            return str(Path(str(self.dirpath), Path(path).name)) if path else ""
+            # Its name is ours and not the file's: Lightning deletes the former best, were it "checkpoints/..".
+            return str(Path(str(self.dirpath), f"{self.filename}.ckpt")) if path else ""
 
         state = {**state_dict, "dirpath": self.dirpath}
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
