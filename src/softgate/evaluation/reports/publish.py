@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from softgate import files
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, printable
 from softgate.evaluation import compare, runs
 from softgate.evaluation.compare import Comparison
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
@@ -73,12 +73,17 @@ def markdown(found: Comparison, command: str) -> str:
     lines = [*sentences.claims(found), *found.left, *found.notes, *found.tuned]
     parts = [
         "\n".join(["```bash", *sweeps, command, "```"]),
-        about,
-        "\n".join(f"- {line.replace('<', '&lt;')}" for line in lines),
+        _bare(about),
+        "\n".join(f"- {_bare(line)}" for line in lines),
         comparison.summary(found).markdown(),
         primary.markdown() if primary.rows else "",
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return printable("\n\n".join(filter(None, parts))) + "\n"
+
+
+def _bare(line: str) -> str:
+    """A line of text in Markdown, which takes what stands in angle brackets for HTML."""
+    return line.replace("<", "&lt;")
 
 
 def _log(found: Comparison, tables: Mapping[str, Table], path: Path, project: str, directory: Path) -> None:
