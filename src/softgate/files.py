@@ -116,7 +116,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
-    return [{_as_given(key): _as_given(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    return [{as_given(key): as_given(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] | None = None) -> None:
@@ -161,5 +161,6 @@ def _as_text(value: Any) -> Any:
     return f"'{value}" if formula else value
 
 
-def _as_given(value: Any) -> Any:
+def as_given(value: Any) -> Any:
+    """A cell of a CSV file as it was when it was written: without the apostrophe before a formula."""
     return value[1:] if isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value) else value

@@ -171,8 +171,9 @@ def never_started(paths: Sequence[Path]) -> list[str]:
     given = {path.resolve() for path in paths}
     for sweep in dict.fromkeys(path.resolve().parent for path in paths):
         try:
-            rows = files.read_csv(sweep / "sweep.csv")
-            where = [sweep / row["directory"] for row in rows]
+            with (sweep / "sweep.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            where = [sweep / files.as_given(row["directory"]) for row in rows]
             begun = [path for path in where if path.is_dir()]
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             continue
