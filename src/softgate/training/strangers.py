@@ -75,7 +75,14 @@ def _objection(word: Override, raw: str, groups: set[str], configs: Path) -> str
         if word.is_delete() and value is None:
             return ""
         return "" if all(_is_choice(configs / key, each) for each in choices) else f"{key} has no such choice"
-    return next((f"there is no option {path}" for path in _paths(key, value) if not _is_option(path)), "")
+    return next(
+        (
+            f"{path} is no option that a file may set; type it yourself"
+            for path in _paths(key, value)
+            if not _is_option(path)
+        ),
+        "",
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
