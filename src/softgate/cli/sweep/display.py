@@ -76,7 +76,7 @@ def progress(job: Job, seconds: float) -> str:
     file = job.directory / PROGRESS
     shown = {"epoch": "starting"}
     if file.is_file():
-        shown = json.loads(file.read_text())
+        shown = json.loads(file.read_text(encoding="utf-8"))
     parts = [f"{label} {shown[key]}".strip() for key, label in LABELS.items() if shown.get(key) is not None]
     return " · ".join([*parts, str(timedelta(seconds=round(seconds)))])
 

@@ -34,7 +34,7 @@ def directory(words: Sequence[str]) -> list[str]:
     if not goes_on or any(word.startswith("hydra.sweep.dir=") for word in words):
         return []
     for found in sorted(SWEEPS.glob(f"*/*/{RECORD}"), reverse=True):
-        if json.loads(found.read_text()) == asked(words):
+        if json.loads(found.read_text(encoding="utf-8")) == asked(words):
             return [f"hydra.sweep.dir={found.parent}"]
     raise SoftgateError(
         f"sweep.resume=true: no sweep of the same words is in {SWEEPS}; say where it is by hydra.sweep.dir=DIRECTORY."
