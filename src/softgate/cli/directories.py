@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
@@ -58,7 +59,12 @@ def settle(config: DictConfig, kind: str) -> None:
         return
     words, place = config.hydra.overrides.hydra, config.hydra[kind]
     given = any(word.lstrip("+").startswith(f"hydra.{kind}.dir=") for word in words)
-    directory = Path(str(place.dir))
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # the name of a run reads its choices from there
+    try:
+        directory = Path(str(place.dir))
+    finally:
+        HydraConfig.instance().cfg = before
     if given:
         files.folder(directory)
     else:
