@@ -71,8 +71,6 @@ class MetricsFile(Logger):
         return len(found) - len(kept)
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if not self.rows:
-            files.folder(self.path.parent)
         files.write(files.csv_text(self._columns, rows) if self._columns else "", self.path)
 
 
