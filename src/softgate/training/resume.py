@@ -77,8 +77,8 @@ def complete(words: Sequence[str], several: bool) -> list[str]:
 def quoted(path: Path) -> str:
     """A path as a word of Hydra's that may hold blanks, quotes and other marks."""
     # A backslash is one by itself, except in front of a quote.
-    marks = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(path))
-    return f"'{marks}'"
+    marks = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), str(path))
+    return f'"{marks}"'
 
 
 def unquoted(value: str) -> str:
