@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
-    ("errors", "files", "correlation"),
-    ("options", "tables", "surrogate", "figures"),
+    ("errors", "correlation"),
+    ("files",),
+    ("options", "tables", "locks", "surrogate", "figures"),
     ("sites", "data", "models"),
     ("explainers",),
     ("grids", "metrics", "paths"),

@@ -28,6 +28,10 @@ class Diverged(SoftgateError):
     """Training was stopped: its loss, or a weight, is no longer a number, or the loss passed its limit."""
 
 
+class CannotWrite(SoftgateError, OSError):
+    """A file or folder cannot be written: the disk is full, the folder gone or read-only, the name too long."""
+
+
 class Stopped(Exception):
     """A run was stopped by a signal; its last checkpoint is written and its loggers are finished.
 

@@ -13,11 +13,61 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from softgate.errors import CannotWrite
+
+
+@contextmanager
+def refusals(path: str | Path) -> Iterator[None]:
+    """Turns what the system has against writing within into one sentence that names `path`.
+
+    Raises:
+        CannotWrite: If the disk is full, the folder is gone or cannot be written, the name is too long.
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def folder(path: str | Path, parents: bool = True) -> Path:
+    """Makes a folder where there is none, and gives its path.
+
+    Args:
+        path: The folder.
+        parents: Whether folders above it are made too; otherwise it is an error if there are none.
+
+    Raises:
+        CannotWrite: If it cannot be made.
+    """
+    with refusals(path):
+        Path(path).mkdir(parents=parents, exist_ok=True)
+    return Path(path)
+
+
+def new_folder(path: Path) -> Path:
+    """Makes a folder that nobody else has: `path`, or `path-2`, `path-3`, ... where that is there.
+
+    Raises:
+        CannotWrite: If it cannot be made.
+    """
+    folder(path.parent)
+    made, number = path, 1
+    while True:
+        with refusals(made):
+            try:
+                made.mkdir()
+                return made
+            except FileExistsError:
+                number += 1
+                made = path.with_name(f"{path.name}-{number}")
 
 
 @contextmanager
@@ -27,19 +77,21 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     A process killed within leaves `path` as it was, and at most one file `path.partial` beside it.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written.
+        CannotWrite: If the disk is full, or the folder is gone or cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.unlink(missing_ok=True)  # of a process that was killed; or a link, through which nothing is written
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # before the rename: a machine that fails leaves no empty file under this name
-        partial.replace(path)
+        with refusals(path):
+            partial.unlink(missing_ok=True)  # of a process that was killed; or a link, through which nothing is written
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # before the rename: a machine that fails leaves no empty file of this name
+            partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # whatever keeps it there, the first error is the one to tell
+            partial.unlink()
         raise
 
 
@@ -52,7 +104,12 @@ def write(content: bytes | str, path: str | Path) -> None:
 def save(values: Any, path: str | Path) -> None:
     """`torch.save`, whole or not at all."""
     with replacing(path) as file:
-        torch.save(values, file)
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # PyTorch's own phrase for a disk that took a part only
+            if "inline_container" not in str(error):
+                raise
+            raise CannotWrite(f"{path}: cannot be written: the disk took only a part of it.") from error
 
 
 def load(path: str | Path) -> Any:
@@ -91,7 +148,7 @@ def encoded(picture: Any, kind: str, **options: Any) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where there is none, or it is cut short."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -114,7 +171,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file; [] where there is none. A last row that was cut short is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         lines = [line for line in file if line.endswith("\n")]
     return [{as_given(key): as_given(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
@@ -135,7 +192,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[s
 def append_csv(rows: Iterable[Mapping[str, Any]], path: Path, columns: Sequence[str]) -> None:
     """Adds rows to a CSV file in one write, under a header where the file is new; as `write_csv` otherwise."""
     text = csv_text(columns, rows, header=not path.is_file())
-    with path.open("a", newline="") as file:
+    with refusals(path), path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
 
 

@@ -6,6 +6,7 @@ main function with full errors on and phrases them itself. Anything that is not 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -19,7 +20,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from softgate import errors
+from softgate import errors, locks
+from softgate.cli import exits
 from softgate.cli.exits import FAILED, INTERRUPTED, TRACED, refuse
 from softgate.cli.signals import ends_are_interrupts
 from softgate.errors import JobFailed, SoftgateError
@@ -31,15 +33,17 @@ OPTIONAL = ("alignment", "experiment", "debug", "paths")
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
-    0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 130
-    Ctrl-C; other errors raise.
+    0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 4
+    what could not be written, 130 Ctrl-C; other errors raise.
     """
+    _speak_any_letters()
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     # Hydra takes no null for a group, and these have no other default.
     empty = [f"{group}=null" for group in OPTIONAL]
     words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    words = [_of_any_path(word) for word in words]
     sys.argv[1:] = flags + words
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
     for word in words:
@@ -60,11 +64,40 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
         refuse(_explain(error, config_dir, config_name))
     except SoftgateError as error:  # of a sweep; a job's own are phrased by `job`
         _concluded(bool(flags))
-        refuse(str(error))
+        refuse(str(error), exits.status(error))
+    except OSError as error:  # Hydra writes files of its own before a job begins
+        if TRACED or error.errno not in exits.FULL:
+            raise
+        refuse(exits.unwritten(error), exits.DISK)
     except JobFailed:
         pass  # the table says so
+    finally:
+        locks.release()
     if not _concluded(bool(flags)):
         sys.exit(FAILED)
+
+
+def _speak_any_letters() -> None:
+    """Lets every stream take every letter, and refuses paths that this terminal's encoding cannot tell."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for word in (str(Path.cwd()), *sys.argv[1:]):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            refuse(f"{word}: it has letters that are not of this terminal's encoding, {encoding}; set LC_ALL=C.UTF-8.")
+
+
+def _of_any_path(word: str) -> str:
+    """The word by which Lightning tells its ranks the run's directory, also where a quote is in its path."""
+    start, end = 'hydra.run.dir="', '"'
+    if "LOCAL_RANK" not in os.environ or not word.startswith(start):
+        return word
+    from softgate.training.resume import quoted  # brings in torch, which --help can do without
+
+    return f"hydra.run.dir={quoted(Path(word.removeprefix(start).removesuffix(end)))}"
 
 
 @contextmanager

@@ -39,6 +39,12 @@ def rank(env: Mapping[str, str] = os.environ) -> int:
     return int(env.get("RANK" if torchrun(env) else "SLURM_PROCID", "0"))
 
 
+def first(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the one among all ranks that writes; Lightning tells those it starts by LOCAL_RANK."""
+    others = any(env.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+    return not others and (rank(env) == 0 or not (torchrun(env) or srun(env)))
+
+
 def agree(words: Sequence[str], env: Mapping[str, str] = os.environ) -> list[str]:
     """What is added to the command line so that all ranks write into one directory.
 

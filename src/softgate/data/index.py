@@ -16,6 +16,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
@@ -139,7 +140,7 @@ def _remembered(where: Path, kept: Path) -> dict[str, Any] | None:
 def _remember(found: dict[str, Any], kept: Path) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(kept) as file:
+        with FileLock(f"{kept}.lock"), files.replacing(kept) as file:  # two that list at once write one after the other
             np.savez(file, **found)
-    except OSError:  # a cache that cannot be written costs time at the next start, nothing else
+    except (OSError, NotImplementedError):  # a cache that cannot be written costs time at the next start, nothing else
         return

@@ -54,9 +54,10 @@ def decoded(listing: Listing, size: int, cache: Path | None) -> Tensor:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{kept}.lock"):  # processes that start together wait for the first instead of decoding too
             if not (kept.is_file() and kept.stat().st_size == math.prod(shape)):
+                images = decode(listing, size).numpy().data
                 with files.replacing(kept) as file:
-                    file.write(decode(listing, size).numpy().data)
-    except OSError as error:
+                    file.write(images)
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         warnings.warn(
             f"data.cache_dir={cache}: decoded images cannot be kept there ({error}); they are decoded at every start.",
             SoftgateWarning,

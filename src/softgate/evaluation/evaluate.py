@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
-from softgate import files
+from softgate import files, locks
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import require
@@ -43,9 +43,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         SoftgateError: For a mistake in the config, a missing or damaged checkpoint, or data that does not fit it.
+        CannotWrite: If the disk is full, or the directory is gone or cannot be written.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
+    files.folder(directory)
+    with locks.held(directory):
+        return _evaluate(cfg, directory)
+
+
+def _evaluate(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     options = config.options(cfg)
     device = _device(options.accelerator)
     paths = None if options.paths is None else PathStudy(options.paths, options.readout)

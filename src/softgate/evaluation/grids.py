@@ -13,7 +13,7 @@ from softgate import explainers
 from softgate.data import ImageData
 from softgate.evaluation import networks
 from softgate.evaluation.config import GridConfig
-from softgate.files import save, save_picture
+from softgate.files import folder, save, save_picture
 from softgate.grids import reading
 from softgate.sites.calibration import calibrate
 from softgate.sites.scales import scales_of
@@ -32,7 +32,7 @@ def draw(
     title: str,
 ) -> None:
     """Writes `grid.png` and `ascent.png`, as `grid.kinds` says, and their raw tensors."""
-    directory.mkdir(parents=True, exist_ok=True)
+    folder(directory)
     for kind in options.kinds:
         rules: dict[str, Any] = {HARD: None, SOFT: soft}
         if kind == "raw":

@@ -171,7 +171,7 @@ def never_started(paths: Sequence[Path]) -> list[str]:
     given = {path.resolve() for path in paths}
     for sweep in dict.fromkeys(path.resolve().parent for path in paths):
         try:
-            with (sweep / "sweep.csv").open(newline="") as file:
+            with (sweep / "sweep.csv").open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
             where = [sweep / files.as_given(row["directory"]) for row in rows]
             begun = [path for path in where if path.is_dir()]

@@ -145,7 +145,7 @@ class Recorder:
             after: Optimiser steps done. At 0 what is there is removed; later, what was recorded after that step.
             run: Tells this run from others, for a recording that starts; one that goes on keeps what it has.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        files.folder(self.directory)
         for path in self.directory.glob("*.partial"):  # of a process that was killed
             path.unlink()
         for path in _files(self.directory):
@@ -309,7 +309,7 @@ def _header(directory: Path, option: str) -> Header:
     path = directory / "header.json"
     require(path.is_file(), f"{option}: {directory} is no path recording; it has no header.json.")
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(encoding="utf-8"))
         known = plain["format"] == FORMAT
         version = plain["version"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -71,7 +71,6 @@ class MetricsFile(Logger):
         return len(found) - len(kept)
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         files.write(files.csv_text(self._columns, rows) if self._columns else "", self.path)
 
 

@@ -27,7 +27,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Writes a checkpoint; killed at any moment, it leaves the old one."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        files.folder(Path(path).parent, parents=False)  # a run whose directory is gone is not begun anew in its place
         files.save(checkpoint, path)
 
 

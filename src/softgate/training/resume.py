@@ -7,6 +7,8 @@ must be those of the run; others, such as the logger or the number of epochs, ma
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +49,14 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
             run's directory holds words that do more than set options, or links that lead out of it.
     """
     given = [word.partition("=")[2] for word in words if word.startswith("resume=")]
-    typed = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("hydra.run.dir=")]
+    typed = [unquoted(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
     if not given or given[-1].lower() == "false":
         if typed and not several:
             _require_empty(Path(typed[-1]))  # here, as Hydra replaces .hydra before the run can look
         return list(words)
     if any(word.startswith(("--config-", "-c")) for word in words):
         return list(words)  # a whole saved config needs no completion
-    value = given[-1].strip("'\"")
+    value = unquoted(given[-1])
     if value.lower() == "true":
         if several:
             return list(words)
@@ -77,12 +79,28 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
     strangers.check_links(directory, f"resume={directory}")
     strangers.check_words(kept, directory / BEGAN, configs)
     # The first part's .hydra stays as it is: it is what further parts are completed from.
-    return [*kept, *mine, "resume=true", f'hydra.run.dir="{directory}"', "hydra.output_subdir=null"]
+    return [*kept, *mine, "resume=true", f"hydra.run.dir={quoted(directory)}", "hydra.output_subdir=null"]
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of Hydra's that may hold blanks, quotes and other marks."""
+    # A backslash is one by itself, except in front of a quote.
+    marks = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), str(path))
+    return f'"{marks}"'
+
+
+def unquoted(value: str) -> str:
+    """What a word of Hydra's says, quoted or not."""
+    quote = value[:1]
+    if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
+        return value
+    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
 
 
 def _home(value: str) -> Path:
     path = Path(value).expanduser()
-    require(path.exists(), f"resume={value}: there is no such run; give its directory, or true.")
+    # Path.exists would raise for a name that is too long.
+    require(os.path.exists(path), f"resume={value}: there is no such run; give its directory, or true.")  # noqa: PTH110
     if path.is_dir():
         return path
     require(
@@ -154,7 +172,9 @@ def look(config: TrainConfig, directory: Path) -> Former:
 
 def _require_empty(directory: Path) -> None:
     said = f"hydra.run.dir={directory}: there is a run in it; resume={directory} goes on with it."
-    require(not (directory / LAST).is_file(), said)
+    with files.refusals(directory):
+        begun = (directory / LAST).is_file()
+    require(not begun, said)
 
 
 def check(path: Path, module: SoftgateModule, data: Mapping[str, Any]) -> int:

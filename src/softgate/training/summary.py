@@ -50,7 +50,7 @@ def history(metrics: Path) -> dict[str, list[tuple[float, float]]]:
     """
     found: dict[str, dict[float, float]] = {}
     try:
-        with metrics.open(newline="") as file:
+        with metrics.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 epoch = row.get("epoch")
                 for key, value in row.items():

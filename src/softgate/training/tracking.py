@@ -66,7 +66,7 @@ def logger(options: WandbConfig, config: Options, directory: Path, group: str | 
     settings.pop("offline", None)
     offline = options.offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
     if resumed and (directory / ID).is_file():
-        settings["id"] = (directory / ID).read_text().strip()
+        settings["id"] = (directory / ID).read_text(encoding="utf-8").strip()
     return WandbLogger(save_dir=directory, offline=offline, config=config.plain, **settings)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 import warnings
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from softgate import files
+from softgate import files, locks
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
@@ -39,18 +41,24 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
+        CannotWrite: If the disk is full, or the directory is gone or cannot be written; the last checkpoint stays.
         Diverged: If the loss is no finite number any more; the last good checkpoint stays.
         Stopped: After Ctrl-C or SIGTERM; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
     console = Terminal()
     directory = Path(HydraConfig.get().runtime.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
+    files.folder(directory)
     with open_dict(cfg):
         cfg.sweep = place(cfg.sweep)
     config = TrainConfig.read(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
-    former = resume.look(config, directory)
     first = getattr(rank_zero_only, "rank", 0) == 0
+    with locks.held(directory) if first and os.environ.get("NODE_RANK", "0") == "0" else nullcontext():
+        return _run(cfg, config, directory, console, first)
+
+
+def _run(cfg: DictConfig, config: TrainConfig, directory: Path, console: Console, first: bool) -> dict[str, Any]:
+    former = resume.look(config, directory)
     if former.summary is not None:
         if first:
             console.print(

@@ -21,6 +21,7 @@ from softgate.errors import JobFailed, SoftgateError, require
 from softgate.training import summary
 from softgate.training.config import TrainConfig, name_of, own_words
 from softgate.training.config_differences import FREE, LENGTH, differences
+from softgate.training.resume import quoted
 
 FINISHED = "finished"
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
@@ -94,7 +95,7 @@ class Job:
     def save(self) -> None:
         """Writes the config that the process will run, and Hydra's other two files."""
         folder = self.directory / ".hydra"
-        folder.mkdir(parents=True, exist_ok=True)
+        files.folder(folder)
         _write_yaml({"hydra": self.composed.hydra}, folder / "hydra.yaml")
         _write_yaml(self.overrides, folder / "overrides.yaml")
         # Last, and at once: the job counts as begun from here on.
@@ -103,11 +104,10 @@ class Job:
     def command(self) -> list[str]:
         """The command line of the job: a single run of the config saved in its directory."""
         script = Path(sys.argv[0]).resolve()
-        where = str(self.directory).replace("\\", "\\\\").replace("'", "\\'")
         return [
             *(sys.executable, str(script)),
             *("--config-path", str(self.directory / ".hydra"), "--config-name", "config"),
-            *(f"hydra.run.dir='{where}'", "hydra.output_subdir=null", "hydra.job.chdir=false"),
+            *(f"hydra.run.dir={quoted(self.directory)}", "hydra.output_subdir=null", "hydra.job.chdir=false"),
             "hydra/job_logging=none",
             *(["resume=true"] if self.again else []),
         ]
@@ -172,8 +172,11 @@ def admit(job: Job, resume: bool) -> None:
 
     Raises:
         SoftgateError: If a job ran there and `sweep.resume` is off, or the job there had another config.
+        CannotWrite: If there can be no directory of that name.
     """
-    if not job.begun:
+    with files.refusals(job.directory):
+        begun = job.begun
+    if not begun:
         return
     require(
         resume,

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from pydantic import Field
 
+from softgate import files, locks
 from softgate.cli import ranks
 from softgate.cli.signals import ends_are_interrupts
 from softgate.cli.sweep import display, gpus, processes, resume
@@ -99,7 +100,8 @@ class Sweep:
         jobs = [compose(number, overrides, self.context, self.config) for number, overrides in words]
         self._check(jobs)
         self.jobs += jobs
-        self.directory.mkdir(parents=True, exist_ok=True)
+        files.folder(self.directory)
+        locks.take(self.directory)
         resume.record(sys.argv[1:], self.directory)
         waiting = deque(job for job in jobs if job.status != FINISHED)
         running: list[processes.Process] = []

@@ -25,6 +25,7 @@ ENDED = {
     0: FINISHED,
     exits.MISTAKE: "refused",
     exits.DIVERGED: "diverged",
+    exits.DISK: "could not write",
     exits.INTERRUPTED: INTERRUPTED,
     143: INTERRUPTED,
 }

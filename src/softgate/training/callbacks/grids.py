@@ -18,7 +18,7 @@ from softgate import grids
 from softgate.data import ImageData
 from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
 from softgate.explainers.pullback import pullback
-from softgate.files import save, save_picture
+from softgate.files import folder, save, save_picture
 from softgate.options import Count, Every, Options, Whole, switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
@@ -215,7 +215,7 @@ class PullbackGrids(Callback):
         picture = grid.picture(caption, self.options.scale)
         path = self.directory / f"epoch={epoch:03d}.png"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            folder(self.directory, parents=False)
             save_picture(picture, path)
             if self.options.raw:
                 save(grid.tensors(), path.with_suffix(".pt"))
@@ -245,9 +245,8 @@ class PullbackGrids(Callback):
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            message = (
-                f"callbacks.grids: a picture could not be written to {self.directory} ({error}); training goes on."
-            )
+            why = str(error).rstrip(".")
+            message = f"callbacks.grids: a picture could not be written to {self.directory} ({why}); training goes on."
             warnings.warn(message, SoftgateWarning, stacklevel=2)
 
 

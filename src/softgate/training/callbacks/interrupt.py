@@ -7,7 +7,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 
-from softgate.errors import Diverged
+from softgate.errors import CannotWrite, Diverged
 from softgate.training.callbacks.guard import finite_weights
 
 
@@ -52,7 +52,7 @@ class SaveOnException(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves, if training had begun."""
-        stopped = isinstance(exception, (Diverged, KeyboardInterrupt))
+        stopped = isinstance(exception, (CannotWrite, Diverged, KeyboardInterrupt))
         if stopped or trainer.world_size > 1 or trainer.state.fn != "fit":
             return
         if trainer.global_step > 0 and finite_weights(pl_module):

@@ -152,7 +152,7 @@ class PathRecorder(Callback):
             recorder.add(Point(step, self._plan[step]), lambda kind: self._gates(module, kind), weights)
         except OSError as error:
             self._recorder = None
-            self._warn(f"recording stops at step {step}: {error}.")
+            self._warn(f"recording stops at step {step}: {str(error).rstrip('.')}.")
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"callbacks.paths: {message}", SoftgateWarning, stacklevel=3)

@@ -1,0 +1,75 @@
+"""The directory of a run, a sweep or an evaluation: nobody else's, and locked before Hydra writes into it.
+
+Hydra names directories after the clock, and two commands may start in one second. `conf/` has `Directory` called when
+everything is composed and nothing is written.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+from softgate import files, locks
+from softgate.cli import exits, ranks
+from softgate.errors import SoftgateError
+from softgate.training.resume import quoted
+
+
+class Directory(Callback):
+    """Makes the directory that Hydra is about to write into, and locks it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before a run or an evaluation."""
+        _settle(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before a sweep."""
+        _settle(config, "sweep")
+
+
+def _settle(config: DictConfig, kind: str) -> None:
+    # Hydra makes a warning of what a callback raises, so a refusal ends the process here.
+    try:
+        settle(config, kind)
+    except SoftgateError as error:
+        exits.refuse(str(error), exits.status(error))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(exits.FAILED)
+
+
+def settle(config: DictConfig, kind: str) -> None:
+    """Makes and locks `hydra.run.dir` or `hydra.sweep.dir`; one that comes from the clock is made anew.
+
+    Args:
+        config: As Hydra composed it; where the clock's directory is there, it gets the one that was made instead.
+        kind: run or sweep.
+
+    Raises:
+        SoftgateError: If another process writes into it.
+        CannotWrite: If it cannot be made.
+    """
+    if not ranks.first():
+        return
+    words, place = config.hydra.overrides.hydra, config.hydra[kind]
+    given = any(word.lstrip("+").startswith(f"hydra.{kind}.dir=") for word in words)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # the name of a run reads its choices from there
+    try:
+        directory = Path(str(place.dir))
+    finally:
+        HydraConfig.instance().cfg = before
+    if given:
+        files.folder(directory)
+    else:
+        directory = files.new_folder(directory)
+        with read_write(config.hydra):
+            place.dir = str(directory)
+            words.append(f"hydra.{kind}.dir={quoted(directory)}")  # what a sweep's jobs are composed with
+    locks.take(directory)
