@@ -17,9 +17,8 @@ SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
     ("errors", "correlation"),
-    ("files",),
-    ("options", "tables", "locks", "surrogate", "figures"),
-    ("sites", "data", "models"),
+    ("files", "options", "surrogate", "figures"),
+    ("sites", "data", "models", "tables", "locks"),
     ("explainers",),
     ("grids", "metrics", "paths"),
     ("training",),
