@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,14 +220,21 @@ def test_a_cache_where_there_are_no_locks_is_a_warning(tmp_path, monkeypatch):
     assert index(folder, tmp_path / "cache")[0] == paths
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_that_was_there(tmp_path):
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch):
     words = (*TINY, "callbacks=none", "trainer.num_sanity_val_steps=0")
     train(composed(*words, "trainer.max_epochs=1", directory=tmp_path))
     last = tmp_path / "checkpoints" / "last.ckpt"
     kept = last.read_bytes()
-    last.with_name("last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(files.CannotWrite) as refused:
-        train(composed(*words, "resume=true", directory=tmp_path))
+    with monkeypatch.context() as patch:
+        open_ = Path.open
+        full = Path("/dev/full")
+
+        def opened(path, *args, **kwargs):
+            return open_(full, "wb") if path.name == "last.ckpt.partial" else open_(path, *args, **kwargs)
+
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(files.CannotWrite) as refused:
+            train(composed(*words, "resume=true", directory=tmp_path))
     assert str(refused.value) == f"{last}: cannot be written: No space left on device."
     assert last.read_bytes() == kept
     assert {path.name for path in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -39,6 +39,7 @@ class Recorder(pl.Callback):
 def fit(directory: Path, *words: str, ckpt: Path | None = None) -> tuple[list[Any], dict[str, Any]]:
     """Fits as train.py does, from a checkpoint or afresh; gives the rules of its steps and its last checkpoint."""
     cfg = configured(*words, directory=directory)
+    directory.mkdir(exist_ok=True)  # as train() does
     data = build.data(cfg)
     pl.seed_everything(0, workers=True, verbose=False)
     module, recorder = build.module(cfg, data), Recorder()
