@@ -33,7 +33,7 @@ def end(self):
     state = hashlib.sha256()
     for value in self.state_dict().values():
         state.update(value.detach().contiguous().numpy().tobytes())
-    seen = {"world": self.trainer.world_size, "weights": state.hexdigest(), "lr": self.optim["lr"]}
+    seen = {"world": self.trainer.world_size, "weights": state.hexdigest(), "lr": self.optim.lr}
     (Path(self.trainer.default_root_dir) / f"rank{self.global_rank}.json").write_text(json.dumps(seen))
 
 

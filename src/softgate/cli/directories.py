@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from softgate import files, locks
 from softgate.cli import exits, ranks
@@ -58,7 +58,8 @@ def settle(config: DictConfig, kind: str) -> None:
     if not ranks.first():
         return
     words, place = config.hydra.overrides.hydra, config.hydra[kind]
-    given = any(word.lstrip("+").startswith(f"hydra.{kind}.dir=") for word in words)
+    typed: Any = OmegaConf.to_container(words, resolve=False)  # what torchrun's ranks agree on says ${name}
+    given = any(word.lstrip("+").startswith(f"hydra.{kind}.dir=") for word in typed)
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # the name of a run reads its choices from there
     try:
