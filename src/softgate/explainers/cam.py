@@ -36,7 +36,8 @@ def grad_cam(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False)
     """
     model = inner(model)
     wanted = classes(x, target)
-    with reading_out(model, None):
+    with reading_out(model, None) as sites:
+        model = sites.model
         # Needs a gradient to flow also where all weights are frozen.
         image = x.detach().clone().requires_grad_()
         with _LastMap() as seen:

@@ -42,7 +42,8 @@ class Pullback:
     def all(self, model: nn.Module, x: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Maps [B, K, C, H, W] of K classes from one forward pass, and the logits [B, classes]."""
         model = inner(model)
-        with reading_out(model, self.rule):
+        with reading_out(model, self.rule) as sites:
+            model = sites.model
             wanted = torch.tensor(list(targets), device=x.device).expand(len(x), -1)
             outputs, maps = pull(model, x, wanted, centred=self.centred)
         return maps, outputs
@@ -167,7 +168,8 @@ def _captum(name: str, model: nn.Module, x: Tensor, target: Any, centred: bool, 
         require_classes(found, wanted)
         return found - found.mean(1, keepdim=True) if centred else found
 
-    with reading_out(model, None):
+    with reading_out(model, None) as sites:
+        model = sites.model
         found: Tensor = getattr(attr, name)(logits).attribute(
             x.detach().clone().requires_grad_(), target=wanted, **settings
         )

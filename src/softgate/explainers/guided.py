@@ -38,6 +38,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any, *, centred: bool =
     model, targets = inner(model), classes(x, target)
     guide = _Guiding()
     with reading_out(model, None) as sites:
+        model = sites.model
         image = x.detach().clone().requires_grad_()
         with sites.handled_by(guide):
             out: Any = model(image)

@@ -78,7 +78,8 @@ def pullback(
         SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
     """
     model = inner(model)
-    with reading_out(model, rule):
+    with reading_out(model, rule) as sites:
+        model = sites.model
         targets, many = _targets(x, target)
         parts = _in_chunks(lambda part: pull(model, x[part], targets[part], centred=centred)[1], x, len(x), chunk)
         rows = torch.cat(parts)
@@ -147,7 +148,8 @@ def ascend(
         predicted.append(logits.argmax(1))
         return image, image - origin, torch.cat(path, 1), torch.stack(predicted, 1)
 
-    with reading_out(model, rule):
+    with reading_out(model, rule) as sites:
+        model = sites.model
         targets, many = _targets(x, target)
         count = targets.shape[1]
         cells = torch.arange(len(x), device=x.device).repeat_interleave(count)
@@ -170,7 +172,8 @@ def ascend(
 def predict(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     """The logits [B, classes] of images, in eval mode, without a graph; in chunks as in `pullback`."""
     model = inner(model)
-    with reading_out(model, None), torch.no_grad():
+    with reading_out(model, None) as sites, torch.no_grad():
+        model = sites.model
         return torch.cat(_in_chunks(lambda part: _logits(model, x[part].detach().clone()), x, len(x), chunk))
 
 

@@ -91,7 +91,8 @@ def read(
     require(
         not norms, f"representation: surrogate.gain={getattr(rule, 'gain', None)}: the gradient is no sum of paths."
     )
-    with reading_out(model, rule):
+    with reading_out(model, rule) as sites:
+        model = sites.model
         targets, many = _targets(x, target)
         x = x.detach().clone().requires_grad_()
         share = torch.zeros(len(x), dtype=x.dtype, device=x.device, requires_grad=True)

@@ -153,6 +153,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits [B, classes], in eval mode, without a gradient; the model is afterwards as it was."""
-    with reading_out(model, None), torch.no_grad():
+    with reading_out(model, None) as sites, torch.no_grad():
+        model = sites.model
         out: Any = model(x)
     return getattr(out, "logits", out).detach()  # type: ignore[no-any-return]  # a model's output is untyped

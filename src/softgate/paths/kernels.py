@@ -94,6 +94,7 @@ def kernel(
     shape = len(x), len(other)
     sign, size = (torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(2))
     with reading_out(model, None) as sites, torch.no_grad():
+        model = sites.model
         check_affine(model, sites, x, first)
         for i, j in _pairs(*shape, x2 is None, pairs):
             joint = x[i].double() * other[j].double()

@@ -211,6 +211,7 @@ def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk:
     require(not matches, "paths.record: surrogate.gain=matched rescales gradients; there is no gate that does so.")
     model = inner(model)
     with reading_out(model, None) as sites, torch.no_grad():
+        model = sites.model
         active = ActiveRule(None if rule is None else rule.at())
         if rule is not None and not rule.sites.everything:
             model(x[:1].detach().clone())
@@ -255,6 +256,7 @@ def run(model: nn.Module, x: Tensor, gates: Gates, *, chunk: int | None = None) 
     fits = gates.images in (1, len(x))
     require(fits, f"paths.run: gates of {gates.images} images for {len(x)}; as many are needed, or of one.")
     with reading_out(model, None) as sites:
+        model = sites.model
         check_affine(model, sites, x, gates)
         with torch.set_grad_enabled(x.requires_grad):
             return run_attached(model, sites, x, gates, chunk)

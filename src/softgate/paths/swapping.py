@@ -7,6 +7,7 @@ fails does not refute the hypothesis, whose pi need not be of rank one and canno
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -154,7 +155,7 @@ def swap(
     for each kind of gates.
 
     Args:
-        model: A network of the recording's architecture; its weights are put back afterwards.
+        model: A network of the recording's architecture; what is run is a copy of it.
         recording: With the weights of its moments.
         rules: Kind of gates to the rule that they are recorded with; None is hard.
         points: Some of its moments; None is all.
@@ -167,7 +168,7 @@ def swap(
     Raises:
         SoftgateError: If the recording is of another architecture or has no weights, and as `run`.
     """
-    model = inner(model)
+    model = copy.deepcopy(inner(model))
     recording.check_model(model)
     moments = list(recording.points if points is None else points)
     require(len(moments) >= 2, f"swap: {recording.directory} has {len(moments)} moment(s); at least 2 are needed.")
@@ -175,23 +176,18 @@ def swap(
     like = next(model.parameters())
     x = recording.images[:images].to(like.device, like.dtype)
     labels = recording.labels[: len(x)]
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    scales = scales_of(model).state_dict()
     loader = _Loader(model, weights, x[:64], rules)
-    try:
-        work = _Work(model, loader, x, labels, rules, seed, later)
-        with reading_out(model, None) as sites, torch.no_grad():
-            check_affine(model, sites, x, record(model, x[:1]))
-            work.average()
-            parts = torch.split(torch.arange(len(x)), chunk)
-            for turn, part in enumerate(parts):
-                for s in range(len(moments)):
-                    work.from_moment(s, part)
-                    if progress is not None:
-                        progress(turn * len(moments) + s + 1, len(parts) * len(moments))
-    finally:
-        model.load_state_dict(before)
-        scales_of(model).load_state_dict(scales)
+    work = _Work(model, loader, x, labels, rules, seed, later)
+    with reading_out(model, None) as sites:
+        check_affine(sites.model, sites, x, record(model, x[:1]))
+    with torch.no_grad():
+        work.average()
+        parts = torch.split(torch.arange(len(x)), chunk)
+        for turn, part in enumerate(parts):
+            for s in range(len(moments)):
+                work.from_moment(s, part)
+                if progress is not None:
+                    progress(turn * len(moments) + s + 1, len(parts) * len(moments))
     return work.found(moments)
 
 
@@ -290,7 +286,7 @@ class _Work:
 
     def _run(self, part: Tensor, gates: Gates) -> Tensor:
         with reading_out(self.model, None) as sites, torch.no_grad():
-            return self._logits(run_attached(self.model, sites, self.x[part], gates), self.labels[part])
+            return self._logits(run_attached(sites.model, sites, self.x[part], gates), self.labels[part])
 
     def _logits(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return target_logits(outputs.detach().double(), labels.to(outputs.device)[:, None], centred=True)[:, 0].cpu()

@@ -45,6 +45,7 @@ def calibrate(
     scales.clear()
     try:
         with reading_out(model, rule) as sites, sites.calibrating(), torch.no_grad():
+            model = sites.model
             for count, batch in enumerate(loader):
                 if count == batches:
                     break

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
-from softgate.sites.forward import State
+from softgate.sites.forward import State, attached_frame, public_methods
 from softgate.surrogate.rule import Surrogate
 
 
-def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, *, deep: bool) -> bool:
+def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, *, deep: bool) -> None:
     """Raises if a forward pass of a whole model had activations that the rule does not cover, or none that it does.
 
     Args:
@@ -25,9 +25,6 @@ def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, 
         out: What it returned.
         deep: Whether to look through the autograd graph too.
 
-    Returns:
-        Whether the graph was looked through for every kind of activation.
-
     Raises:
         UnreachableSites: For activations out of reach.
         NoCallSites: If there was nothing to gate.
@@ -35,16 +32,15 @@ def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, 
     refuse_missed(model, counts)
     if not counts.gated:
         raise no_sites(model)
-    if not deep or rule is None or not torch.is_grad_enabled():
-        return False
-    patterns = (RELU_NODES if rule.softens_relu else {}) | (POOL_NODES if rule.softens_pool else {})
-    hidden = nodes_between(inputs, out, patterns)
-    if hidden.total() > counts.spared:
-        raise UnreachableSites(
-            f"{type(model).__name__} has activations that run outside of Python, where no rule reaches them: "
-            f"{', '.join(hidden)}. Attach to the model before scripting or exporting it."
-        )
-    return rule.softens_relu and rule.softens_pool
+    if not deep or rule is None:
+        return
+    for softens, nodes, pools in ((rule.softens_relu, RELU_NODES, False), (rule.softens_pool, POOL_NODES, True)):
+        hidden = nodes_between(inputs, out, nodes) if softens else Counter()
+        if hidden.total() > counts.spared[pools]:
+            raise UnreachableSites(
+                f"{type(model).__name__} has activations that run outside of Python, where no rule reaches them: "
+                f"{', '.join(hidden)}. Write them with torch.nn.functional, in modules that are not scripted."
+            )
 
 
 def refuse_missed(model: nn.Module, counts: State) -> None:
@@ -176,13 +172,54 @@ def no_sites(model: nn.Module) -> NoCallSites:
     )
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested dicts, tuples and lists."""
+def tensors_in(tree: Any, depth: int = 8) -> Iterator[Tensor]:
+    """The tensors in nested mappings, sequences, dataclasses and other objects with attributes."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from tensors_in(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from tensors_in(value)
+        return
+    if isinstance(tree, (str, bytes, int, float, complex, type, nn.Module)) or tree is None or not depth:
+        return
+    if isinstance(tree, Mapping):
+        parts: Iterable[Any] = tree.values()
+    elif isinstance(tree, (tuple, list, set, frozenset)):
+        parts = tree
+    else:
+        slots = [name for kind in type(tree).__mro__ for name in getattr(kind, "__slots__", ())]
+        parts = [*getattr(tree, "__dict__", {}).values(), *(getattr(tree, n, None) for n in slots if n != "__dict__")]
+    for part in parts:
+        yield from tensors_in(part, depth - 1)
+
+
+def check_methods(model: nn.Module, methods: Sequence[str]) -> None:
+    """Raises `SoftgateError` for names of methods that no module of the model has."""
+    known = {name for module in model.modules() for name in public_methods(type(module))}
+    for name in methods:
+        shown = ", ".join(sorted(known)) or "none"
+        if name not in known:
+            raise SoftgateError(f"attach: methods: no module has a method '{name}' of its own; there are: {shown}.")
+
+
+def refuse_exporting(model: nn.Module, soft: bool) -> None:
+    """Raises `SoftgateError` in torch.export and torch.jit.trace: what they make would have no rule, and not say so."""
+    if soft and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        kind = type(model).__name__
+        raise SoftgateError(
+            f"{kind}: an exported or traced program has no backward rule; detach first, or export under use(None)."
+        )
+
+
+def check_attachable(model: nn.Module) -> None:
+    """Raises `SoftgateError` for what cannot be attached: no module, scripted, compiled, or attached already."""
+    if not isinstance(model, nn.Module):
+        raise SoftgateError(f"attach: {type(model).__name__} given; a torch.nn.Module is needed.")
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SoftgateError(
+            f"attach: {kind} is scripted, its activations run outside of Python; attach to the module it was made of."
+        )
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise SoftgateError(f"attach: {kind} is compiled already; attach to the model first, then compile it.")
+    for name, module in model.named_modules():
+        if attached_frame(module) is not None:
+            where = f"its part '{name}'" if name else "it"
+            raise SoftgateError(f"attach: {kind}: {where} is attached already; detach() first, or use(rule).")

@@ -21,7 +21,9 @@ from torch.nn import functional as F
 
 from softgate.errors import require
 from softgate.sites.inference import eagerly, inner
-from softgate.sites.scales import channel_of
+from softgate.sites.randomness import generator_states, own_random_numbers
+from softgate.sites.scales import SCALES, channel_of, scales_of
+from softgate.sites.sharing_copy import sharing_copy
 from softgate.sites.sites import Sites, attached_sites
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
@@ -85,11 +87,12 @@ def diagnose(model: nn.Module, x: Tensor, target: Tensor | Loss, rule: Surrogate
     model = inner(model)
     loss = target if callable(target) else _cross_entropy(target)
     rule = replace(rule.at(), schedule=Schedule())
+    drawn = generator_states()
     with _looking(model, rule) as sites:
-        soft = _Pass(model, x, loss, sites, rule)
+        soft = _Pass(x, loss, sites, rule, drawn)
         covered = [(site.name, str(site.kind)) for site in sites.table() if site.covered]
         gates = _Gates(sites, rule, rule.sites.choose(covered))
-        hard = _Pass(model, x, loss, sites, None, gates)
+        hard = _Pass(x, loss, sites, None, drawn, gates)
         return [_diagnosis(name, kind, soft.gradients, hard.gradients, gates) for name, kind in covered]
 
 
@@ -116,30 +119,24 @@ class _Pass:
 
     def __init__(
         self,
-        model: nn.Module,
         x: Tensor,
         loss: Loss,
         sites: Sites,
         rule: Surrogate | None,
+        drawn: tuple[Tensor, Tensor | None],
         gates: _Gates | None = None,
     ) -> None:
         self.gradients: dict[str, Tensor] = {}
-        cpu, cuda = torch.random.get_rng_state(), _cuda_states()
-        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        buffers = {name: buffer.detach().clone() for name, buffer in sites.model.named_buffers()}
         watchers = [self._watch] + ([gates.watch] if gates else [])
-        try:
-            with sites.use(rule):
-                leaf = x.detach().clone().requires_grad_()
-                with sites.observing(*watchers):  # not in the backward pass, in which a checkpointed part runs again
-                    out = torch.func.functional_call(model, buffers, (leaf.clone(),))  # a clone may be written to
-                value = loss(out)
-                fine = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
-                require(fine, "diagnose: target: the loss must be one number that depends on x.")
-                torch.autograd.grad(value.sum(), leaf)
-        finally:
-            torch.random.set_rng_state(cpu)
-            for device, state in cuda.items():
-                torch.cuda.set_rng_state(state, device)
+        with own_random_numbers(drawn), sites.use(rule):
+            leaf = x.detach().clone().requires_grad_()
+            with sites.observing(*watchers):  # not in the backward pass, in which a checkpointed part runs again
+                out = torch.func.functional_call(sites.model, buffers, (leaf.clone(),))  # a clone may be written to
+            value = loss(out)
+            fine = isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
+            require(fine, "diagnose: target: the loss must be one number that depends on x.")
+            torch.autograd.grad(value.sum(), leaf)
 
     def _watch(self, name: str, kind: str, z: Tensor) -> None:
         if z.requires_grad:  # a hook, not the tensor: an in-place activation writes over it
@@ -211,11 +208,14 @@ def _cross_entropy(target: Any) -> Loss:
 
 @contextmanager
 def _looking(model: nn.Module, rule: Surrogate) -> Iterator[Sites]:
-    """Runs the block with gradients on and eagerly; afterwards scales and call counts are as before."""
-    sites = attached_sites(model)
-    temporary = sites is None
-    if sites is None:
-        sites = Sites(model, rule)
+    """Runs the block with a copy of the model, eagerly and with gradients on; one that cannot be copied is put back."""
+    attached, copy = attached_sites(model), sharing_copy(model, training=True)
+    if copy is None:
+        sites = attached or Sites(model, rule)
+    else:
+        sites = attached.on_copy(copy, rule) if attached else Sites(copy, rule)
+        copy.__dict__.pop(SCALES, None)  # those of the model stay as they are
+        sites.scales.load_state_dict(scales_of(model).state_dict())
     kept = sites.scales.state_dict()
     calls = {site.name: site.calls for site in sites.table()}
     try:
@@ -225,12 +225,5 @@ def _looking(model: nn.Module, rule: Surrogate) -> Iterator[Sites]:
         sites.scales.load_state_dict(kept)
         for site in sites.table():
             site.calls = calls.get(site.name, 0)
-        if temporary:
+        if sites is not attached:
             sites.detach()
-
-
-def _cuda_states() -> dict[int, Tensor]:
-    if not torch.cuda.is_available():
-        return {}
-    device = torch.cuda.current_device()
-    return {device: torch.cuda.get_rng_state(device)}

@@ -7,8 +7,11 @@ a `Handler`, which decides what they return.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
+import types
+from collections import Counter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,6 +22,9 @@ from torch.utils import checkpoint
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, Outputs, current_hooks
+
+FRAMEWORKS = ("torch", "pytorch_lightning", "lightning", "builtins", "abc", "typing")
+"""Packages whose methods beside forward are no part of a network."""
 
 
 class Handler(Protocol):
@@ -42,6 +48,9 @@ class Runner(Protocol):
 
     def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
+
+    def run_method(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
+        """A call of a public method other than forward, outside of any forward pass."""
 
 
 class Miss(NamedTuple):
@@ -69,7 +78,7 @@ class State:
         self.counts: dict[str, int] = {}
         self.missed: list[Miss] = []
         self.gated = 0
-        self.spared = 0  # calls of sites that the rule does not choose
+        self.spared: Counter[bool] = Counter()  # calls of sites that the rule does not choose, by whether they pool
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
 
@@ -125,8 +134,12 @@ class Frame:
         self.activation = type(module).__module__.startswith("torch.nn.modules.") and not any(module.children())
 
     def enter(self) -> None:
-        """Puts this frame in the place of the module's forward."""
-        self.module.__dict__["forward"] = self.forward
+        """Puts this frame in the place of the module's forward, and `Method`s in that of its other public ones."""
+        own = self.module.__dict__
+        own["forward"] = self.forward
+        own["_replicate_for_data_parallel"] = self.replicate
+        for name in public_methods(type(self.module)):
+            own.setdefault(name, Method(self, name))
 
     def leave(self) -> None:
         """Puts the module's forward back."""
@@ -134,6 +147,25 @@ class Frame:
             self.module.__dict__["forward"] = self.own
         else:
             self.module.__dict__.pop("forward", None)
+        own = self.module.__dict__
+        own.pop("_replicate_for_data_parallel", None)
+        for name in [name for name, value in own.items() if isinstance(value, Method)]:
+            del own[name]
+
+    @property
+    def replaced(self) -> bool:
+        """Whether something else was put in the place of the module's forward since `enter`."""
+        return getattr(self.module.__dict__.get("forward"), "__self__", None) is not self
+
+    def replicate(self) -> nn.Module:
+        """The module's replica for another device, with a frame of its own: this one would run the module itself."""
+        replica: nn.Module = type(self.module)._replicate_for_data_parallel(self.module)  # type: ignore[no-untyped-call]  # torch's is untyped
+        for name in [name for name, value in replica.__dict__.items() if isinstance(value, Method)]:
+            del replica.__dict__[name]
+        frame = Frame(self.runner, self.name, replica)
+        frame.own = self.own
+        frame.enter()
+        return replica
 
     def inner(self, *args: Any, **kwargs: Any) -> Any:
         """The forward this frame stands in for; looked up by class, so that copies and pickles find their own."""
@@ -153,6 +185,47 @@ class Frame:
             return self.inner(*args, **kwargs)
         finally:
             state.frame = outer
+
+
+class Method:
+    """Stands in for a public method of a module other than forward; within a forward pass it is the method itself."""
+
+    def __init__(self, frame: Frame, name: str) -> None:
+        self.frame = frame
+        self.name = self.__name__ = name
+        self.__doc__ = getattr(type(frame.module), name).__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the method, by way of the runner where no pass runs."""
+        frame = self.frame
+        if frame.runner.state() is not None or torch.compiler.is_compiling():
+            return self.inner(*args, **kwargs)
+        return frame.runner.run_method(frame, self.name, args, kwargs)
+
+    def inner(self, *args: Any, **kwargs: Any) -> Any:
+        """The method."""
+        module = self.frame.module
+        return getattr(type(module), self.name)(module, *args, **kwargs)
+
+
+@functools.cache
+def public_methods(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The names of the public methods that a class of modules adds to those of its framework."""
+    found: dict[str, None] = {}
+    for base in kind.__mro__:
+        if base.__module__.split(".")[0] in FRAMEWORKS:
+            continue
+        for name, value in vars(base).items():
+            if isinstance(value, types.FunctionType) and not name.startswith("_"):
+                found[name] = None
+    frameworks = [base for base in kind.__mro__ if base.__module__.split(".")[0] in FRAMEWORKS]
+    return tuple(name for name in found if not any(hasattr(base, name) for base in frameworks))
+
+
+def attached_frame(module: nn.Module) -> Frame | None:
+    """The frame that stands in for a module's forward, or None."""
+    frame = getattr(module.__dict__.get("forward"), "__self__", None)
+    return frame if isinstance(frame, Frame) else None
 
 
 class Mode(TorchFunctionMode):

@@ -53,6 +53,12 @@ class Gating:
         self.hidden: dict[SiteId, None] = {}
         self.watched = False
 
+    def on_copy(self, model: nn.Module, active: ActiveRule) -> Gating:
+        """The gating of a copy of the model, under a rule of its own, with what is known of the model's call sites."""
+        made = Gating(model, self.table.copy(), active, self.share)
+        made.fresh, made.overwritten, made.hidden = self.fresh, self.overwritten, self.hidden
+        return made
+
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What a call returns: a gated activation or pooling, or what the true function does."""
         if isinstance(call, ActivationCall):
@@ -100,7 +106,7 @@ class Gating:
         if rule is None:
             return None, None
         if not rule.sites.everything and not self.active.governs(name, kind):
-            state.spared += 1
+            state.spared[kind in POOLS] += 1
             return None, None
         if rule.scale != "channel" or z.numel() == 0:
             return rule, None

@@ -25,7 +25,8 @@ MOMENTUM = 0.1
 LEAST = 1e-6
 """Least standard deviation: a channel that never moves is gated hard, not divided by zero."""
 
-_ATTRIBUTE = "_softgate_scales"
+SCALES = "_softgate_scales"
+"""The attribute of a model that they lie in."""
 
 
 class ChannelScale:
@@ -177,5 +178,5 @@ def channel_of(name: str, z: Tensor, pool: bool) -> int:
 
 def scales_of(model: nn.Module) -> Scales:
     """The scales that lie on a model; empty where it has none yet."""
-    scales: Scales = model.__dict__.setdefault(_ATTRIBUTE, Scales())
+    scales: Scales = model.__dict__.setdefault(SCALES, Scales())
     return scales

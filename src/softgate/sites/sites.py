@@ -10,32 +10,32 @@ A call site is one call in one forward pass. A module called twice has two: `lay
 `layer1.0.relu#2`. A functional call is named after the module whose forward makes it: `features.norm5`'s
 parent in DenseNet is the model itself, so its call is `(model).relu`.
 
-Only `forward` is covered. A method of your own that calls `F.relu` outside of any module's forward is not.
+What is covered begins with a module's forward, or with a method named to `attach`.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from softgate.errors import SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.sites.active_rule import ActiveRule
+from softgate.sites.auditing import Audit
+from softgate.sites.calls import SiteCall, SiteId
 from softgate.sites.checks import (
-    audit,
-    functions_between,
+    check_attachable,
+    check_methods,
     no_sites,
     reads_by_hooks,
     refuse_compiling,
-    refuse_missed,
+    refuse_exporting,
     unreachable,
-    watch_recomputation,
 )
-from softgate.sites.forward import Frame, Handler, Miss, Mode, State, running
+from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, running
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteTable
@@ -48,7 +48,6 @@ class Sites:
 
     Attributes:
         model: The model.
-        strict: Whether calls that keep a gradient of their own are refused rather than warned of.
     """
 
     def __init__(
@@ -59,21 +58,12 @@ class Sites:
         discover: bool = True,
         share: bool = True,
         strict: bool = False,
+        methods: Sequence[str] = (),
     ) -> None:
-        _check_attachable(model)
-        self.model = model
-        self.strict = strict
-        self._unaffected: dict[tuple[str, str], None] = {}
-        self._table = SiteTable()
-        self._gating = Gating(model, self._table, ActiveRule(rule), share)
-        self._handler: Handler = self._gating
-        self._compiling: State | None = None
-        self._audited = False
-        self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
-        self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
-        for frame in self._frames:
-            frame.enter()
-        self._gating.watched = reads_by_hooks(model.modules())
+        check_attachable(model)
+        check_methods(model, methods)
+        gating = Gating(model, SiteTable(), ActiveRule(rule), share)
+        self._begin(model, gating, Audit(model, strict), tuple(methods))
         if discover:
             try:
                 self._discover()
@@ -81,6 +71,41 @@ class Sites:
             except BaseException:
                 self.detach()
                 raise
+
+    def _begin(self, model: nn.Module, gating: Gating, audit: Audit, methods: tuple[str, ...]) -> None:
+        self.model = model
+        self._gating = gating
+        self._table = gating.table
+        self._audit = audit
+        self._methods = methods
+        self._handler: Handler = gating
+        self._compiling: State | None = None
+        self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
+        self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
+        for frame in self._frames:
+            frame.enter()
+        gating.watched = reads_by_hooks(model.modules())
+
+    def on_copy(self, copy: nn.Module, rule: Surrogate | None) -> Sites:
+        """The call sites of a copy of the model, under a rule of their own, with all that is known of the model's.
+
+        Args:
+            copy: A copy that is not attached.
+            rule: The rule, which these sites need not be under.
+
+        Raises:
+            SoftgateError: If the rule's `sites` choose none of the call sites.
+        """
+        made = object.__new__(type(self))
+        made._begin(copy, self._gating.on_copy(copy, ActiveRule(rule)), self._audit.of_copy(copy), self._methods)
+        made._choose(made._active)
+        return made
+
+    def learn(self, copy: Sites) -> None:
+        """Takes over the call sites that passes of a copy have shown and no pass of the model has."""
+        for site in copy.table():
+            if site.id not in self._table:
+                self._table.add(site.id, site.kind, site.covered)
 
     # -- what users call --
 
@@ -158,7 +183,7 @@ class Sites:
         A last line names what selects or bends data and keeps a gradient of its own.
         """
         lines = [self._table.report()]
-        if self._unaffected:
+        if self.unaffected:
             lines.append(f"with a gradient of their own under every rule: {'; '.join(self.unaffected)}")
         return "\n".join(lines)
 
@@ -168,10 +193,12 @@ class Sites:
 
         One entry for each kind, with the modules that call it: "tanh in head.act, (model)".
         """
-        modules: dict[str, list[str]] = {}
-        for module, kind in self._unaffected:
-            modules.setdefault(kind, []).append(module)
-        return [f"{kind} in {_several(names)}" for kind, names in modules.items()]
+        return self._audit.unaffected
+
+    @property
+    def strict(self) -> bool:
+        """Whether calls that keep a gradient of their own are refused rather than warned of."""
+        return self._audit.strict
 
     # -- watching and handling the calls, for the time of a block --
 
@@ -221,58 +248,58 @@ class Sites:
 
     def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
-        gating = self._gating
         if torch.compiler.is_compiling():
-            if gating.active.soft and (gating.hidden or not self._table):
-                refuse_compiling(self.model, gating.hidden)
-            self._compiling = State(frame)
-            try:
-                with Mode(self._handler, self._compiling):
-                    return frame.inner(*args, **kwargs)
-            finally:
-                self._compiling = None
+            return self._run_compiled(frame, args, kwargs)
+        return self._run(frame, frame.inner, args, kwargs, whole=frame.module is self.model)
+
+    def run_method(self, frame: Frame, name: str, args: Any, kwargs: Any) -> Any:
+        """A call of a public method other than forward, outside of any forward pass.
+
+        Under the rule where it is named in `methods` or "forward_...", otherwise watched for calls out of reach.
+        """
+        inner = functools.partial(Method.inner, Method(frame, name))
+        if name.startswith("forward_") or name in self._methods:
+            return self._run(frame, inner, args, kwargs, whole=False)
+        if not self._active.soft or self._handler is not self._gating or not torch.is_grad_enabled():
+            return inner(*args, **kwargs)
+        watching = _Watching(self)
+        with Mode(watching, State(frame)):
+            out = inner(*args, **kwargs)
+        if watching.kinds:
+            self._audit.tell_of_method(frame.name, name, watching.kinds)
+        return out
+
+    def _run(self, frame: Frame, inner: Callable[..., Any], args: Any, kwargs: Any, *, whole: bool) -> Any:
+        gating = self._gating
+        refuse_exporting(self.model, gating.active.soft)
         states, state = running(), State(frame)
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
         states[id(self)] = state
         try:
             with Mode(self._handler, state):
-                out = frame.inner(*args, **kwargs)
+                out = inner(*args, **kwargs)
         finally:
             del states[id(self)]
         if self._handler is gating and gating.active.soft:
-            self._check(frame, state, (args, kwargs), out)
+            active, rule = gating.active, gating.active.rule
+            self._choose(active)
+
+            def unchanged() -> bool:
+                return self.attached and self._active is active and self.rule is rule
+
+            self._audit.check(self._frames, state, rule, unchanged, (args, kwargs), out, whole=whole)
         return out
 
-    def _check(self, frame: Frame, state: State, inputs: Any, out: Any) -> None:
-        """Raises for what a pass under a soft rule has shown; watches over what it will compute again."""
-        active, rule = self._active, self.rule
-        self._choose(active)
-        if frame.module is self.model:
-            if not self._audited and torch.is_grad_enabled():
-                functions = functions_between(inputs, out)
-                self._tell_unaffected({(name, "autograd.Function"): None for name in functions})
-            self._audited |= audit(self.model, rule, state, inputs, out, deep=not self._audited)
-        else:
-            refuse_missed(self.model, state)
-        self._tell_unaffected(state.selected)
-        if state.checkpointed:
-            watch_recomputation(self.model, lambda: self.attached and self._active is active and self.rule is rule, out)
-
-    def _tell_unaffected(self, found: Mapping[tuple[str, str], None]) -> None:
-        """Warns of calls that keep a gradient of their own, once for each; refuses them where the sites are strict."""
-        new = found.keys() - self._unaffected.keys()
-        if not new or not self._active.soft:
-            return
-        before = set(self.unaffected)
-        self._unaffected |= {key: None for key in found if key in new}
-        said = "; ".join(kind for kind in self.unaffected if kind not in before)
-        about = (
-            f"{type(self.model).__name__} selects or bends data where no rule reaches, with its own gradient as ever: "
-            f"{said}."
-        )
-        if self.strict:
-            raise UnreachableSites(f"{about} strict=True refuses it.")
-        warnings.warn(f"{about} attach(..., strict=True) refuses such a model.", SoftgateWarning, stacklevel=4)
+    def _run_compiled(self, frame: Frame, args: Any, kwargs: Any) -> Any:
+        gating = self._gating
+        if gating.active.soft and (gating.hidden or not self._table):
+            refuse_compiling(self.model, gating.hidden)
+        self._compiling = State(frame)
+        try:
+            with Mode(self._handler, self._compiling):
+                return frame.inner(*args, **kwargs)
+        finally:
+            self._compiling = None
 
     @property
     def _active(self) -> ActiveRule:
@@ -308,7 +335,7 @@ class Sites:
             if not calls:
                 raise no_sites(self.model)
         other = trace(self.model, self._frames[0], flipped=True)
-        self._tell_unaffected(first.selected | (other.selected if other else {}))
+        self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.soft)
         every = calls + (other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
         activations = [call for call in every if call.activates]
@@ -319,64 +346,22 @@ class Sites:
             self._gating.fresh, self._inplace = avoid_inplace(self.model, inplace)
 
 
-def attach(model: nn.Module, rule: Surrogate | None, *, share: bool = True, strict: bool = False) -> Sites:
-    """Puts a rule in force at every ReLU and max-pool call site of a model.
+class _Watching:
+    """Takes note of calls that a method beside forward makes itself; those of the forwards it calls are governed."""
 
-    Args:
-        model: Any module, in train or eval mode. Attach before wrapping it in DistributedDataParallel and
-            before torch.compile.
-        rule: The rule; None leaves the true gradient until `Sites.use` says otherwise.
-        share: Keep one tensor for each ReLU, its pre-activation; the input of the layer that follows is recomputed
-            from it in the backward pass, bit for bit. False keeps both.
-        strict: Refuse a model with calls that select, gate or bend data with a gradient of their own, such as abs,
-            where, topk, sigmoid or an autograd.Function; otherwise a warning names them once.
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.kinds: list[str] = []
 
-    Returns:
-        The sites; a context manager that detaches at the end of its block, also after an exception.
-
-    Raises:
-        NoCallSites: If the model has nothing to gate.
-        UnreachableSites: If it has activations or max poolings that no rule covers; they are listed. Raised here
-            if the model can be traced symbolically, else at the end of the first forward pass.
-        SoftgateError: If the model is attached already, or is scripted or compiled.
-    """
-    return Sites(model, rule, share=share, strict=strict or (rule is not None and rule.strict))
-
-
-def detach(model: nn.Module) -> None:
-    """Undoes `attach` on a model whose `Sites` are not at hand, for example on a deep copy.
-
-    Raises:
-        SoftgateError: If the model is not attached.
-    """
-    sites = attached_sites(model)
-    if sites is None:
-        raise SoftgateError(f"detach: {type(model).__name__} is not attached to a rule.")
-    sites.detach()
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What the call returns anyway."""
+        if self.sites.state() is None:
+            self.kinds.append(call.kind)
+        return call.original()
 
 
 def attached_sites(model: nn.Module) -> Sites | None:
     """The sites a model is attached to, or None."""
-    frame = getattr(model.__dict__.get("forward"), "__self__", None)
-    runner = frame.runner if isinstance(frame, Frame) else None
+    frame = attached_frame(model)
+    runner = None if frame is None else frame.runner
     return runner if isinstance(runner, Sites) else None
-
-
-def _several(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more modules" if len(names) > 6 else "")
-
-
-def _check_attachable(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise SoftgateError(f"attach: {type(model).__name__} given; a torch.nn.Module is needed.")
-    kind = type(model).__name__
-    if isinstance(model, torch.jit.ScriptModule):
-        raise SoftgateError(
-            f"attach: {kind} is scripted, its activations run outside of Python; attach first, then script."
-        )
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise SoftgateError(f"attach: {kind} is compiled already; attach to the model first, then compile it.")
-    for name, module in model.named_modules():
-        if attached_sites(module) is not None:
-            where = f"its part '{name}'" if name else "it"
-            raise SoftgateError(f"attach: {kind}: {where} is attached already; detach() first, or use(rule).")

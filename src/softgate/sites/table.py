@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softgate.sites.calls import SiteId
 
@@ -43,7 +43,17 @@ class SiteTable:
 
     def note(self, site: SiteId, kind: str, covered: bool) -> None:
         """Counts one call."""
-        self._sites.setdefault(site, Site(site, kind, covered)).calls += 1
+        self.add(site, kind, covered).calls += 1
+
+    def add(self, site: SiteId, kind: str, covered: bool) -> Site:
+        """The entry of a call site, made where there is none."""
+        return self._sites.setdefault(site, Site(site, kind, covered))
+
+    def copy(self) -> SiteTable:
+        """The same call sites, not called yet."""
+        made = SiteTable()
+        made.fill(replace(site, calls=0) for site in self)
+        return made
 
     def covered(self) -> list[tuple[str, str]]:
         """(name, kind) of every covered site."""
@@ -53,7 +63,7 @@ class SiteTable:
         return site in self._sites
 
     def __iter__(self) -> Iterator[Site]:
-        return iter(self._sites.values())
+        return iter(list(self._sites.values()))  # other threads may add to them
 
     def __len__(self) -> int:
         return len(self._sites)

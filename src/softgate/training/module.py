@@ -18,7 +18,8 @@ from torchvision.transforms import v2
 
 from softgate import models
 from softgate.errors import SoftgateWarning
-from softgate.sites.sites import Sites, attach
+from softgate.sites.attaching import attach
+from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
 from softgate.training.optim import OptimConfig, build_optimizer, warmup_cosine
 

@@ -74,7 +74,8 @@ class PGD:
         """
         pixels, normalize = in_pixels(x, mean, std)
         found, standing = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
-        with reading_out(model, None):
+        with reading_out(model, None) as sites:
+            model = sites.model
             for restart in range(self.restarts + 1):
                 left = standing.nonzero().flatten()
                 if len(left) == 0:
@@ -153,7 +154,8 @@ def auto_attack(
         def forward(self, image: Tensor) -> Tensor:
             return _logits(self.net, normalize(image))
 
-    with reading_out(model, None):
+    with reading_out(model, None) as sites:
+        model = sites.model
         classes = _logits(model, x[:1]).shape[1]
         net = FromPixels().eval()
         kind = {"linf": "Linf", "l2": "L2"}[like.norm]

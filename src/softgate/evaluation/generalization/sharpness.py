@@ -43,7 +43,8 @@ def largest_eigenvalue(model: nn.Module, x: Tensor, labels: Tensor, iterations: 
         SoftgateError: If there is no iteration.
     """
     require(iterations >= 1, f"sharpness iterations={iterations}: at least 1 is needed.")
-    with reading_out(model, None):
+    with reading_out(model, None, differentiable=True) as sites:
+        model = sites.model
         weights = [p for p in model.parameters() if p.requires_grad]
         generator = torch.Generator().manual_seed(seed)
         now = [torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device) for p in weights]
@@ -73,7 +74,8 @@ def ascent_gap(model: nn.Module, x: Tensor, labels: Tensor, radius: float = 0.05
         labels: [B].
         radius: L2 length of the step in all weights together; 0.05 in the source.
     """
-    with reading_out(model, None):
+    with reading_out(model, None, differentiable=True) as sites:
+        model = sites.model
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         slope = [torch.zeros_like(p) for p in named.values()]
         here = 0.0
