@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from softgate.errors import SoftgateError
+from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
 
 
@@ -56,6 +57,15 @@ class ActiveRule:
         return self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
 
     @property
+    def ever_soft(self) -> bool:
+        """Whether any gradient differs from the true one now or at any other moment of the schedule."""
+        given = self.scheduled
+        if given is None or self.soft:
+            return given is not None
+        hard = isinstance(given.gate, gates.Hard) and isinstance(given.pool, pools.Hard)
+        return not hard and (given.mix > 0 or given.schedule.mix is not None)
+
+    @property
     def uniform(self) -> bool:
         """Whether every call site is treated alike, so that their names do not matter."""
         rule = self.rule
@@ -88,7 +98,14 @@ class ActiveRule:
 
     def governs(self, name: str, kind: str) -> bool:
         """Whether the rule in force governs a covered call site; one not known before is taken by its name."""
-        return name in self._chosen if name in self._known else self.wants(name, kind)
+        if name in self._known:
+            return name in self._chosen
+        if self.rule is not None and self.rule.sites.needs_order and self._known:
+            raise SoftgateError(
+                f"surrogate.sites.depth={self.rule.sites.depth}: {name} was not called in the pass that showed the "
+                f"order of the call sites; choose by names."
+            )
+        return self.wants(name, kind)
 
     def wants(self, name: str, kind: str) -> bool:
         """Whether the rule in force asks for a call site, wherever it stands in the forward pass."""

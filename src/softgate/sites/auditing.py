@@ -46,6 +46,12 @@ class Audit:
         made.selected, made._looked, made._told = self.selected, self._looked, self._told
         return made
 
+    def begin(self, frames: Sequence[Frame], rule: Surrogate | None) -> int | None:
+        """Where a pass of the whole model begins in the order of autograd nodes; None where the graph was seen."""
+        if not torch.is_grad_enabled() or _combination(frames, rule) in self._looked:
+            return None
+        return int(torch.ones((), requires_grad=True).neg().grad_fn._sequence_nr())  # type: ignore[union-attr]  # it has one
+
     def check(
         self,
         frames: Sequence[Frame],
@@ -56,6 +62,7 @@ class Audit:
         out: Any,
         *,
         whole: bool,
+        begun: int | None,
     ) -> None:
         """Raises for what a pass under a soft rule has shown; watches over what it will compute again.
 
@@ -67,16 +74,15 @@ class Audit:
             inputs: What the pass was given.
             out: What it returned.
             whole: Whether it was a pass of the whole model.
+            begun: What `begin` said before it.
         """
         if whole:
-            combination = _combination(frames, rule)
-            deep = torch.is_grad_enabled() and combination not in self._looked
-            if deep:
-                functions = functions_between(inputs, out)
+            if begun is not None:
+                functions = functions_between(inputs, out, begun)
                 self.tell({(name, "autograd.Function"): None for name in functions}, soft=True)
-            audit(self.model, rule, state, inputs, out, deep=deep)
-            if deep:
-                self._looked.add(combination)
+            audit(self.model, rule, state, inputs, out, begun)
+            if begun is not None:
+                self._looked.add(_combination(frames, rule))
         else:
             refuse_missed(self.model, state)
             self._refuse_bypassing(frames[0])

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
 from softgate.sites.forward import State, attached_frame, public_methods
 from softgate.surrogate.rule import Surrogate
 
 
-def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, *, deep: bool) -> None:
+def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, begun: int | None) -> None:
     """Raises if a forward pass of a whole model had activations that the rule does not cover, or none that it does.
 
     Args:
         model: The model.
         rule: The rule that was in force.
-        counts: The state of the pass, which is over: what was gated, spared and missed.
+        counts: The state of the pass, which is over: what was gated, left hard and missed.
         inputs: What the pass was given.
         out: What it returned.
-        deep: Whether to look through the autograd graph too.
+        begun: Where the pass began in the order of autograd nodes, to look through its graph too.
 
     Raises:
         UnreachableSites: For activations out of reach.
@@ -32,11 +32,11 @@ def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, 
     refuse_missed(model, counts)
     if not counts.gated:
         raise no_sites(model)
-    if not deep or rule is None:
+    if begun is None or rule is None:
         return
     for softens, nodes, pools in ((rule.softens_relu, RELU_NODES, False), (rule.softens_pool, POOL_NODES, True)):
-        hidden = nodes_between(inputs, out, nodes) if softens else Counter()
-        if hidden.total() > counts.spared[pools]:
+        hidden = nodes_between(inputs, out, nodes, begun) if softens else Counter()
+        if hidden.total() > counts.hard[pools]:
             raise UnreachableSites(
                 f"{type(model).__name__} has activations that run outside of Python, where no rule reaches them: "
                 f"{', '.join(hidden)}. Write them with torch.nn.functional, in modules that are not scripted."
@@ -112,33 +112,33 @@ POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2D
 """The same for max pooling."""
 
 
-def nodes_between(inputs: Any, out: Any, patterns: dict[str, str]) -> Counter[str]:
-    """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`."""
+def nodes_between(inputs: Any, out: Any, patterns: dict[str, str], begun: int = 0) -> Counter[str]:
+    """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`, made since then."""
     found: Counter[str] = Counter()
-    for node in _graph(inputs, out):
+    for node in _graph(inputs, out, begun):
         kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
         if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
             found[kind] += 1
     return found
 
 
-def _graph(inputs: Any, out: Any) -> Iterator[Any]:
-    """The nodes of the autograd graph between `inputs` and `out`."""
+def _graph(inputs: Any, out: Any, begun: int) -> Iterator[Any]:
+    """The nodes of the autograd graph between `inputs` and `out` that are not older than the number `begun`."""
     seen: set[Any] = {tensor.grad_fn for tensor in tensors_in(inputs)}
     todo: list[Any] = [tensor.grad_fn for tensor in tensors_in(out)]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
+        if node is None or node in seen or node._sequence_nr() < begun:
             continue
         seen.add(node)
         yield node
         todo += [upstream for upstream, _ in node.next_functions]
 
 
-def functions_between(inputs: Any, out: Any) -> list[str]:
-    """The names of other people's autograd Functions in the graph between `inputs` and `out`."""
+def functions_between(inputs: Any, out: Any, begun: int = 0) -> list[str]:
+    """The names of other people's autograd Functions in the graph between `inputs` and `out`, made since then."""
     found: dict[str, None] = {}
-    for node in _graph(inputs, out):
+    for node in _graph(inputs, out, begun):
         function = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__.split(".")[0] not in ("torch", "softgate"):
             found[function.__name__] = None
@@ -192,19 +192,32 @@ def tensors_in(tree: Any, depth: int = 8) -> Iterator[Tensor]:
 
 def check_methods(model: nn.Module, methods: Sequence[str]) -> None:
     """Raises `SoftgateError` for names of methods that no module of the model has."""
-    known = {name for module in model.modules() for name in public_methods(type(module))}
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    known = {name for kind in kinds for name in public_methods(kind)}
     for name in methods:
         shown = ", ".join(sorted(known)) or "none"
         if name not in known:
             raise SoftgateError(f"attach: methods: no module has a method '{name}' of its own; there are: {shown}.")
 
 
-def refuse_exporting(model: nn.Module, soft: bool) -> None:
-    """Raises `SoftgateError` in torch.export and torch.jit.trace: what they make would have no rule, and not say so."""
-    if soft and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
-        kind = type(model).__name__
+def refuse_exporting(model: nn.Module, soft: bool, args: Any) -> None:
+    """Raises `SoftgateError` in torch.export, torch.jit.trace and torch.fx: what they make would silently be hard.
+
+    Args:
+        model: The model.
+        soft: Whether the rule in force is soft.
+        args: What the pass is given.
+    """
+    if not soft:
+        return
+    kind = type(model).__name__
+    if torch.compiler.is_exporting() or torch._C._is_tracing():
         raise SoftgateError(
             f"{kind}: an exported or traced program has no backward rule; detach first, or export under use(None)."
+        )
+    if any(isinstance(arg, fx.Proxy) for arg in args):
+        raise SoftgateError(
+            f"{kind}: a torch.fx trace has no rule at calls of functions; detach, trace, and attach to what it gives."
         )
 
 

@@ -48,6 +48,8 @@ UNSUPPORTED: dict[Any, str] = {
     torch.celu: "celu",
     torch.adaptive_max_pool1d: "adaptive_max_pool1d",
     Tensor.prelu: "prelu",
+    torch.rnn_relu: "rnn_relu",
+    torch.rnn_relu_cell: "rnn_relu_cell",
 }
 """Activations and poolings with gates of their own, for which there is no rule: met in a model, an error."""
 

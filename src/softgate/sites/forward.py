@@ -12,6 +12,8 @@ import sys
 import threading
 import types
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,7 +23,7 @@ from torch.utils import checkpoint
 
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
-from softgate.sites.saved_tensors import CONSUMERS, Outputs, current_hooks
+from softgate.sites.saved_tensors import CONSUMERS, ESCAPES, Outputs, current_hooks
 
 FRAMEWORKS = ("torch", "pytorch_lightning", "lightning", "builtins", "abc", "typing")
 """Packages whose methods beside forward are no part of a network."""
@@ -78,9 +80,17 @@ class State:
         self.counts: dict[str, int] = {}
         self.missed: list[Miss] = []
         self.gated = 0
-        self.spared: Counter[bool] = Counter()  # calls of sites that the rule does not choose, by whether they pool
+        self.hard: Counter[bool] = Counter()  # calls that kept their true gradient, by whether they pool
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
+        self.watched: list[tuple[tuple[str, bool], Tensor, int]] = []  # inputs of activations, and their versions then
+        self.within: State | None = None  # the pass of another attached model that runs inside of this one
+
+    @property
+    def without_graph(self) -> bool:
+        """Whether gradients are off here alone: in a no_grad block, or in the forward of an autograd Function."""
+        inside = self.grad and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        return inside and not self.traced and not self.checkpointed and not in_checkpoint()
 
     def select(self, call: SelectingCall) -> None:
         """Takes note of a call that selects data with a gradient of its own, where there is a gradient."""
@@ -123,6 +133,23 @@ def running() -> dict[int, State]:
         return _RUNNING.states  # type: ignore[no-any-return]  # a thread-local is untyped
 
 
+@contextmanager
+def entered(runner: Runner, state: State) -> Iterator[None]:
+    """Lets a forward pass be the one of its runner that runs in this thread, and the innermost of all."""
+    states = running()
+    outer = next(reversed(states.values()), None)
+    states[id(runner)] = state
+    if outer is not None:
+        outer.within = state
+    try:
+        yield
+    finally:
+        del states[id(runner)]
+        if outer is not None:
+            outer.within = None
+            outer.hard += state.hard
+
+
 class Frame:
     """Stands in for one module's forward: says which module is running, and has the pass run if none is."""
 
@@ -138,7 +165,8 @@ class Frame:
         own = self.module.__dict__
         own["forward"] = self.forward
         own["_replicate_for_data_parallel"] = self.replicate
-        for name in public_methods(type(self.module)):
+        kind: Any = type(self.module)
+        for name in public_methods(kind):
             own.setdefault(name, Method(self, name))
 
     def leave(self) -> None:
@@ -209,7 +237,7 @@ class Method:
 
 
 @functools.cache
-def public_methods(kind: type[nn.Module]) -> tuple[str, ...]:
+def public_methods(kind: Any) -> tuple[str, ...]:
     """The names of the public methods that a class of modules adds to those of its framework."""
     found: dict[str, None] = {}
     for base in kind.__mro__:
@@ -239,13 +267,18 @@ class Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         state = self.state
+        if state.within is not None:  # a model of its own runs within this one, with sites and a rule of its own
+            return func(*args, **kwargs)
         call = classify(func, args, kwargs)
         if isinstance(call, SelectingCall):
             state.select(call)
         elif call is not None:
             return self.handler.handle(call, state.identify(call.kind), state)
-        if state.outputs and func in CONSUMERS:
-            return state.outputs.call(func, args, kwargs)
+        if state.outputs:
+            if func in CONSUMERS:
+                return state.outputs.call(func, args, kwargs)
+            if func in ESCAPES:
+                state.outputs.forget(args[0])
         return func(*args, **kwargs)
 
 

@@ -37,6 +37,7 @@ class Gating:
         fresh: Sites whose in-place call may be an ordinary one.
         overwritten: Modules whose activation's input is written to later; it is kept in a copy.
         hidden: Sites that torch.compile would not show.
+        untraced: Whether no trace has shown which inputs of activations are written to later; passes will show it.
         watched: Whether hooks read what modules return, and may keep it, which must then be overwritten as it would be
             without softgate. Under torch.compile this is as it was at `attach`.
     """
@@ -52,15 +53,20 @@ class Gating:
         self.overwritten: set[str] = set()
         self.hidden: dict[SiteId, None] = {}
         self.watched = False
+        self.untraced = False
+        self._seen: set[tuple[str, bool]] = set()  # modules and modes of which passes have shown it
 
     def on_copy(self, model: nn.Module, active: ActiveRule) -> Gating:
         """The gating of a copy of the model, under a rule of its own, with what is known of the model's call sites."""
         made = Gating(model, self.table.copy(), active, self.share)
         made.fresh, made.overwritten, made.hidden = self.fresh, self.overwritten, self.hidden
+        made.untraced, made._seen = self.untraced, self._seen
         return made
 
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What a call returns: a gated activation or pooling, or what the true function does."""
+        if state.without_graph:
+            return call.original()
         if isinstance(call, ActivationCall):
             return self._activation(call, site, state)
         if isinstance(call, PoolCall):
@@ -78,13 +84,32 @@ class Gating:
         # A site that need not work in place does so nevertheless where a hook may have kept its input.
         inplace = self.watched if site in self.fresh else call.inplace
         if rule is None or not rule.softens_relu:
+            state.hard[False] += 1
             out = call.original()
             return call.z.copy_(out) if inplace and out is not call.z else out
-        z = call.z.clone() if site.module in self.overwritten else call.z
+        z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self.share and not inplace:
             state.outputs.add(z, out, call.activation)
         return out
+
+    def _may_be_overwritten(self, call: ActivationCall, site: SiteId, state: State) -> bool:
+        """Whether an activation's input is written to later, as far as is known, so that a copy is to be kept."""
+        if site.module in self.overwritten:
+            return True
+        key = site.module, state.frame.module.training
+        if not self.untraced or key in self._seen or not state.grad or torch.compiler.is_compiling():
+            return False
+        state.watched.append((key, call.z, call.z._version))
+        return True
+
+    def learn(self, state: State) -> None:
+        """Takes over from a pass that is done which inputs of activations were written to after their activation."""
+        for key, z, version in state.watched:
+            self._seen.add(key)
+            if z._version != version:
+                self.overwritten.add(key[0])
+        state.watched.clear()
 
     def _pool(self, call: PoolCall, site: SiteId, state: State) -> Any:
         self._note(site, call.kind, call.covered, state)
@@ -92,6 +117,7 @@ class Gating:
             return call.original()
         rule, scale = self._law(state, site.name, call.kind, call.x)
         if rule is None or not rule.softens_pool:
+            state.hard[True] += 1
             return state.outputs.call(call.func, call.args, call.kwargs)
         options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
         options["split_ties"] = call.kind is Kind.AMAX and not call.indices
@@ -106,7 +132,6 @@ class Gating:
         if rule is None:
             return None, None
         if not rule.sites.everything and not self.active.governs(name, kind):
-            state.spared[kind in POOLS] += 1
             return None, None
         if rule.scale != "channel" or z.numel() == 0:
             return rule, None

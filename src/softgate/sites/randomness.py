@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 def generator_states() -> tuple[Tensor, Tensor | None]:
     """The states of torch's default generators: the CPU's, and that of the current GPU where there is one in use."""
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_available()
     return torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None
 
 
@@ -49,13 +49,13 @@ def own_random_numbers(states: tuple[Tensor, Tensor | None] | None = None) -> It
             yield
 
 
-class _Swapping(TorchDispatchMode):
+class _Swapping(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
     """Runs operations that draw random numbers with generator states of its own."""
 
     supports_higher_order_operators = True
 
     def __init__(self, states: tuple[Tensor, Tensor | None] | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
         self.states = states
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -38,6 +38,15 @@ CONSUMERS: frozenset[Any] = frozenset(
 """Functions that may keep an argument for their backward pass."""
 
 
+ESCAPES: frozenset[Any] = frozenset(
+    {
+        *(Tensor.data.__get__, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__),  # type: ignore[attr-defined]  # a getter
+        *(Tensor.untyped_storage, Tensor.storage),
+    }
+)
+"""Functions that give access to a tensor's memory past its version counter: what is written there is not noticed."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the output of an activation came from; versions tell whether a tensor was written to since."""
@@ -84,6 +93,15 @@ class Outputs:
     def __bool__(self) -> bool:
         return bool(self._origins)
 
+    def forget(self, tensor: Tensor) -> None:
+        """Shares an output no longer, to whose memory somebody has got access that no version counter tells of."""
+        if tensor.layout is torch.strided and tensor.device.type != "meta":
+            with torch._C.DisableTorchFunction():
+                address = tensor.untyped_storage().data_ptr()
+                gone = [key for key, origin in self._origins.items() if _lies_at(origin.output(), address)]
+            for key in gone:
+                del self._origins[key]
+
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Calls a layer, with notes in the place of the outputs it would keep."""
         if not self._origins or not _hooks_are_free():
@@ -118,6 +136,10 @@ class Outputs:
         origin = self._origins.get(id(whole))
         # Ids and addresses of freed tensors are used again; the reference says whether this is still the output.
         return origin if origin is not None and origin.output() is whole else None
+
+
+def _lies_at(tensor: Tensor | None, address: int) -> bool:
+    return tensor is not None and tensor.untyped_storage().data_ptr() == address
 
 
 def _unpack(kept: Tensor | _Note) -> Tensor:

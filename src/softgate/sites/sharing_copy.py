@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from softgate.sites.forward import Frame
 
@@ -75,12 +76,8 @@ def _is_tied(module: nn.Module) -> bool:
         return True
     if any(base.__module__.startswith("torch.distributed.") for base in type(module).__mro__):  # fully_shard
         return True
-    tensors = [p for p in module._parameters.values() if p is not None]
-    tensors += [b for b in module._buffers.values() if b is not None]
-    return any(
-        isinstance(t, nn.parameter.UninitializedTensorMixin) or type(t).__module__.startswith("torch.distributed")
-        for t in tensors
-    )
+    tensors = (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
+    return any(is_lazy(t) or type(t).__module__.startswith("torch.distributed") for t in tensors)
 
 
 @dataclass

@@ -35,11 +35,11 @@ from softgate.sites.checks import (
     refuse_exporting,
     unreachable,
 )
-from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, running
+from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, entered, running
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteTable
-from softgate.sites.tracing import avoid_inplace, is_overwritten, opaque_parts, trace
+from softgate.sites.tracing import avoid_inplace, in_order, is_overwritten, opaque_parts, trace
 from softgate.surrogate.rule import Surrogate
 
 
@@ -80,6 +80,7 @@ class Sites:
         self._methods = methods
         self._handler: Handler = gating
         self._compiling: State | None = None
+        self._order: list[tuple[str, str]] = []  # covered sites of train and eval mode, where both could be traced
         self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
         self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
         for frame in self._frames:
@@ -98,6 +99,7 @@ class Sites:
         """
         made = object.__new__(type(self))
         made._begin(copy, self._gating.on_copy(copy, ActiveRule(rule)), self._audit.of_copy(copy), self._methods)
+        made._order = self._order
         made._choose(made._active)
         return made
 
@@ -248,6 +250,7 @@ class Sites:
 
     def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
+        refuse_exporting(self.model, self._active.soft, args)
         if torch.compiler.is_compiling():
             return self._run_compiled(frame, args, kwargs)
         return self._run(frame, frame.inner, args, kwargs, whole=frame.module is self.model)
@@ -257,6 +260,7 @@ class Sites:
 
         Under the rule where it is named in `methods` or "forward_...", otherwise watched for calls out of reach.
         """
+        refuse_exporting(self.model, self._active.soft, args)
         inner = functools.partial(Method.inner, Method(frame, name))
         if name.startswith("forward_") or name in self._methods:
             return self._run(frame, inner, args, kwargs, whole=False)
@@ -270,24 +274,21 @@ class Sites:
         return out
 
     def _run(self, frame: Frame, inner: Callable[..., Any], args: Any, kwargs: Any, *, whole: bool) -> Any:
-        gating = self._gating
-        refuse_exporting(self.model, gating.active.soft)
-        states, state = running(), State(frame)
+        gating, state = self._gating, State(frame)
+        audited = self._handler is gating and gating.active.ever_soft
+        begun = self._audit.begin(self._frames, self.rule) if audited and whole and gating.active.soft else None
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
-        states[id(self)] = state
-        try:
-            with Mode(self._handler, state):
-                out = inner(*args, **kwargs)
-        finally:
-            del states[id(self)]
-        if self._handler is gating and gating.active.soft:
+        with entered(self, state), Mode(self._handler, state):
+            out = inner(*args, **kwargs)
+        gating.learn(state)
+        if audited:
             active, rule = gating.active, gating.active.rule
             self._choose(active)
 
             def unchanged() -> bool:
                 return self.attached and self._active is active and self.rule is rule
 
-            self._audit.check(self._frames, state, rule, unchanged, (args, kwargs), out, whole=whole)
+            self._audit.check(self._frames, state, rule, unchanged, (args, kwargs), out, whole=whole, begun=begun)
         return out
 
     def _run_compiled(self, frame: Frame, args: Any, kwargs: Any) -> Any:
@@ -306,7 +307,7 @@ class Sites:
         return self._gating.active
 
     def _choose(self, active: ActiveRule) -> None:
-        active.choose(type(self.model).__name__, self._table.covered())
+        active.choose(type(self.model).__name__, self._order or self._table.covered())
 
     @contextmanager
     def _restoring(self, former: ActiveRule) -> Iterator[Sites]:
@@ -324,10 +325,11 @@ class Sites:
             raise unreachable(self.model, opaque)
         first = trace(self.model, self._frames[0])
         if first is None:
+            self._gating.untraced = True
             return
         calls = first.calls
         self._table.fill(Site(call.site, call.kind, call.covered) for call in calls)
-        if self._active.soft:
+        if self._active.ever_soft:
             wants = self._active.wants
             missed = [call for call in calls if not call.reached and wants(call.site.name, call.kind)]
             if missed:
@@ -335,8 +337,9 @@ class Sites:
             if not calls:
                 raise no_sites(self.model)
         other = trace(self.model, self._frames[0], flipped=True)
-        self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.soft)
+        self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
+        self._order = in_order(calls, other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
         activations = [call for call in every if call.activates]
         self._gating.overwritten = {call.site.module for call in activations if is_overwritten(call)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 
 from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import HIDDEN_IN_COMPILE, METHODS, SELECTING, classify
-from softgate.sites.forward import Frame, Mode, State, in_checkpoint, running
+from softgate.sites.forward import Frame, Mode, State, entered, in_checkpoint
 from softgate.sites.gating import IN_CHECKPOINT
+from softgate.sites.randomness import own_random_numbers
 from softgate.surrogate.selection import POOLS
 
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -257,7 +258,7 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
     """
     if frame.own is not None:  # torch.fx would trace the class's forward in its place
         return None
-    state, states, tracing = State(frame), running(), _Tracing()
+    state, tracing = State(frame), _Tracing()
     state.traced = True
 
     def method(name: str, node: fx.Node) -> None:
@@ -271,9 +272,14 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
     def operator(name: str) -> None:
         tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
 
-    states[id(frame.runner)] = state
     try:
-        with warnings.catch_warnings(), undisturbed(model), Mode(tracing, state):
+        with (
+            warnings.catch_warnings(),
+            undisturbed(model),
+            own_random_numbers(),
+            entered(frame.runner, state),
+            Mode(tracing, state),
+        ):
             warnings.simplefilter("ignore")  # about symbols where users' hooks and checkpoints expect tensors
             if flipped:
                 for module in model.modules():
@@ -283,10 +289,27 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
     except Exception:
         # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
         return None
-    finally:
-        del states[id(frame.runner)]
     calls = [replace(call, kept=_source(call) in kept) for call in tracing.calls]
     return Trace(calls, state.selected)
+
+
+def in_order(calls: Sequence[TracedCall], others: Sequence[TracedCall]) -> list[tuple[str, str]]:
+    """(name, kind) of the covered sites of two traces; those of the second alone stand behind what they follow there.
+
+    Args:
+        calls: Of the trace in the model's mode.
+        others: Of the trace in the other one.
+    """
+    found = [(call.site.name, str(call.kind)) for call in calls if call.covered]
+    place = 0
+    for call in others:
+        entry = (call.site.name, str(call.kind))
+        if entry in found:
+            place = found.index(entry) + 1
+        elif call.covered:
+            found.insert(place, entry)
+            place += 1
+    return found
 
 
 def _kept(model: nn.Module) -> set[fx.Node]:
