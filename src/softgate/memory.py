@@ -20,11 +20,9 @@ _SAYS = (
     *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "caught memoryerror in"),
 )
 
-_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)", re.IGNORECASE)
+_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?[KMGTPE]i?B|\d+ bytes)", re.IGNORECASE)
 
-_ENDED = re.compile(
-    r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: ([^.]+)\.|exited unexpectedly)"
-)
+_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (?P<signal>[^.]+)\.|exited)")
 
 _SHARED = re.compile(r"unable to (?:write to file|open shared memory object|mmap \d+ bytes from file) <?/?torch_")
 
@@ -46,11 +44,17 @@ def _readable(amount: str) -> str:
     return f"{int(number) / 2**20:.1f} MiB" if unit == "bytes" else amount
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def give_back(error: BaseException | None = None) -> None:
     """Frees what an error's frames still hold, and what PyTorch keeps for later."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -105,19 +109,20 @@ def sentence(error: BaseException, lower: str) -> str | None:
         error: The error.
         lower: The options that make it take less.
     """
-    said = str(error)
-    ended = _ENDED.search(said)
-    if _SHARED.search(said) or (ended and ended[1] == "Bus error"):
+    said = "\n".join(str(each) for each in _chain(error))
+    found = list(_ENDED.finditer(said))
+    how = next((one["signal"] for one in found if one["signal"]), None)
+    if _SHARED.search(said) or how == "Bus error":
         return (
             "data.num_workers: a process that loads images found no room in shared memory (/dev/shm); make it larger "
             "(such as docker run --shm-size=8g), or set data.num_workers or data.batch_size lower; "
             "data.num_workers=0 takes none."
         )
-    if ended:
-        how = "was killed, as the system does where memory runs out" if ended[1] == "Killed" else "ended by itself"
-        how = f"ended by a {ended[1].lower()}" if ended[1] not in (None, "Killed") else how
+    if found:
+        killed = "was killed, as the system does where memory runs out"
+        ended = killed if how == "Killed" else f"ended by a {how.lower()}" if how else "ended by itself"
         return (
-            f"data.num_workers: a process that loads images {how}; set data.num_workers or data.batch_size lower, "
+            f"data.num_workers: a process that loads images {ended}; set data.num_workers or data.batch_size lower, "
             "or give it more memory and shared memory (/dev/shm)."
         )
     return f"{shortage(error)}; set {lower}." if ran_out(error) else None

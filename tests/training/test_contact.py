@@ -36,7 +36,7 @@ def ranks(tmp_path):
     every = [Server(tmp_path, False, heard[0].ends.put, heard[0].closed.put)]
     every += [Client(tmp_path, rank, heard[rank].ends.put, heard[rank].closed.put) for rank in (1, 2)]
     deadline = time.monotonic() + 10
-    while len(every[0]._lines) < 2 and time.monotonic() < deadline:
+    while not all(one._made.is_set() for one in every[1:]) and time.monotonic() < deadline:
         time.sleep(0.01)
     yield every, heard
     for one in every:

@@ -225,11 +225,12 @@ class Client:
         self._directory, self._rank, self._hear, self._closed = directory, rank, hear, closed
         self._host, self._end = socket.gethostname(), threading.Event()
         self._line: _Line | None = None
+        self._made = threading.Event()
         threading.Thread(target=self._follow, daemon=True, name="softgate-ranks").start()
 
     def send(self, end: End) -> None:
         """Tells rank 0 how this rank ended."""
-        if self._line is not None:
+        if self._made.wait(PATIENCE) and self._line is not None:
             self._line.send(**asdict(end))
 
     def close(self) -> None:
@@ -248,6 +249,7 @@ class Client:
                 self._end.wait(1.0)
                 continue
             self._line = line
+            self._made.set()
             while self._listen(line):
                 until = time.monotonic() + (0.0 if line.host == self._host else PATIENCE)
                 again = None
