@@ -6,14 +6,24 @@ Every message names the option, the value it had and what is allowed. The comman
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypeGuard
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says only to those who write."""
+
 
 class SoftgateError(ValueError):
-    """A mistake in how softgate is used: the message says which option, which value, what is allowed."""
+    """A mistake in how softgate is used: the message says which option, which value, what is allowed.
+
+    Attributes:
+        status: The exit status of a command that it ends.
+    """
+
+    status = 2
 
 
 class NoCallSites(SoftgateError):
@@ -27,9 +37,32 @@ class UnreachableSites(SoftgateError):
 class Diverged(SoftgateError):
     """Training was stopped: its loss, or a weight, is no longer a number, or the loss passed its limit."""
 
+    status = 3
+
 
 class CannotWrite(SoftgateError, OSError):
     """A file or folder cannot be written: the disk is full, the folder gone or read-only, the name too long."""
+
+    status = 4
+
+
+class OutOfMemory(SoftgateError):
+    """Memory ran out, or a process that loads images was ended for want of it; the message says what takes less."""
+
+    status = 5
+
+
+class RankFailed(SoftgateError):
+    """One of several ranks failed or is gone, and all end: in it with its own error as the cause, in others without.
+
+    Attributes:
+        status: The exit status of the rank that failed, which all ranks end with.
+        told: Whether another rank says it.
+    """
+
+    def __init__(self, message: str, status: int, told: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.told = status, told
 
 
 class Stopped(Exception):

@@ -240,6 +240,6 @@ def test_a_path_of_other_letters_in_a_terminal_without_them_is_written_all_the_s
 
 
 def test_each_kind_of_error_has_its_exit_status():
-    found = [exits.status(kind("x")) for kind in (SoftgateError, Diverged, CannotWrite)]
+    found = [kind("x").status for kind in (SoftgateError, Diverged, CannotWrite)]
     assert found == [2, 3, 4]
     assert processes.ENDED[4] == "could not write"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metric_cases import CLASSES, RULE, network, probe
-from softgate import SoftgateError, SoftgateWarning
+from softgate import SoftgateError, SoftgateWarning, metrics
 from softgate.explainers import Pullback, guided_backprop
 from softgate.metrics import controls
 from softgate.metrics.control_table import (
@@ -51,6 +51,24 @@ def test_the_edge_filter_fails_the_gate(table):
     failed = failures(table)
     assert failed["gradient"] == []
     assert failed["edge filter"] == list(SANITY)
+
+
+def test_a_metric_that_does_not_fit_into_memory_is_left_out_and_the_gate_counts_it_as_failed(
+    monkeypatch,
+):
+    def short(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    for kind in (metrics.Infidelity, metrics.TargetSpecificity):
+        monkeypatch.setattr(kind, "update", short)
+    net, (x, labels) = network().float(), probe(8, size=16)
+    explainers = {"gradient": Pullback(None, centred=True), "pullback": Pullback(RULE, centred=True)}
+    with pytest.warns(SoftgateWarning, match="no infidelity: memory ran out at 20.00 MiB more"):
+        found = control_table(net, explainers, Probe(x.float(), labels), dear=2, draws=2)
+    for row in found.values():
+        assert not {"infidelity", "target_specificity"} & row.keys()
+        assert {"deletion", "noise_cosine", "representation"} <= row.keys()
+    assert failures(found)["pullback"] == ["target_specificity"]
 
 
 def scores(value, sane=True):

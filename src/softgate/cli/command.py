@@ -34,7 +34,8 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
     0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 4
-    what could not be written, 130 Ctrl-C; other errors raise.
+    what could not be written, 5 memory that ran out, 130 Ctrl-C; other errors raise. Of several ranks all have the
+    status of the one that failed, 137 where it was killed.
     """
     _speak_any_letters()
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
@@ -64,9 +65,9 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
         refuse(_explain(error, config_dir, config_name))
     except SoftgateError as error:  # of a sweep; a job's own are phrased by `job`
         _concluded(bool(flags))
-        refuse(str(error), exits.status(error))
+        refuse(str(error), error.status)
     except OSError as error:  # Hydra writes files of its own before a job begins
-        if TRACED or error.errno not in exits.FULL:
+        if TRACED or error.errno not in errors.FULL:
             raise
         refuse(exits.unwritten(error), exits.DISK)
     except JobFailed:

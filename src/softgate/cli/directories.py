@@ -38,7 +38,7 @@ def _settle(config: DictConfig, kind: str) -> None:
     try:
         settle(config, kind)
     except SoftgateError as error:
-        exits.refuse(str(error), exits.status(error))
+        exits.refuse(str(error), error.status)
     except Exception:
         traceback.print_exc()
         sys.exit(exits.FAILED)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,16 +12,23 @@ from typing import Any, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from softgate.errors import CannotWrite, Diverged, SoftgateError, Stopped, printable
+from softgate.errors import (
+    FULL,
+    CannotWrite,
+    Diverged,
+    OutOfMemory,
+    RankFailed,
+    SoftgateError,
+    Stopped,
+    printable,
+)
 
 FAILED = 1
-MISTAKE = 2
-DIVERGED = 3
-DISK = 4
+MISTAKE = SoftgateError.status
+DIVERGED = Diverged.status
+DISK = CannotWrite.status
+MEMORY = OutOfMemory.status
 INTERRUPTED = 130
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the system says only to those who write."""
 
 TRACED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the user wants stack traces."""
@@ -33,17 +40,20 @@ def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         return function(cfg)
     except Stopped as stopped:
         sys.exit(128 + stopped.signal)  # what a shell says of a process that a signal ended
+    except RankFailed as failed:
+        if failed.__cause__ is not None and failed.status == FAILED:  # a bug keeps its trace
+            traceback.print_exception(failed.__cause__)
+        if failed.told:
+            sys.exit(failed.status)
+        refuse(str(failed), failed.status)
     except SoftgateError as error:
-        refuse(str(error), status(error))
+        if TRACED and isinstance(error, OutOfMemory):  # where it ran out is what one looks for
+            traceback.print_exception(error)
+        refuse(str(error), error.status)
     except OSError as error:  # of Hydra's, Lightning's or a logger's own writers
         if error.errno not in FULL:
             raise
         refuse(unwritten(error), DISK)
-
-
-def status(error: SoftgateError) -> int:
-    """The exit status that an error stands for."""
-    return DIVERGED if isinstance(error, Diverged) else DISK if isinstance(error, CannotWrite) else MISTAKE
 
 
 def unwritten(error: OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from softgate import files, tables
+from softgate import files, memory, tables
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateWarning, require
@@ -146,7 +147,9 @@ class Study:
             self._console.print(f"alignment of {label}: {name} ...", style="dim", soft_wrap=True, markup=False)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SoftgateWarning)
-                table |= control_table(net, {name: explainer}, probe, judge, dear=dear, draws=draws)
+                # Without these two there is neither gate nor verdict.
+                with nullcontext() if name in READ.values() else memory.spared(_left_out):
+                    table |= control_table(net, {name: explainer}, probe, judge, dear=dear, draws=draws)
             said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SoftgateWarning)))
             notes |= {name: said} if said else {}
             for other in caught:
@@ -185,6 +188,10 @@ class Study:
         compared = subject.classes[:: -(-len(subject.classes) // MOST_CLASSES)]
         settings = self._means[1], compared, data.mean, data.std, subject.classes
         return Probe(images.to(like), numbers[labels].to(like.device), *settings)
+
+
+def _left_out(why: str) -> None:
+    warnings.warn(f"left out: {why}", SoftgateWarning, stacklevel=2)
 
 
 class Renumbered(nn.Module):

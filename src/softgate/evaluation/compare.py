@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from softgate import files
+from softgate import files, memory
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
@@ -265,6 +266,9 @@ def _measure(
         found.measured.append(bench.measure(module, options))
         module.cpu()
         values = found.measured[-1].values
+        for line in (f"{run.label}: {each}" for each in found.measured[-1].left):
+            found.notes.append(line)
+            console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
         rows.append({"run": run.label, "arm": run.arm, "condition": run.condition, "seed": run.seed, **values})
         files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
         line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
@@ -321,9 +325,17 @@ def _draw(
         grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
-        grids.draw(subject, data, soft, grid, place, f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}")
+        title = f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}"
+        with memory.spared(partial(_without_grid, found, run)):
+            grids.draw(subject, data, soft, grid, place, title)
+            found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"
         module.cpu()
-        found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"
+
+
+def _without_grid(found: Comparison, run: Run, why: str) -> None:
+    found.notes.append(
+        f"{run.label}: no grid of its best epoch: {why}; set grid.rows, grid.columns or grid.chunk lower."
+    )
 
 
 def plain(found: Comparison) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
-from softgate import files, locks
+from softgate import files, locks, memory
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import require
@@ -31,6 +32,13 @@ from softgate.training.module import accuracies
 SCHEMA = 1
 """Version of what `results.json` holds."""
 
+TAKES_LESS = {
+    "grid": "grid.rows, grid.columns or grid.chunk",
+    "alignment": "alignment.images, alignment.dear_images or alignment.draws",
+    "paths": "paths.chunk or paths.kernel_images",
+}
+"""Parts of an evaluation, and the options to set lower where memory is too short for them."""
+
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates runs or networks as a config says; prints a table, writes `results.json` and pictures.
@@ -44,10 +52,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         SoftgateError: For a mistake in the config, a missing or damaged checkpoint, or data that does not fit it.
         CannotWrite: If the disk is full, or the directory is gone or cannot be written.
+        OutOfMemory: If memory is too short even for the validation images, one by one.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
     files.folder(directory)
-    with locks.held(directory):
+    with locks.held(directory), memory.phrased("data.batch_size or data.num_workers lower, or data.cache=false"):
         return _evaluate(cfg, directory)
 
 
@@ -94,6 +103,7 @@ class Evaluation:
         directory: Where results go.
         study: Of the alignment metrics, if they are asked for; it collects what it measures.
         paths: Of the paths, if they are asked for; it collects what it measures.
+        left: A line on each part that memory was too short for.
     """
 
     options: EvaluationConfig
@@ -101,6 +111,11 @@ class Evaluation:
     directory: Path
     study: alignment.Study | None
     paths: PathStudy | None
+    left: list[str] = field(default_factory=list)
+
+    def _within_memory(self, label: str, part: str) -> AbstractContextManager[None]:
+        """Leaves a part out, and notes it, if memory runs out; the rest of the evaluation goes on."""
+        return memory.spared(lambda why: self.left.append(f"{label}: {part}: {why}; set {TAKES_LESS[part]} lower."))
 
     def of_runs(self, found: list[dict[str, Any]]) -> None:
         """Looks at the runs of `runs`, one after the other.
@@ -142,12 +157,15 @@ class Evaluation:
         data.setup("validate")
         module.to(self.device).eval()
         scores = measure(module, data) if self.options.measure else {}
-        grids.draw(subject, data, soft, grid, place, title=str(path))
+        with self._within_memory(label, "grid"):
+            grids.draw(subject, data, soft, grid, place, title=str(path))
         if self.study is not None:
-            grids.scale(subject, data, [soft], grid)
-            self.study.look(label, module.rule, subject, data)
+            with self._within_memory(label, "alignment"):
+                grids.scale(subject, data, [soft], grid)
+                self.study.look(label, module.rule, subject, data)
         if self.paths is not None:
-            self.paths.look(label, module.rule, module.net)
+            with self._within_memory(label, "paths"):
+                self.paths.look(label, module.rule, module.net)
         module.cpu()
         model, rule = dict(module.hparams["model"]), module.rule.to_dict()
         named = {"checkpoint": str(path), "data": data.config.name, "images": len(data.val_listing)}
@@ -177,18 +195,23 @@ class Evaluation:
             found.append({**named, "model": about, "surrogate": None, **scores})
             if not grid.figures:
                 place = self.directory if len(asked) == 1 else self.directory / network.name
-                grids.draw(subject, data, soft, grid, place, networks.about(subject, network))
+                with self._within_memory(network.name, "grid"):
+                    grids.draw(subject, data, soft, grid, place, networks.about(subject, network))
             if study is not None:
-                grids.scale(subject, data, [soft], grid)
-                study.look(network.name, None, subject, data)
+                with self._within_memory(network.name, "alignment"):
+                    grids.scale(subject, data, [soft], grid)
+                    study.look(network.name, None, subject, data)
         if grid.figures:
             titles = [networks.about(subject, network) for subject, network in zip(subjects, asked, strict=True)]
-            grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
+            with self._within_memory("figures", "grid"):
+                grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
         return found
 
     def finish(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prints and writes what was found of each run or network; returns what `results.json` holds."""
         results: dict[str, Any] = {"schema": SCHEMA, "runs": runs}
+        if self.left:
+            results["left_out"] = self.left
         if self.study is not None and self.study.measured:
             results["alignment"] = self.study.report(self.directory)
         if self.paths is not None and self.paths.found:
@@ -226,7 +249,8 @@ def measure(module: SoftgateModule, data: ImageData) -> dict[str, float]:
     loss = MeanMetric().to(module.device)
     for x, labels in data.val_dataloader():
         images, targets = x.to(module.device), labels.to(module.device)
-        logits = module(images).float()
+        parts = memory.in_chunks(lambda part: module(images[part]), len(images), len(images))  # noqa: B023  # called now
+        logits = torch.cat(parts).float()
         scores.update(logits, targets)
         calibration.update(logits.softmax(1), targets)
         loss.update(torch.nn.functional.cross_entropy(logits, targets), len(images))
@@ -259,4 +283,6 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         console.print(summary.table("evaluation", rows).rich())
         if "checkpoint" in run:
             console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True, markup=False)
+    for line in results.get("left_out", ()):
+        console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
     console.print(f"results and pictures: {directory}", soft_wrap=True, markup=False)

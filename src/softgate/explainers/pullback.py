@@ -7,7 +7,6 @@ rule in force, parameters' `.grad` and the random state are afterwards what they
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from softgate import memory
 from softgate.errors import is_whole, require
 from softgate.sites.inference import inner, reading_out
 from softgate.surrogate.rule import Surrogate
@@ -191,29 +191,7 @@ def _in_chunks(work: Callable[[slice], _Part], x: Tensor, count: int, chunk: int
     whole = is_whole(chunk, 1)
     require(chunk is None or whole, f"chunk={chunk}: a whole number >= 1 is needed, or None.")
     size = max(1, CHUNK * PAPER_PIXELS // max(1, x[0].numel())) if chunk is None else chunk
-    done, parts, size = 0, [], min(size, count)
-    while done < count:
-        part = None
-        try:
-            part = work(slice(done, done + size))
-        except RuntimeError as error:
-            if size == 1 or not out_of_memory(error):
-                raise
-        if part is None:  # the error is gone by now, and with it the tensors that its frames held
-            size //= 2
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        else:
-            parts.append(part)
-            done += size
-    return parts
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    says = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in says)
+    return memory.in_chunks(work, count, size)
 
 
 def pull(

@@ -11,12 +11,13 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from softgate import metrics
+from softgate import memory, metrics
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites, require
 from softgate.explainers.gradients import Pullback
 from softgate.explainers.representation import read
@@ -68,6 +69,9 @@ class Score(NamedTuple):
     value: float
     low: float
     high: float
+
+
+NONE = Score(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,17 @@ def _alone() -> bool:
 
 
 def _scored(*cases: tuple[str, ProbeMetric, tuple[object, ...]]) -> dict[str, Score]:
+    """Scores by key; a metric that memory is too short for is left out with a warning."""
     found: dict[str, Score] = {}
     for key, metric, arguments in cases:
-        metric.update(*arguments)
-        found |= score(metric, key)
+        with memory.spared(partial(_left_out, key)):
+            metric.update(*arguments)
+            found |= score(metric, key)
     return found
+
+
+def _left_out(key: str, why: str) -> None:
+    warnings.warn(f"no {key}: {why}", SoftgateWarning, stacklevel=4)
 
 
 def _of_maps(model: nn.Module, explainer: Explainer, probe: Probe, few: Probe) -> dict[str, Score]:
@@ -267,7 +277,7 @@ def _positions(labels: Tensor, numbers: Sequence[int]) -> Tensor:
 def failures(table: Mapping[str, Mapping[str, Score]], reference: str = "gradient") -> dict[str, list[str]]:
     """Which explainers fail the sanity gate, and at what.
 
-    A map fails where its score is undefined, or greater than the gradient's by more than `TOLERANCE`.
+    A map fails where its score is undefined or missing, or greater than the gradient's by more than `TOLERANCE`.
 
     Args:
         table: As `control_table` makes it.
@@ -276,9 +286,10 @@ def failures(table: Mapping[str, Mapping[str, Score]], reference: str = "gradien
     Returns:
         Explainer to the metrics it fails; an empty list is a pass.
     """
-    limits = {key: table[reference][key].value + TOLERANCE for key in SANITY}
+    limits = {key: table[reference].get(key, NONE).value + TOLERANCE for key in SANITY}
     return {
-        name: [key for key, limit in limits.items() if not scores[key].value <= limit] for name, scores in table.items()
+        name: [key for key, limit in limits.items() if not scores.get(key, NONE).value <= limit]
+        for name, scores in table.items()
     }
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from softgate import files, locks
+from softgate import files, locks, memory
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
@@ -28,6 +28,7 @@ from softgate.training import SoftgateModule, build, provenance, resume, summary
 from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
 from softgate.training.config import TrainConfig, place
 from softgate.training.scales import calibrate_for_training
+from softgate.training.together import TAKES_LESS, Together, ranks
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -43,6 +44,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         SoftgateError: For a mistake in the config, before any data is loaded where it can be known by then.
         CannotWrite: If the disk is full, or the directory is gone or cannot be written; the last checkpoint stays.
         Diverged: If the loss is no finite number any more; the last good checkpoint stays.
+        OutOfMemory: If memory runs out, or a process that loads images is killed; the last checkpoint stays.
+        RankFailed: If there are several ranks and one of them fails, in each of them.
         Stopped: After Ctrl-C or SIGTERM; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
@@ -53,11 +56,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         cfg.sweep = place(cfg.sweep)
     config = TrainConfig.read(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     first = getattr(rank_zero_only, "rank", 0) == 0
-    with locks.held(directory) if first and os.environ.get("NODE_RANK", "0") == "0" else nullcontext():
-        return _run(cfg, config, directory, console, first)
+    lock = locks.held(directory) if first and os.environ.get("NODE_RANK", "0") == "0" else nullcontext()
+    with lock, ranks(directory, config.trainer.num_nodes) as together, memory.phrased(TAKES_LESS, together.kept):
+        return _run(cfg, config, directory, console, first, together)
 
 
-def _run(cfg: DictConfig, config: TrainConfig, directory: Path, console: Console, first: bool) -> dict[str, Any]:
+def _run(
+    cfg: DictConfig, config: TrainConfig, directory: Path, console: Console, first: bool, together: Together
+) -> dict[str, Any]:
     former = resume.look(config, directory)
     if former.summary is not None:
         if first:
@@ -76,6 +82,7 @@ def _run(cfg: DictConfig, config: TrainConfig, directory: Path, console: Console
         console.print(_introduction(data, module))
     with tracking.finishing():
         trainer = build.trainer(config, directory, step)
+        together.follow(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, Checks):
                 callback.check(module, data)

@@ -26,6 +26,7 @@ ENDED = {
     exits.MISTAKE: "refused",
     exits.DIVERGED: "diverged",
     exits.DISK: "could not write",
+    exits.MEMORY: "out of memory",
     exits.INTERRUPTED: INTERRUPTED,
     143: INTERRUPTED,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softgate import memory
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.data.datamodule import CACHE_LIMIT
@@ -71,10 +73,16 @@ class Measured:
     Attributes:
         values: Measure to value; also `corrupted/FAMILY`.
         examples: Measure to its value for each test image, for those that have one.
+        left: A line on each group of measures that memory was too short for.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     examples: dict[str, Array] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    def spared(self, what: str, lower: str) -> AbstractContextManager[None]:
+        """Leaves out what is measured within if memory runs out, and notes it."""
+        return memory.spared(lambda why: self.left.append(f"no {what}: {why}; set {lower} lower."))
 
     def add(self, key: str, each: Tensor) -> None:
         """Takes a number for each test image [N]; their mean is the value."""
@@ -127,12 +135,18 @@ class Bench:
         for key, score in (("acc", scores.correct), ("nll", scores.nll), ("brier", scores.brier)):
             found.add(key, score(logits, labels))
         found.values["ece"] = scores.ece(logits, labels)
-        self._on_training_images(found, net, self._trained_on(options), device)
-        self._corrupted(found, net, device)
-        self._attacked(found, net, device)
+        with found.spared("measures on training images", "compare.train_images or data.batch_size"):
+            self._on_training_images(found, net, self._trained_on(options), device)
+        with found.spared("sharpness", "compare.sharpness.images"):
+            self._sharpness(found, net, self._trained_on(options), device)
+        with found.spared("corrupted", "compare.corruptions.images or data.batch_size"):
+            self._corrupted(found, net, device)
+        with found.spared("attacks", "data.batch_size"):
+            self._attacked(found, net, device)
         if self._shifted is not None:
-            batches = self.data.still(self._shifted, len(self._shifted), 0)
-            found.add("shifted", scores.correct(*self._all(net, batches, device)))
+            with found.spared("shifted", "data.batch_size"):
+                batches = self.data.still(self._shifted, len(self._shifted), 0)
+                found.add("shifted", scores.correct(*self._all(net, batches, device)))
         return found
 
     def _all(self, net: nn.Module, batches: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -152,6 +166,9 @@ class Bench:
         right = scores.correct(*self._all(net, data.still(listing, count, seed), device))
         found.values["train_acc"] = float(right.mean())
         found.values["gap"] = found.values["train_acc"] - found.values["acc"]
+
+    def _sharpness(self, found: Measured, net: nn.Module, data: ImageData, device: torch.device) -> None:
+        listing, seed = data.train_listing, self.options.seed
         few = self.options.sharpness.images
         if few == 0:
             return

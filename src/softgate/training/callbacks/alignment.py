@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from softgate import metrics
+from softgate import memory, metrics
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.explainers.gradients import Pullback
@@ -35,7 +35,7 @@ from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
 CHUNK = 64
-"""Images per pass."""
+"""Images per pass, fewer where memory runs out."""
 NOISE = 0.02
 """Standard deviation of the noise, in units of the normalised input."""
 MOST_CLASSES = 10
@@ -88,7 +88,7 @@ class AlignmentCurves(Callback):
         self.represents = True
         self._probe: Probe | None = None
         self._data: ImageData | None = None
-        self._measured = -1
+        self._measured, self._chunk = -1, CHUNK
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images and tries the read-outs; what cannot be had is said before training."""
@@ -132,10 +132,27 @@ class AlignmentCurves(Callback):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
             self.prepare(data, module)
         started = time.perf_counter()
-        found = self.measure(module, dear=epoch in log_spaced(self.options.dear_epochs, epochs))
+        found: dict[str, float] = {}
+        with memory.spared(lambda why: self._left_out(epoch, why)):
+            found = self._measured_somehow(module, epoch in log_spaced(self.options.dear_epochs, epochs))
         found["alignment/seconds"] = time.perf_counter() - started
         for key, value in found.items():
             module.log(key, value, rank_zero_only=True)
+
+    def _measured_somehow(self, module: SoftgateModule, dear: bool) -> dict[str, float]:
+        """Measures with fewer images per pass, now and later, where memory runs out."""
+        while True:
+            try:
+                return self.measure(module, dear)
+            except (RuntimeError, MemoryError) as error:
+                if self._chunk == 1 or not memory.ran_out(error):
+                    raise
+                memory.give_back(error)
+                self._chunk = max(1, self._chunk // 4)
+
+    def _left_out(self, epoch: int, why: str) -> None:
+        lower = "set callbacks.alignment.images, few, draws or data.batch_size lower"
+        self._warn(f"epoch {epoch} is not measured: {why}, with one image at a time; training goes on; {lower}.")
 
     def measure(self, module: SoftgateModule, dear: bool = False) -> dict[str, float]:
         """What is logged: `align/READOUT/KEY` with its interval's ends.
@@ -179,7 +196,7 @@ class AlignmentCurves(Callback):
                 "kernel_agreement_within": metrics.KernelAgreement(within_class=True),
             }
         maps, bad = [], []
-        for part, mine in zip(torch.split(x, CHUNK), torch.split(labels, CHUNK), strict=True):
+        for part, mine in zip(torch.split(x, self._chunk), torch.split(labels, self._chunk), strict=True):
             v, outputs = self._read(net, part, mine, rule, made)
             maps.append(v)
             bad.append(~outputs.isfinite().all(1))
@@ -215,7 +232,7 @@ class AlignmentCurves(Callback):
         self, net: nn.Module, rule: Surrogate | None, probe: Probe, v: Tensor, noise: Tensor
     ) -> dict[str, ProbeMetric]:
         explain = Pullback(rule, centred=True)
-        noisy = [explain(net, part, mine) for part, mine in _chunks(probe.images + noise, probe.labels)]
+        noisy = [explain(net, part, mine) for part, mine in _chunks(probe.images + noise, probe.labels, self._chunk)]
         copies = torch.cat(noisy).view(noise.shape)
         sound = metrics.base.finite(v, copies.transpose(0, 1))
         cosines, sensitivity = metrics.NoiseCosine(explain), metrics.MaxSensitivity(explain)
@@ -253,7 +270,7 @@ def log_spaced(count: int, epochs: int) -> set[int]:
     return {round(float(e)) - 1 for e in np.geomspace(1, epochs, count)}
 
 
-def _chunks(copies: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Copies [draws, B, C, H, W] and labels [B] as chunks of images with their labels."""
+def _chunks(copies: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Copies [draws, B, C, H, W] and labels [B] as chunks of `size` images with their labels."""
     flat, named = copies.flatten(0, 1), labels.repeat(len(copies))
-    return list(zip(torch.split(flat, CHUNK), torch.split(named, CHUNK), strict=True))
+    return list(zip(torch.split(flat, size), torch.split(named, size), strict=True))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,10 +15,11 @@ import pytorch_lightning as pl
 import torch
 from pydantic import Field
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
-from softgate import files
+from softgate import files, memory
 from softgate.data import ImageData
+from softgate.errors import SoftgateWarning
 from softgate.options import Every, Options, Whole, switched_on
 from softgate.sites.diagnostics import SiteDiagnosis, diagnose, revived
 from softgate.training.metricsfile import keep
@@ -68,7 +71,10 @@ class SiteDiagnostics(Callback):
         """Looks, on every process alike: synchronised BatchNorm needs all of them."""
         if trainer.current_epoch % self.options.every_n_epochs == 0:
             assert isinstance(pl_module, SoftgateModule)
-            self._look(trainer, pl_module)
+            together = any(isinstance(each, nn.SyncBatchNorm) for each in pl_module.modules())
+            # Where others wait within a forward pass for this process, none can leave it out alone.
+            with nullcontext() if together else memory.spared(lambda why: _left_out(trainer.current_epoch, why)):
+                self._look(trainer, pl_module)
 
     def _look(self, trainer: pl.Trainer, module: SoftgateModule) -> None:
         assert self._probe is not None
@@ -102,6 +108,11 @@ class SiteDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Puts it back."""
         self._before = [SiteDiagnosis(**site) for site in state_dict["before"]]
+
+
+def _left_out(epoch: int, why: str) -> None:
+    said = f"callbacks.diagnostics: epoch {epoch} has none: {why}; training goes on; set callbacks.diagnostics.images"
+    warnings.warn(f"{said} or data.batch_size lower.", SoftgateWarning, stacklevel=2)
 
 
 def _median(values: Iterable[float]) -> float:

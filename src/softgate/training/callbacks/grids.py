@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from softgate import grids
+from softgate import grids, memory
 from softgate.data import ImageData
 from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
 from softgate.explainers.pullback import pullback
@@ -104,8 +104,8 @@ class PullbackGrids(Callback):
     """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors), and a film of one image at the end.
 
     The pictures also go to W&B and TensorBoard. Training is bit-identical with and without it: a copy of the network
-    runs in eval mode on fixed validation images, no random number is drawn, no `.grad` is touched. A disk that is full
-    costs pictures and gives one warning; training goes on.
+    runs in eval mode on fixed validation images, no random number is drawn, no `.grad` is touched. A disk that is full,
+    or memory that runs out, costs pictures and gives a warning; training goes on.
 
     Args:
         directory: Where pictures go.
@@ -175,12 +175,8 @@ class PullbackGrids(Callback):
         self._ended = True
         self._render(trainer, pl_module, epoch=self._epoch, ended=True)
         if self.film is not None:
-            try:
-                paths = self.film.draw(f"class '{self._film_class(trainer)}', over the epochs", self.options.scale)
-                if paths:
-                    media.log_film(trainer, paths)
-            except OSError as error:
-                self._warn(error)
+            with memory.spared(lambda why: self._left_out("there is no film", why)):
+                self._draw_film(trainer, self.film)
 
     @rank_zero_only
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -205,6 +201,11 @@ class PullbackGrids(Callback):
             return
         self._rendered = epoch
         started = time.perf_counter()
+        with memory.spared(lambda why: self._left_out(f"epoch {epoch} has no grid", why)):
+            self._draw(trainer, module, epoch)
+        self._log_cost(module, started, ended)
+
+    def _draw(self, trainer: pl.Trainer, module: Any, epoch: int) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
         if self._probe is None:
             self.prepare(data, module)
@@ -229,7 +230,6 @@ class PullbackGrids(Callback):
                 media.log_artifact(trainer, path.with_suffix(".pt"), epoch)
         except OSError as error:
             self._warn(error)
-        self._log_cost(module, started, ended)
 
     def _log_cost(self, module: pl.LightningModule, started: float, ended: bool) -> None:
         if not ended:  # Lightning takes no values any more when training has ended
@@ -237,10 +237,23 @@ class PullbackGrids(Callback):
             module.log("grids/seconds", now - started, rank_zero_only=True)
             module.log("grids/share_of_epoch", (now - started) / (now - self._since), rank_zero_only=True)
 
+    def _draw_film(self, trainer: pl.Trainer, film: Film) -> None:
+        try:
+            paths = film.draw(f"class '{self._film_class(trainer)}', over the epochs", self.options.scale)
+            if paths:
+                media.log_film(trainer, paths)
+        except OSError as error:
+            self._warn(error)
+
     def _film_class(self, trainer: pl.Trainer) -> str:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=)
         assert self._probe is not None
         return str(data.classes[int(self._probe[1][0])])
+
+    def _left_out(self, what: str, why: str) -> None:
+        lower = "callbacks.grids.classes, callbacks.grids.extra_targets or data.batch_size"
+        message = f"callbacks.grids: {what}: {why}, with one image at a time; training goes on; set {lower} lower."
+        warnings.warn(message, SoftgateWarning, stacklevel=2)
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

@@ -74,20 +74,21 @@ class DivergenceGuard(Callback):
     def _read(self, trainer: pl.Trainer, module: Any, weights: bool = False) -> None:
         if self._first is None:
             return
-        step, loss = self._first.tolist()
-        spoilt = weights and not finite_weights(module)
-        own = torch.tensor(float(step >= 0 or spoilt), device=module.device)
-        if not float(trainer.strategy.reduce(own, reduce_op="sum")):  # all processes end together
-            return
-        if step >= 0:
+        every = self._first.new_zeros(trainer.world_size, 3)
+        every[trainer.global_rank, :2] = self._first
+        every[trainer.global_rank, 2] = float(weights and not finite_weights(module))
+        seen = trainer.strategy.reduce(every, reduce_op="sum").tolist()  # all end together, with the same words
+        bad = [(step, loss, rank) for rank, (step, loss, _) in enumerate(seen) if step >= 0]
+        spoilt = any(flag for _, _, flag in seen)
+        if bad:
+            step, loss, rank = min(bad, key=lambda each: each[0])
             over = f" (callbacks.guard.max_loss={self.limit:g})" if math.isfinite(loss) else ""
-            what = f"at step {int(step)} the training loss was {loss:.4g}{over}"
+            where = f" of rank {rank}" if len(seen) > 1 else ""
+            what = f"at step {int(step)} the training loss{where} was {loss:.4g}{over}"
         elif spoilt:
             what = f"at step {trainer.global_step} a weight is no finite number any more"
         else:
-            what = (
-                f"at step {trainer.global_step} another process saw a loss that is no finite number or over its limit"
-            )
+            return
         raise Diverged(f"training diverged: {what}, {_circumstances(module)}; {_advice(module)}")
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from softgate import memory
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.options import Every, Number, Options, Whole, switched_on
@@ -75,6 +76,7 @@ class PathRecorder(Callback):
         self._probe: tuple[Tensor, Tensor] | None = None
         self._recorder: Recorder | None = None
         self._plan: dict[int, float] = {}
+        self._chunk = CHUNK  # images per pass, fewer where memory runs out
 
     def check(self, module: SoftgateModule, data: ImageData) -> None:
         """Raises `SoftgateError` where the recording would be larger than allowed; reads no image."""
@@ -149,10 +151,15 @@ class PathRecorder(Callback):
             state = {name: value.detach().cpu() for name, value in module.net.state_dict().items()}
             weights = {"net": state, "scales": module.sites.scales.state_dict()}
         try:
-            recorder.add(Point(step, self._plan[step]), lambda kind: self._gates(module, kind), weights)
+            with memory.spared(lambda why: self._left_out(step, why)):
+                recorder.add(Point(step, self._plan[step]), lambda kind: self._gates(module, kind), weights)
         except OSError as error:
             self._recorder = None
             self._warn(f"recording stops at step {step}: {str(error).rstrip('.')}.")
+
+    def _left_out(self, step: int, why: str) -> None:
+        del self._plan[step]
+        self._warn(f"step {step} is not recorded: {why}, with one image at a time; set data.batch_size lower.")
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"callbacks.paths: {message}", SoftgateWarning, stacklevel=3)
@@ -163,8 +170,19 @@ class PathRecorder(Callback):
         rule, like = self.rule if kind == "soft" else None, next(module.net.parameters())
         order = torch.channels_last if module.channels_last else torch.contiguous_format
         with scaled(module, self._data, rule):
-            for part in torch.split(self._probe[0], CHUNK):
-                yield record(module.net, part.to(like.device, like.dtype).contiguous(memory_format=order), rule)
+            images, done = self._probe[0], 0
+            while done < len(images):
+                part = images[done : done + self._chunk]
+                try:
+                    found = record(module.net, part.to(like.device, like.dtype).contiguous(memory_format=order), rule)
+                except (RuntimeError, MemoryError) as error:
+                    if self._chunk == 1 or not memory.ran_out(error):
+                        raise
+                    memory.give_back(error)
+                    self._chunk //= 2
+                    continue
+                yield found
+                done += len(part)
 
     def _header(self, module: SoftgateModule, image: Tensor, probe: str, count: int) -> Header:
         found = record(module.net, image)
