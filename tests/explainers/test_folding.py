@@ -1,6 +1,9 @@
 """The folded copy: same logits and pullbacks, the original untouched."""
 
 import copy
+import gc
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import softgate as sg
+from softgate import grids
+from softgate.explainers import folding
 from softgate.explainers.folding import fold
 
 RULE = sg.Surrogate()
@@ -126,3 +131,41 @@ def test_a_model_that_cannot_be_copied_is_read_out_as_it_is():
     model = Block()
     model.cache = model.conv.weight * 2  # not a leaf: deepcopy refuses it
     assert fold(model, torch.randn(1, 3, 8, 8)) is model
+
+
+@pytest.fixture
+def no_collector():
+    """Python's collector of cycles off: what is freed is freed by the last reference."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("case", ["folded", "not trusted", "code that fails", "a read-out that fails"])
+def test_copies_for_a_grid_are_gone_when_it_is_read(monkeypatch, no_collector, case):
+    made: list[weakref.ref] = []
+
+    def copied(model: nn.Module) -> nn.Module:
+        found = copy.deepcopy(model)
+        made.extend(weakref.ref(module) for module in found.modules())
+        return found
+
+    def fails(*given: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(folding, "copy", SimpleNamespace(deepcopy=copied))
+    if case == "not trusted":
+        monkeypatch.setattr(folding, "TOLERANCE", -1.0)
+    if case == "code that fails":
+        monkeypatch.setattr(folding, "_pairs", fails)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(2, 3, 8, 8)
+    model(x)
+    with sg.attach(model, RULE):
+        if case == "a read-out that fails":
+            with pytest.raises(RuntimeError, match="out of memory"):
+                grids.read(model, x, [0, 1], [0, 1], {"hard": fails})
+        else:
+            grids.read(model, x, [0, 1], [0, 1], {"hard": None, "soft": RULE})
+    assert len(made) >= 12
+    assert [ref() for ref in made if ref() is not None] == []

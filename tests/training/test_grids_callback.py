@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from itertools import pairwise
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from configs import TINY, configured
 from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
 from softgate.training import build
-from softgate.training.callbacks.film import Film, spread
+from softgate.training.callbacks import raw as raw_tensors
+from softgate.training.callbacks.film import FRAMES, Film
 from softgate.training.callbacks.grids import SOFT, GridsConfig, PullbackGrids, grid_targets
 from softgate.training.callbacks.media import COLUMNS
+from softgate.training.callbacks.raw import RawTensors
 from trained import BARE_GRIDS, equal, fitted
 from wandb_file import read_run
 
@@ -132,14 +134,68 @@ def test_the_film_has_every_epoch_and_can_be_drawn_anew(run, tmp_path):
     assert film.draw("", "cell") == []
 
 
-def test_a_strip_shows_the_first_and_the_last_epoch_and_is_denser_early():
-    assert spread(5, 12) == [0, 1, 2, 3, 4]
-    chosen = spread(100, 12)
-    assert chosen[0] == 0
-    assert chosen[-1] == 99
-    assert len(chosen) <= 12
-    gaps = [b - a for a, b in pairwise(chosen)]
-    assert gaps[0] < gaps[-1]
+def test_a_film_and_its_file_end_growing(tmp_path):
+    image, film = torch.rand(3, 4, 4), Film(tmp_path)
+    sizes = []
+    for epoch in range(300):
+        film.add(epoch, image, {"hard": torch.full((3, 4, 4), float(epoch))}, 299)
+        sizes.append((tmp_path / "film.pt").stat().st_size)
+    assert len(film.frames) == FRAMES
+    assert {0, 299} <= film.frames.keys()
+    assert max(sizes) <= 1.02 * sizes[FRAMES - 1]
+    assert all((frame["hard"] == torch.tensor(float(epoch)).bfloat16()).all() for epoch, frame in film.frames.items())
+    with_all = film.frames
+    film.load(before=299)  # killed after the last epoch's grid, and resumed from the checkpoint before it
+    film.add(299, image, {"hard": torch.full((3, 4, 4), 299.0)}, 299)
+    assert film.frames.keys() == with_all.keys()
+    film.draw("film", "cell")
+    with Image.open(tmp_path / "film.gif") as moving:
+        assert moving.n_frames == FRAMES
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("3", [0, 1, 4]), ("1", [4]), ("all", [0, 1, 2, 3, 4]), ("auto", [0, 4])])
+def test_raw_tensors_of_no_more_epochs_than_asked_for_stay(run, tmp_path, monkeypatch, keep, kept):
+    monkeypatch.setattr(raw_tensors, "BUDGET", 1.0)
+    words = ("trainer.max_epochs=5", "trainer.limit_train_batches=1", f"callbacks.grids.keep={keep}")
+    fitted(tmp_path, *words, "callbacks.diagnostics.every_n_epochs=0", "callbacks.grids.film=false")
+    names = sorted(path.name for path in (tmp_path / "grids").glob("*.pt"))
+    assert names == [f"epoch={epoch:03d}.pt" for epoch in kept]
+    assert len(list((tmp_path / "grids").glob("*.png"))) == 5  # every picture stays
+    whole = torch.load(run / "grids" / "epoch=000.pt", weights_only=True)
+    found = torch.load(tmp_path / "grids" / names[0], weights_only=True)
+    assert {key: v.dtype for key, v in found.items() if isinstance(v, torch.Tensor)} == {
+        key: v.dtype for key, v in whole.items() if isinstance(v, torch.Tensor)
+    }
+
+
+def test_a_budget_keeps_as_many_as_it_holds(tmp_path, monkeypatch):
+    tensors = {"hard": torch.zeros(5, 6, 3, 128, 128), "soft": torch.zeros(5, 6, 3, 128, 128)}
+    kept = RawTensors(tmp_path, "auto")
+    for epoch in range(20):
+        kept.add(epoch, tensors, 19)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 60e6
+    assert kept.epochs == [0, 2, 8, 19]
+
+
+def test_a_resumed_run_keeps_what_one_that_was_not_interrupted_keeps(tmp_path):
+    def names(folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir())
+
+    whole, cut = (RawTensors(tmp_path / name, 4) for name in ("whole", "cut"))
+    for each in (whole, cut):
+        each.directory.mkdir()
+    (cut.directory / "epoch=1.pt").touch()  # none of ours
+    (cut.directory / "epoch=0x1.pt").touch()
+    for epoch in range(30):
+        whole.add(epoch, {}, 29)
+        cut.add(epoch, {}, 29)
+        cut = RawTensors(cut.directory, 4)  # killed after each grid, before the checkpoint that has it
+        cut.load(before=epoch)
+        cut.add(epoch, {}, 29)
+        assert names(whole.directory) == [
+            name for name in names(cut.directory) if re.fullmatch(r"epoch=\d{3}.pt", name)
+        ]
+    assert {"epoch=1.pt", "epoch=0x1.pt"} <= set(names(cut.directory))
 
 
 def test_a_full_disk_costs_pictures_and_one_warning_but_no_training(run, tmp_path, monkeypatch):
@@ -203,11 +259,19 @@ def test_a_run_ended_by_max_steps_has_a_last_grid(tmp_path):
         ("kind", "rwa"),
         ("scale", "x"),
         ("film", 1),
+        ("keep", 0),
+        ("keep", "al"),
+        ("keep", True),
     ],
 )
 def test_grid_options_of_the_wrong_kind_are_named(key, value):
     with pytest.raises(SoftgateError, match=rf"callbacks\.grids\.{key}={value}"):
         GridsConfig.read({key: value})
+
+
+def test_a_number_of_raw_tensors_without_any_is_refused():
+    with pytest.raises(SoftgateError, match=r"callbacks\.grids\.keep=3: callbacks\.grids\.raw=true is needed too\."):
+        GridsConfig.read({"raw": False, "keep": 3})
 
 
 def test_a_grid_option_that_cannot_be_is_refused():

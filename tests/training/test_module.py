@@ -105,6 +105,11 @@ def test_ema_weights_are_validated_and_saved(tmp_path, run):
     # The weights that are trained are the ones of the run without EMA.
     assert equal(checkpoint["current_model_state"], plain)
     assert "val/acc" in summary
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not {"optimizer_states", "current_model_state", "averaging_state"} & best.keys()
+    if summary["best/epoch"] == 1:  # the last: what was validated is the average
+        assert equal(best["state_dict"], state)
+    assert (tmp_path / "checkpoints" / "best.ckpt").stat().st_size < 1.1 * sum(v.nbytes for v in state.values())
 
 
 @pytest.mark.parametrize(

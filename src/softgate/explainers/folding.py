@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,17 @@ from softgate.sites.tracing import SWITCHABLE
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit, at which the folded copy is trusted."""
+
+
+@contextmanager
+def folding(model: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+    """`fold` for the time of a block; what the copy took is given back as the block ends, however it ends."""
+    made = fold(model, x)
+    try:
+        yield made
+    finally:
+        if made is not model:
+            _let_go(made)
 
 
 def fold(model: nn.Module, x: Tensor) -> nn.Module:
@@ -61,11 +73,25 @@ def fold(model: nn.Module, x: Tensor) -> nn.Module:
             folded.to(memory_format=torch.channels_last)
             found = _logits(folded, x[:1])
         except Exception:  # the network's own code, run in a way it did not expect: read it out unfolded
+            _let_go(folded)
             return plain
     close = expected.shape == found.shape and bool(
         (expected - found).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1e-6)
     )
-    return folded if close else plain
+    kept, other = (folded, plain) if close else (plain, folded)
+    _let_go(other)
+    return kept
+
+
+def _let_go(copied: nn.Module) -> None:
+    """Detaches a copy that is not needed any more.
+
+    Attached, it holds itself, and its memory waits for Python's collector of cycles, which in a process with as many
+    objects as PyTorch makes comes late.
+    """
+    sites = attached_sites(copied)
+    if sites is not None:
+        sites.detach()
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

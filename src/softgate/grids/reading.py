@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from softgate.errors import require, unknown
-from softgate.explainers.folding import fold
+from softgate.explainers.folding import folding
 from softgate.explainers.pullback import ascend, predict, pullback, size_factor
 from softgate.grids.drawing import Block, pullback_grid
 from softgate.sites.inference import inner
@@ -248,43 +248,45 @@ def read(
     count = len(x)
     require(len(labels) == count, f"labels: {len(labels)} for {count} images; one for each is needed.")
     require(len(targets) > 0 and len(rules) > 0, "targets and rules: at least one of each is needed.")
-    model = inner(model)
-    folded = fold(model, x)
-    logits = predict(folded, x, chunk=chunk)
-    classes = logits.shape[1]
-    wrong = [c for c in (*targets, *labels) if not 0 <= c < classes]
-    require(not wrong, f"target={(wrong or [0])[0]}: the model has the classes 0 to {classes - 1}.")
-    if names is None:
-        names = [str(c) for c in range(classes)]
-    require(len(names) >= classes, f"names: {len(names)} for a model of {classes} classes.")
-    centre, spread = (x.new_tensor(list(v)).view(-1, 1, 1) for v in (mean, std))
-    factor = size_factor(x)
-    settings = {"steps": steps, "step_size": step_size * factor, "radius": radius * factor}
-    pixels = ((x.detach() * spread + centre) * 2 - 1).clamp(-1, 1)
-    columns = torch.as_tensor(list(targets), device=x.device)
-    before = logits[:, columns]
-
-    def normalize(image: Tensor) -> Tensor:
-        return ((image + 1) / 2 - centre) / spread
-
-    readings = {}
     for name, rule in rules.items():
         require(_is_rule(rule) or kind == "raw", f"kind={kind}: the read-out '{name}' is no rule; kind=raw is needed.")
-        if kind == "ascent":
-            assert rule is None or isinstance(rule, Surrogate)
-            risen = ascend(folded, pixels, list(targets), rule, normalize=normalize, chunk=chunk, **_ascent(settings))
-            values, images, after = risen.difference, risen.image, risen.logits[..., -1]
-            predicted = risen.predicted[..., 1]
-        else:
-            if rule is None or isinstance(rule, Surrogate):
-                values = pullback(folded, x, list(targets), rule, chunk=chunk)
+    model = inner(model)
+    with folding(model, x) as folded:
+        logits = predict(folded, x, chunk=chunk)
+        classes = logits.shape[1]
+        wrong = [c for c in (*targets, *labels) if not 0 <= c < classes]
+        require(not wrong, f"target={(wrong or [0])[0]}: the model has the classes 0 to {classes - 1}.")
+        if names is None:
+            names = [str(c) for c in range(classes)]
+        require(len(names) >= classes, f"names: {len(names)} for a model of {classes} classes.")
+        centre, spread = (x.new_tensor(list(v)).view(-1, 1, 1) for v in (mean, std))
+        factor = size_factor(x)
+        settings = {"steps": steps, "step_size": step_size * factor, "radius": radius * factor}
+        pixels = ((x.detach() * spread + centre) * 2 - 1).clamp(-1, 1)
+        columns = torch.as_tensor(list(targets), device=x.device)
+        before = logits[:, columns]
+
+        def normalize(image: Tensor) -> Tensor:
+            return ((image + 1) / 2 - centre) / spread
+
+        readings = {}
+        for name, rule in rules.items():
+            if kind == "ascent":
+                assert rule is None or isinstance(rule, Surrogate)
+                way = {"normalize": normalize, "chunk": chunk, **_ascent(settings)}
+                risen = ascend(folded, pixels, list(targets), rule, **way)
+                values, images, after = risen.difference, risen.image, risen.logits[..., -1]
+                predicted = risen.predicted[..., 1]
             else:
-                values = torch.stack([rule(model, x, int(c)).to(x) for c in targets], 1)
-            images = _one_step(pixels, values / spread, settings["step_size"])
-            final = predict(folded, normalize(images).flatten(0, 1), chunk=chunk).view(count, len(columns), -1)
-            after, predicted = final[:, range(len(columns)), columns], final.argmax(2)
-        parts = (values, (images + 1) / 2, before, after, predicted)
-        readings[name] = Reading(*(part.detach().cpu() for part in parts))
+                if rule is None or isinstance(rule, Surrogate):
+                    values = pullback(folded, x, list(targets), rule, chunk=chunk)
+                else:
+                    values = torch.stack([rule(model, x, int(c)).to(x) for c in targets], 1)
+                images = _one_step(pixels, values / spread, settings["step_size"])
+                final = predict(folded, normalize(images).flatten(0, 1), chunk=chunk).view(count, len(columns), -1)
+                after, predicted = final[:, range(len(columns)), columns], final.argmax(2)
+            parts = (values, (images + 1) / 2, before, after, predicted)
+            readings[name] = Reading(*(part.detach().cpu() for part in parts))
     return Grid(
         kind,
         ((pixels + 1) / 2).cpu(),

@@ -12,13 +12,14 @@ from torch import Tensor
 from softgate import files
 from softgate.files import save, save_picture
 from softgate.grids import animation, film_strip
+from softgate.training.callbacks.thinning import spread, stay
 
-LENGTH = 12
-"""Most epochs that a strip shows; the animation shows all."""
+LENGTH, FRAMES = 12, 100
+"""Most epochs that the strip and the animation show. The file is written anew with each: it must not grow for ever."""
 
 
 class Film:
-    """The pullbacks of one image to its own class, one for each rendered epoch and read-out.
+    """The pullbacks of one image to its own class, one for each rendered epoch and read-out, of at most 100 epochs.
 
     They stand in `film.pt`, so that a resumed run goes on with them and the pictures can be drawn anew at any time.
 
@@ -42,12 +43,20 @@ class Film:
         except Exception:  # absent, cut short, of another version or no film at all: the film begins here
             self.image, self.frames = None, {}
 
-    def add(self, epoch: int, image: Tensor, pullbacks: Mapping[str, Tensor]) -> None:
-        """Adds an epoch and saves: image [3, H, W] pixels in [0, 1], and for each read-out a pullback [3, H, W]."""
+    def add(self, epoch: int, image: Tensor, pullbacks: Mapping[str, Tensor], last: int | None = None) -> None:
+        """Adds an epoch and saves.
+
+        Args:
+            epoch: Which epoch.
+            image: [3, H, W] pixels in [0, 1].
+            pullbacks: Read-out name to a pullback [3, H, W].
+            last: The last epoch of the run as planned; None where that is not known.
+        """
         if self.image is None or self.image.shape != image.shape or not self._same_names(pullbacks):
             self.frames = {}
         self.image = image
         self.frames[epoch] = {name: v.bfloat16() for name, v in pullbacks.items()}  # float16 would lose small ones
+        self.frames = {each: self.frames[each] for each in stay(self.frames, FRAMES, last)}
         save({"image": image, "frames": self.frames}, self.directory / "film.pt")
 
     def draw(self, title: str, scale: str) -> list[Path]:
@@ -67,11 +76,3 @@ class Film:
 
     def _same_names(self, pullbacks: Mapping[str, Tensor]) -> bool:
         return all(frame.keys() == pullbacks.keys() for frame in self.frames.values())
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the indices 0 .. count - 1, the first and the last among them, denser at the beginning."""
-    if count <= most:
-        return list(range(count))
-    chosen = {round((count - 1) * (i / (most - 1)) ** 2) for i in range(most)}
-    return sorted(chosen)

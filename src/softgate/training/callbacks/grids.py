@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pytorch_lightning as pl
 import torch
@@ -18,11 +18,12 @@ from softgate import grids, memory
 from softgate.data import ImageData
 from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
 from softgate.explainers.pullback import pullback
-from softgate.files import folder, save, save_picture
-from softgate.options import Count, Every, Options, Whole, switched_on
+from softgate.files import folder, save_picture
+from softgate.options import Count, Every, Options, Says, Whole, switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
 from softgate.training.callbacks.film import Film
+from softgate.training.callbacks.raw import RawTensors
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
@@ -88,6 +89,10 @@ class GridsConfig(Options):
     scale: str = Field("cell", description="one of `softgate.grids.SCALES`; the film's scale too")
     chunk: Count | None = Field(None, description="at most so many images at once, to bound memory")
     raw: bool = Field(True, description="save the raw tensors too")
+    keep: Annotated[Count | Literal["auto", "all"], Says("a whole number >= 1, auto or all is needed")] = Field(
+        "auto",
+        description="epochs whose raw tensors stay, the last one always; auto is as many as 50 MB hold, at least two",
+    )
     film: bool = Field(True, description="draw the first probe image's pullbacks over training, when it ends")
     artifact: bool = Field(False, description="upload the raw tensors to W&B")
 
@@ -96,7 +101,9 @@ class GridsConfig(Options):
         for key, word, known in (("kind", self.kind, grids.KINDS), ("scale", self.scale, grids.SCALES)):
             if word not in known:
                 raise unknown(f"callbacks.grids.{key}", word, known)
-        require(self.raw or not self.artifact, "callbacks.grids.artifact=true: callbacks.grids.raw=true is needed too.")
+        for key, given, off in (("artifact", self.artifact, False), ("keep", self.keep, "auto")):
+            said = f"callbacks.grids.{key}={str(given).lower()}: callbacks.grids.raw=true is needed too."
+            require(self.raw or given == off, said)
         return self
 
 
@@ -121,6 +128,7 @@ class PullbackGrids(Callback):
         self.directory, self.options = Path(directory), options
         self.soft: Surrogate | None = soft
         self.film = Film(self.directory) if options.film else None
+        self.raw = RawTensors(self.directory, options.keep) if options.raw else None
         self._probe: tuple[Tensor, Tensor, list[int]] | None = None
         self._epoch, self._rendered, self._since = 0, -1, time.perf_counter()
         self._warned, self._ended = False, False
@@ -148,9 +156,10 @@ class PullbackGrids(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes up the film of a run that is resumed."""
-        if self.film is not None:
-            self.film.load(before=trainer.current_epoch)
+        """Takes up the film and the raw tensors of a run that is resumed."""
+        for files in (self.film, self.raw):
+            if files is not None:
+                files.load(before=trainer.current_epoch)
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -218,16 +227,15 @@ class PullbackGrids(Callback):
         try:
             folder(self.directory, parents=False)
             save_picture(picture, path)
-            if self.options.raw:
-                save(grid.tensors(), path.with_suffix(".pt"))
+            raw = None if self.raw is None else self.raw.add(epoch, grid.tensors(), _last_epoch(trainer))
             if self.film is not None:
                 own = grid.targets.index(grid.labels[0])
                 frames = {name: reading.values[0, own] for name, reading in grid.readings.items()}
-                self.film.add(epoch, grid.images[0], frames)
+                self.film.add(epoch, grid.images[0], frames, _last_epoch(trainer))
             flips = grid.flip_rates()
             media.log_grid(trainer, grid, picture, caption, {f"grids/flips/{k}": v for k, v in flips.items()})
-            if self.options.artifact:
-                media.log_artifact(trainer, path.with_suffix(".pt"), epoch)
+            if self.options.artifact and raw is not None:
+                media.log_artifact(trainer, raw, epoch)
         except OSError as error:
             self._warn(error)
 
@@ -261,6 +269,12 @@ class PullbackGrids(Callback):
             why = str(error).rstrip(".")
             message = f"callbacks.grids: a picture could not be written to {self.directory} ({why}); training goes on."
             warnings.warn(message, SoftgateWarning, stacklevel=2)
+
+
+def _last_epoch(trainer: pl.Trainer) -> int | None:
+    """The last one as planned; None where something else than the number of epochs ends the run."""
+    epochs = trainer.max_epochs or 0
+    return epochs - 1 if epochs > 0 else None
 
 
 def _describe(rule: Surrogate) -> str:

@@ -21,6 +21,9 @@ from softgate.training.metricsfile import MetricsFile
 STATE = "softgate_run"
 """Where a checkpoint keeps what belongs to the run and to no part of it: rows of metrics.csv, seconds trained."""
 
+GOES_ON = ("optimizer_states", "current_model_state", "averaging_state")
+"""What of a checkpoint is as large as the weights, and only for going on with a run."""
+
 ASK_EVERY = 10
 """Batches after which several processes agree on whether to stop; one process looks after each."""
 
@@ -145,11 +148,33 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt` by validation accuracy. A run whose directory was moved still knows what its best was."""
+    """`best.ckpt` by validation accuracy: the weights that were validated, without what a run goes on with.
+
+    A run whose directory was moved still knows what its best was.
+    """
+
+    _saving = False
 
     def __init__(self, folder: Path) -> None:
         options: dict[str, Any] = {"enable_version_counter": False, "auto_insert_metric_name": False}
         super().__init__(folder, filename="best", monitor="val/acc", mode="max", **options)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self._saving = True
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._saving = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves out what only `last.ckpt` needs, momentum above all: half of the file and more.
+
+        Lightning's `save_weights_only` would leave out the hook that puts the moving average in the weights' place.
+        """
+        for key in GOES_ON if self._saving else ():
+            checkpoint.pop(key, None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Puts the scores back, under where the files are now."""
