@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from softgate.data.sources import ARCHIVES, SOURCES
 from softgate.errors import require, unknown
-from softgate.options import Count, Number, Options, Pair, Says, Triple, Whole
+from softgate.options import Count, Number, Options, Pair, Says, Whole
+
+PerChannel = Annotated[tuple[Number, ...], Strict(False)]
 
 
 class AugmentConfig(Options):
@@ -51,10 +53,15 @@ class DataConfig(Options):
         str | Literal[False] | None, Says("a folder, null for ~/.cache/softgate, or false is needed")
     ] = Field(None, description="where listings and decoded images stay for the next run")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
-    mean: Annotated[Triple, Says("three numbers are needed")] = Field(
+    channels: Annotated[Literal[1, 3], Says("3 for colours or 1 for grey is needed")] = Field(
+        3, description="of the images and the network: 3 for colours, 1 for grey"
+    )
+    mean: Annotated[PerChannel, Says("three numbers are needed, or one where data.channels=1")] = Field(
         description="subtracted from pixels in [0, 1], per channel"
     )
-    std: Annotated[Triple, Says("three numbers > 0 are needed")] = Field(description="then divided by, per channel")
+    std: Annotated[PerChannel, Says("three numbers > 0 are needed, or one where data.channels=1")] = Field(
+        description="then divided by, per channel"
+    )
     archive: str = Field("160px", description="which official archive, of those data sets that have several")
 
     @field_validator("name")
@@ -71,12 +78,31 @@ class DataConfig(Options):
             raise ValueError
         return folder
 
+    @field_validator("mean", "std")
+    @classmethod
+    def _for_each(cls, values: tuple[Number, ...]) -> tuple[Number, ...]:
+        if len(values) not in (1, 3):
+            raise ValueError
+        return values
+
     @field_validator("std")
     @classmethod
-    def _divides(cls, std: tuple[Number, Number, Number]) -> tuple[Number, Number, Number]:
+    def _divides(cls, std: tuple[Number, ...]) -> tuple[Number, ...]:
         if min(std) <= 0:
             raise ValueError
         return std
+
+    @model_validator(mode="after")
+    def _has_channels(self) -> Self:
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            fits = len(values) == self.channels or (self.channels == 1 and len(set(values)) == 1)
+            needed = "one number is needed, that of the grey images" if self.channels == 1 else "three are needed"
+            require(fits, f"data.{key}={list(values)}: data.channels is {self.channels}; {needed}.")
+        return self
+
+    def per_channel(self, values: tuple[Number, ...]) -> list[Number]:
+        """`mean` or `std`, one for each channel; three that are the same stand for one of grey images."""
+        return list(values[: self.channels])
 
     @model_validator(mode="after")
     def _has_archives(self) -> Self:

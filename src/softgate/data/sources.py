@@ -10,7 +10,7 @@ import hashlib
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.utils import download_url
 
+from softgate.classes.imagenet import english
 from softgate.data.images import Listing
 from softgate.data.index import index
 from softgate.errors import SoftgateError, require
@@ -96,7 +97,7 @@ def digits(where: Where, split: str) -> Listing:
 
     data = load_digits()
     labels = torch.from_numpy(data.target)
-    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
+    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
     held_out = stratified(labels, 0.2, seed=0)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[held_out] = True
@@ -128,14 +129,10 @@ def imagewoof(where: Where, split: str) -> Listing:
 
 
 def imagenet(where: Where, split: str) -> Listing:
-    """ImageNet-1k as class folders, in `root` itself or in `root/imagenet`."""
+    """ImageNet-1k, or some of its classes, as class folders, in `root` itself or in `root/imagenet`."""
     base = where.root / "imagenet" if (where.root / "imagenet").is_dir() else where.root
     listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
-    if len(listing.classes) != 1000:
-        return listing
-    # With all 1000 folders, sorted WNIDs are in the order of the published class names.
-    names: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return Listing(listing.items, listing.labels, names)
+    return replace(listing, classes=[english(name) for name in listing.classes])
 
 
 def folder(where: Where, split: str) -> Listing:
@@ -187,10 +184,12 @@ def class_folders(
         SoftgateError: If there is no class, or one without an image.
     """
     try:
-        paths, labels, classes = index(where, kept)
+        found = index(where, kept)
     except FileNotFoundError as error:
-        raise SoftgateError(f"{option}: {where}: {error} Expected {expected}.") from None
-    return Listing(paths, labels, classes)
+        raise SoftgateError(f"{option}: {where}: {error}; expected {expected}.") from None
+    except OSError as error:
+        raise SoftgateError(f"{option}: {error.filename or where} cannot be listed ({error.strerror}).") from None
+    return Listing(found.paths, found.labels, found.classes, found.classes, found.left_out)
 
 
 def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> Listing:
@@ -208,7 +207,7 @@ def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> 
         f"data.root={root}: {base.name}/{split} has {found} images in {len(listing.classes)} classes where {name} has "
         f"{expected} in {len(classes)}; the archive was extracted in part, delete {base} and extract it again.",
     )
-    return Listing(listing.items, listing.labels, [classes[wnid] for wnid in listing.classes])
+    return replace(listing, classes=[classes[wnid] for wnid in listing.classes])
 
 
 def _download(root: Path, stem: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from softgate import files
+from softgate import files, models
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
@@ -191,7 +192,8 @@ def _load(
 def _other_data(networks: Networks) -> list[str]:
     """Takes out networks of other data or classes than most, or than the first where as many are of either."""
     kinds = {
-        label: {**alignment.about(options), "classes": module.classes} for label, (module, options) in networks.items()
+        label: {**alignment.about(options), "classes": sorted(Classes.of(module.classes).canonical())}
+        for label, (module, options) in networks.items()
     }
     counted = Counter(map(repr, kinds.values()))
     usual = max(kinds, key=lambda label: counted[repr(kinds[label])], default="")
@@ -257,10 +259,8 @@ def _measure(
             data = ImageData(options, splits=("val",))
             bench = Bench(data, found.options)
             found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
-            require(
-                data.classes == module.classes,
-                f"data.root={options.root}: its {len(data.classes)} classes are not the runs'.",
-            )
+            found.notes += bench.notes
+        found.notes += align(module, bench.data, run.label)
         module.to(device).eval()
         found.measured.append(bench.measure(module, options))
         module.cpu()
@@ -269,6 +269,27 @@ def _measure(
         files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
         line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
         console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
+    """Gives a network its classes in the order of the data; returns a line on it where they were in another.
+
+    Args:
+        module: The network; its last layer is put in order, in place.
+        data: The images.
+        label: Says which run it is.
+
+    Raises:
+        SoftgateError: If its classes are not the data's.
+    """
+    start = f"data.root={data.config.root}"
+    found = match(data.identity, Classes.of(module.classes), start, label)
+    require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
+    if found.in_order:
+        return []
+    models.reorder_head(module.net, module.architecture.name, found.indexes)
+    module.classes = list(data.classes)
+    return [f"{label}: {found}, put in the order of the test images'."]
 
 
 def differences(found: Comparison) -> list[Row]:
@@ -317,6 +338,7 @@ def _draw(
                 found.notes.append(f"{run.label}: no grid of its best epoch; {error}")
                 continue
             module.sites.detach()
+        align(module, data, run.label)
         subject = Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
         grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()

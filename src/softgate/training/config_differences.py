@@ -22,12 +22,23 @@ FREE = (
 """Options, or groups of them, that may differ from the run's: they decide where and how long, not what is learnt."""
 
 
+SINCE: Mapping[str, Mapping[str, Any]] = {"data": {"channels": 3}, "model": {"classes": None}}
+"""Options that came after 0.1.0, and what runs from before had in their place."""
+
 ABSENT = "not set"
+
+
+def completed(config: Any) -> Any:
+    """A run's config, with the options that came after it was written."""
+    if not isinstance(config, Mapping):
+        return config
+    since = {group: {**new, **config[group]} for group, new in SINCE.items() if isinstance(config.get(group), Mapping)}
+    return {**config, **since}
 
 
 def differences(before: Any, now: Any, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The keys, with dots, that two configs differ in, with both values; those of `free` are left out."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = (dict(_leaves(completed(config))) for config in (before, now))
     found = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new})}
     names = tuple(free)
     return {key: pair for key, pair in found.items() if pair[0] != pair[1] and not _within(key, names)}

@@ -43,7 +43,7 @@ class Film:
             self.image, self.frames = None, {}
 
     def add(self, epoch: int, image: Tensor, pullbacks: Mapping[str, Tensor]) -> None:
-        """Adds an epoch and saves: image [3, H, W] pixels in [0, 1], and for each read-out a pullback [3, H, W]."""
+        """Adds an epoch and saves: image [C, H, W] pixels in [0, 1], and for each read-out a pullback [C, H, W]."""
         if self.image is None or self.image.shape != image.shape or not self._same_names(pullbacks):
             self.frames = {}
         self.image = image
