@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from softgate import SoftgateError
-from softgate.data import ImageData, images, sources
+from softgate.data import ImageData, images, published, sources
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PLAIN = {
@@ -306,7 +306,7 @@ def test_cifar10_is_read_from_its_official_files(tmp_path, monkeypatch):
             self.targets = [i % 10 for i in range(rows)]
             self.classes = [f"class {i}" for i in range(10)]
 
-    monkeypatch.setattr(sources.torchvision.datasets, "CIFAR10", Fake)
+    monkeypatch.setattr(published.torchvision.datasets, "CIFAR10", Fake)
     data = ImageData({**PLAIN, "name": "cifar10", "root": str(tmp_path)})
     data.setup("fit")
     x = data.denormalize(next(iter(data.val_dataloader()))[0])

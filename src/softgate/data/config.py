@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, Strict, field_validator, model_validator
 
-from softgate.data.sources import ARCHIVES, SOURCES
+from softgate.data.published import PUBLISHED
+from softgate.data.sources import ARCHIVES, SOURCES, WITH_TEST
 from softgate.errors import require, unknown
 from softgate.options import Count, Number, Options, Pair, Says, Whole
 
@@ -45,6 +47,17 @@ class DataConfig(Options):
     num_workers: Annotated[Whole | None, Says("a whole number >= 0 is needed")] = Field(
         None, description="processes that decode images, where these are not kept in memory; null is one per core"
     )
+    classes: Annotated[
+        Annotated[tuple[str | int, ...], Strict(False)] | None,
+        Says("a list of names or numbers is needed, or null for all"),
+    ] = Field(None, description="those that are used, in this order, by folder's name, English name, WNID or number")
+    val_split: Annotated[
+        Annotated[Number, Field(gt=0, lt=1)] | None, Says("a number between 0 and 1 is needed, or null for none")
+    ] = Field(None, description="share of every class's training images that is validated in place of being trained on")
+    val_seed: Whole = Field(0, description="picks them")
+    test: Literal["val", "test"] | None = Field(
+        None, description="what evaluations measure; null is test where val_split leaves such images, else val"
+    )
     fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images, by class")
     fraction_seed: Whole = Field(0, description="picks them")
     download: bool = Field(False, description="fetch the archive if it is not there")
@@ -67,8 +80,8 @@ class DataConfig(Options):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SOURCES:
-            raise unknown("data.name", name, SOURCES)
+        if name not in SOURCES and name not in PUBLISHED:
+            raise unknown("data.name", name, [*SOURCES, *PUBLISHED])
         return name
 
     @field_validator("cache_dir")
@@ -91,6 +104,31 @@ class DataConfig(Options):
         if min(std) <= 0:
             raise ValueError
         return std
+
+    @model_validator(mode="after")
+    def _has_test_images(self) -> Self:
+        fits = self.test != "test" or self.val_split is not None or self.name in WITH_TEST
+        said = f"{self.name} has no test images of its own; with data.val_split=0.1 its validation images become these"
+        require(fits, f"data.test=test: {said}.")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder, or file, of `root`."""
+        return Path(str(self.root)).expanduser()
+
+    @property
+    def measured(self) -> str:
+        """What evaluations measure: "val" or "test"."""
+        return self.test or ("val" if self.val_split is None else "test")
+
+    @property
+    def measured_images(self) -> str:
+        """Which images these are, the same words for the same images of a data set."""
+        if self.measured == "test":
+            return "the test images" if self.val_split is None else "the official validation images"
+        cut = f"{self.val_split} of the training images (data.val_seed={self.val_seed})"
+        return "the official validation images" if self.val_split is None else cut
 
     @model_validator(mode="after")
     def _has_channels(self) -> Self:

@@ -18,7 +18,7 @@ from softgate.data import reading, store
 from softgate.data.config import DataConfig
 from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Notes, decode, verify
 from softgate.data.loader import Finish, ImageLoader, Process, Share
-from softgate.data.sources import SOURCES, Where, stratified
+from softgate.data.parts import listings
 from softgate.errors import SoftgateError, SoftgateWarning, require
 
 CACHE_LIMIT = 2 * 2**30
@@ -38,6 +38,7 @@ class ImageData(pl.LightningDataModule):
         options: Those of `data=`, read or as plain data, such as a checkpoint keeps them.
         splits: Which splits to list; ("val",) is enough to evaluate.
         seed: Of the order and the augmentation of the training images.
+        measured: Whether the validation images are those that `data.test` names, as an evaluation has them.
 
     Attributes:
         classes: Names of the classes, known after construction.
@@ -49,25 +50,24 @@ class ImageData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, options: DataConfig | Mapping[str, Any], splits: Sequence[str] = ("train", "val"), seed: int = 0
+        self,
+        options: DataConfig | Mapping[str, Any],
+        splits: Sequence[str] = ("train", "val"),
+        seed: int = 0,
+        measured: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.seed = DataConfig.read(options), seed
         self.options = self.config.plain
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
         self.size, self.batch_size = self.config.size, self.config.batch_size
-        root, source = Path(str(self.config.root)).expanduser(), SOURCES[self.config.name]
-        where = Where(root, self.config.archive, self.config.download, store.folder(self.config.cache_dir))
-        self.listings: dict[str, Listing] = {split: source(where, split) for split in splits}
+        root = self.config.folder
+        self.listings: dict[str, Listing] = listings(self.config, splits, measured)
         names = [listing.classes for listing in self.listings.values()]
         if names[0] != names[-1]:
             odd = sorted(set(names[0]) ^ set(names[-1]))
             raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
         require(len(names[0]) > 1, f"data.root={root}: there is only the class '{names[0][0]}'; at least 2 are needed.")
-        if self.config.fraction < 1 and "train" in self.listings:
-            whole = self.listings["train"]
-            chosen = stratified(whole.labels, self.config.fraction, self.config.fraction_seed)
-            self.listings["train"] = whole.subset(chosen)
         self.classes: list[str] = names[0]
         self.identity = Classes.of(self.classes, next(iter(self.listings.values())).folders)
         say_left_out(f"data.root={root}", *self.listings.values())
@@ -267,14 +267,15 @@ class ImageData(pl.LightningDataModule):
         return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
 
 
-def say_left_out(option: str, *listings: Listing) -> None:
+def say_left_out(option: str, *found: Listing) -> None:
     """Warns, in one line, of what lies among the images and is none.
 
     Args:
         option: What named the folder, and its value.
-        listings: Of all its splits.
+        found: Of all its splits.
     """
-    left = sum((listing.left_out for listing in listings), Counter())
+    each = {id(listing.left_out): listing.left_out for listing in found}  # two parts of one split share theirs
+    left = sum(each.values(), Counter())
     if left:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
         warnings.warn(f"{option}: left out: {counts}.", SoftgateWarning, stacklevel=3)

@@ -28,7 +28,7 @@ from softgate.surrogate.rule import Surrogate
 from softgate.tables import Table
 from softgate.training.callbacks.alignment import MOST_CLASSES, Renumbered
 
-SAME = ("name", "root", "archive", "size", "channels", "mean", "std")
+SAME = ("name", "root", "archive", "size", "channels", "mean", "std", "test")
 """Options of the data that networks must share to be compared."""
 
 DEFINED = ("representation", "kernel_agreement", "kernel_agreement_within")
@@ -299,6 +299,7 @@ def about(options: DataConfig) -> dict[str, Any]:
     """What of the options of data says which images they are."""
     found: dict[str, Any] = {key: getattr(options, key) for key in SAME}
     found["root"] = str(Path(str(options.root)).expanduser().resolve())
+    found["test"] = options.measured_images
     return found | {key: list(found[key]) for key in ("mean", "std")}
 
 

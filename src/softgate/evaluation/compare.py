@@ -256,10 +256,11 @@ def _measure(
     for count, run in enumerate(found.runs, start=1):
         module, options = networks[run.label]
         if bench is None:
-            data = ImageData(options, splits=("val",))
+            data = ImageData(options, splits=("val",), measured=True)
             bench = Bench(data, found.options)
             found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
-            found.notes += bench.notes
+            found.data["measured"] = options.measured_images
+            found.notes += [*bench.notes, *_chosen_on(found.options, options)]
         found.notes += align(module, bench.data, run.label)
         module.to(device).eval()
         found.measured.append(bench.measure(module, options))
@@ -269,6 +270,17 @@ def _measure(
         files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
         line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
         console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def _chosen_on(options: CompareConfig, data: DataConfig) -> list[str]:
+    """A line where runs were chosen by the images that are measured."""
+    if data.measured == "test" or not (options.tune or options.checkpoint == "best"):
+        return []
+    what = "values" if options.tune else "checkpoints"
+    return [
+        f"The {what} were chosen on the images that are measured here, {data.measured_images}: figures are too good by "
+        f"the luck of that choice; train with data.val_split=0.1, and it is made on other images."
+    ]
 
 
 def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
@@ -329,7 +341,7 @@ def _draw(
     data: ImageData | None = None
     for arm, run in first.items():
         module, options = networks[run.label]
-        data = data or ImageData(options, splits=("val",))
+        data = data or ImageData(options, splits=("val",), measured=True)
         best = run.directory / "checkpoints" / "best.ckpt"
         if best.is_file() and found.options.checkpoint != "best":
             try:

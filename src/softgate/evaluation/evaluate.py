@@ -125,7 +125,7 @@ class Evaluation:
         known: dict[str, ImageData] = {}
         for label, path, (module, images) in zip(labels, checkpoints, restored, strict=True):
             if repr(images) not in known:
-                known[repr(images)] = ImageData(images, splits=("val",))
+                known[repr(images)] = ImageData(images, splits=("val",), measured=True)
             place = self.directory if len(checkpoints) == 1 else self.directory / label
             found.append(self._of_run(label, path, module, known[repr(images)], place))
 
@@ -149,6 +149,7 @@ class Evaluation:
         module.cpu()
         model, rule = dict(module.hparams["model"]), module.rule.to_dict()
         named = {"checkpoint": str(path), "data": data.config.name, "images": len(data.val_listing)}
+        named["measured"] = data.config.measured_images
         return {**named, "classes": str(found), "model": model, "surrogate": rule, **scores}
 
     def of_networks(self) -> list[dict[str, Any]]:
@@ -159,7 +160,8 @@ class Evaluation:
         """
         options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
         asked = options.networks
-        data = ImageData(options.data.whole(networks.image_size(asked[0], options.data)), splits=("val",))
+        size = networks.image_size(asked[0], options.data)
+        data = ImageData(options.data.whole(size), splits=("val",), measured=True)
         if study is not None:
             for network in asked:
                 study.expect(network.name, data.config, data.classes, len(data.val_listing))
@@ -171,6 +173,7 @@ class Evaluation:
             subject.net.to(self.device)
             scores = measure_among(subject, data) if options.measure else {}
             named = {"data": data.config.name, "images": len(data.val_listing)}
+            named["measured"] = data.config.measured_images
             named |= {"classes": str(subject.found)} if subject.found else {}
             about = {"name": network.name, "weights": network.weights}
             found.append({**named, "model": about, "surrogate": None, **scores})
@@ -251,7 +254,7 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         rows = {
             "model": run["model"]["name"],
             "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else "published weights or a file",
-            "images": run["images"],
+            "images": f"{run['images']}, {run['measured']}",
         }
         rows |= {"classes": run["classes"]} if "classes" in run else {}
         scores = {

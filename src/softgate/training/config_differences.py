@@ -11,7 +11,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 FREE = (
     *LENGTH,
     *("resume", "sweep", "name", "print_config", "plugins", "logger", "callbacks", "readout", "compile"),
-    *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download"),
+    *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download", "data.test"),
     *("trainer.min_epochs", "trainer.min_steps", "trainer.accelerator", "trainer.log_every_n_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),
     *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches"),
@@ -22,7 +22,10 @@ FREE = (
 """Options, or groups of them, that may differ from the run's: they decide where and how long, not what is learnt."""
 
 
-SINCE: Mapping[str, Mapping[str, Any]] = {"data": {"channels": 3}, "model": {"classes": None}}
+SINCE: Mapping[str, Mapping[str, Any]] = {
+    "data": {"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
+    "model": {"classes": None},
+}
 """Options that came after 0.1.0, and what runs from before had in their place."""
 
 ABSENT = "not set"
