@@ -73,7 +73,9 @@ def test_floats_of_no_known_range_are_scaled_by_their_own_and_said(root, low, hi
     values = (low + ramp(np.float32, 1.0) * (high - low)).astype(np.float32)
     Image.fromarray(values).save(root / "val" / "ant" / "range.tif")
     torch.testing.assert_close(shown(root)[1, 0], EXPECTED, atol=0.51, rtol=0)
-    with pytest.warns(SoftgateWarning, match=r"1 images hold numbers of no known range.*range\.tif"):
+    with pytest.warns(
+        SoftgateWarning, match=r"images whose numbers have no known range are scaled .*\(1\): .*range\.tif"
+    ):
         data(root, cache=True).setup("validate")  # from the store: it is said again
 
 
@@ -148,7 +150,7 @@ def test_of_animated_files_the_first_frame_is_read_and_said_also_from_the_store(
     frames[0].save(root / "val" / "ant" / name, save_all=True, append_images=frames[1:])
     assert shown(root)[1, :, 3, 3].tolist() == pytest.approx([200, 0, 0], abs=6)
     for cache in (True, False):
-        with pytest.warns(SoftgateWarning, match=rf"1 images hold several frames.*{name}"):
+        with pytest.warns(SoftgateWarning, match=rf"of images with several frames .* \(1\): .*{name}"):
             data(root, cache=cache).setup("validate")
 
 
@@ -192,8 +194,8 @@ def test_hidden_files_and_folders_are_left_out_and_counted_in_one_line(root):
     (root / "val" / "ant" / "notes.txt").write_text("x")
     (root / "val" / "loose.png").write_bytes(b"x")
     said = (
-        r"data\.root=.*: left out: 1 files that are no images, 8 hidden files, 6 hidden folders, "
-        r"1 images outside of a class's folder\.$"
+        r"data\.root=.*: left out: files that are no images \(1\), hidden files \(8\), hidden folders \(6\), "
+        r"images outside of a class's folder \(1\)\.$"
     )
     for _ in range(2):  # from the index too
         with pytest.warns(SoftgateWarning, match=said) as caught:

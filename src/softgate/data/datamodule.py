@@ -277,7 +277,7 @@ def say_left_out(option: str, *found: Listing) -> None:
     each = {id(listing.left_out): listing.left_out for listing in found}  # two parts of one split share theirs
     left = sum(each.values(), Counter())
     if left:
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(left.items()))
         warnings.warn(f"{option}: left out: {counts}.", SoftgateWarning, stacklevel=3)
 
 

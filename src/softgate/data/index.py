@@ -36,7 +36,7 @@ JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 HIDDEN_FILES, HIDDEN_FOLDERS, OTHERS, LOOSE, LOOPS = (
     *("hidden files", "hidden folders", "files that are no images", "images outside of a class's folder"),
-    "folders that were listed already (links)",
+    "links to folders that were listed already",
 )
 """What is left out and counted."""
 

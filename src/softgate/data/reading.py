@@ -16,8 +16,8 @@ from softgate.errors import SoftgateError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 """What a file may hold, whatever it is called; of Pillow's others some start programs."""
 
-ANIMATED = "hold several frames or pages, of which the first is read"
-OWN_RANGE = "hold numbers of no known range, and are scaled from their least to their greatest"
+ANIMATED = "of images with several frames or pages the first is read"
+OWN_RANGE = "images whose numbers have no known range are scaled from their least to their greatest"
 """What is done to a file that its owner may not expect, as a warning says it."""
 
 NAMED = 10
@@ -120,7 +120,7 @@ def each(paths: Iterable[Path], channels: int, take: Callable[[int, Image.Image]
 def warning(note: str, paths: Sequence[Path]) -> str:
     """The sentence for files that something is done to."""
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return f"data.root: {len(paths)} images {note}: {', '.join(map(str, paths[:NAMED]))}{more}."
+    return f"data.root: {note} ({len(paths)}): {', '.join(map(str, paths[:NAMED]))}{more}."
 
 
 def _formats() -> list[str]:

@@ -68,7 +68,7 @@ def build(network: NetworkConfig, data: ImageData) -> Subject:
         given = models.read_weights(network, data.identity)
         count, asked = given.count(name), network.num_classes
         if count is not None:
-            found, known = models.find(data.identity, given, count), given.classes or known
+            found, known = models.find_classes(data.identity, given, count), given.classes or known
         require(asked in (None, count), f"model.num_classes={asked}: the weights have {count} classes.")
     net = models.build(name, len(known), stem, transform, channels)
     if weights is not None:

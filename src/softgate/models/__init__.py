@@ -10,7 +10,16 @@ from softgate.models.networks import (
     needs_transformed_input,
     resolve_stem,
 )
-from softgate.models.weights import Weights, begin_with, find, head, load, load_weights, read_weights, reorder_head
+from softgate.models.weights import (
+    Weights,
+    begin_with,
+    find_classes,
+    head,
+    load,
+    load_weights,
+    read_weights,
+    reorder_head,
+)
 
 __all__ = [
     "STEMS",
@@ -20,7 +29,7 @@ __all__ = [
     "begin_with",
     "build",
     "check_size",
-    "find",
+    "find_classes",
     "head",
     "load",
     "load_weights",

@@ -70,7 +70,7 @@ def read_weights(network: NetworkConfig, data: Classes) -> Weights:
     return replace(found, classes=known)
 
 
-def find(data: Classes, weights: Weights, count: int) -> Match:
+def find_classes(data: Classes, weights: Weights, count: int) -> Match:
     """Finds the data's classes among those of weights.
 
     Raises:
@@ -103,7 +103,7 @@ def begin_with(net: nn.Module, network: NetworkConfig, data: Classes) -> Match |
     found: Match | None = None
     if count is not None:
         try:
-            found = find(data, weights, count)
+            found = find_classes(data, weights, count)
         except SoftgateError as error:
             if not network.new_head:
                 raise SoftgateError(f"{str(error).rstrip('.')}; model.new_head=true trains a new last layer.") from None
