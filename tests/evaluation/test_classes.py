@@ -95,6 +95,16 @@ def test_a_file_that_does_not_say_its_classes_is_not_taken_for_the_datas(tmp_pat
         networks.build(NetworkConfig(**asked, classes=("a", "b", "c", "x")), data)
 
 
+def test_a_checkpoint_that_names_more_classes_than_it_has_names_none(tmp_path):
+    state = {f"net.{k}": v for k, v in torchvision.models.resnet18(num_classes=2).state_dict().items()}
+    content = {"state_dict": state, "hyper_parameters": {"classes": ["a", "b", "c"]}}
+    torch.save(content, tmp_path / "run.ckpt")
+    network = NetworkConfig(name="resnet18", weights=str(tmp_path / "run.ckpt"))
+    net = models.build("resnet18", 2)
+    with pytest.raises(SoftgateError, match="does not say which its 2 classes are"):
+        models.begin_with(net, network, Classes.of(["c", "a"]))
+
+
 def test_training_begins_with_each_class_at_its_own_row_of_the_last_layer(tmp_path):
     given = torchvision.models.resnet18(num_classes=4)
     names = ["d", "a", "c", "b"]

@@ -60,6 +60,8 @@ def read_weights(network: NetworkConfig, data: Classes) -> Weights:
     state, known = _read(network.name, network.weights)
     found = Weights(f"model.weights={network.weights}", state, known)
     count, named = found.count(network.name), network.classes
+    if known is not None and count not in (None, len(known)):  # a file that contradicts itself
+        known = None
     if named is not None:
         known = data if named == "data" else Classes.imagenet() if named == "imagenet" else Classes.of(named)
         shown = named if isinstance(named, str) else list(named)
@@ -110,9 +112,8 @@ def begin_with(net: nn.Module, network: NetworkConfig, data: Classes) -> Match |
         if found is not None and network.new_head and not found.whole:
             found = None
         own = net.state_dict()
-        rows = {
-            key: own[key] if found is None else weights.state[key][found.indexes] for key in head(name) if key in own
-        }
+        given = [key for key in head(name) if key in own and key in weights.state]
+        rows = {key: own[key] if found is None else weights.state[key][found.indexes] for key in given}
         weights = replace(weights, state=weights.state | rows)
     _load(net, name, weights, len(data), network.new_head)
     return found
