@@ -182,6 +182,27 @@ def test_classes_that_are_not_there_are_one_sentence(tmp_path, wanted, said):
         folder(tmp_path, classes=wanted)
 
 
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_splits_whose_folders_are_called_otherwise_have_the_same_classes(tmp_path, name):
+    wnids, english = ("n01440764", "n02102040", "n03888257"), ("English springer", "parachute", "tench")
+    photographs(tmp_path, wnids, train=2)
+    photographs(tmp_path, english, val=1)
+    data = folder(tmp_path, name=name)
+    assert data.train_listing.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [path.parent.name for path in data.val_listing.items] == list(english)
+    assert data.val_listing.labels.tolist() == [1, 2, 0]
+    (tmp_path / "val" / "tench").rename(tmp_path / "val" / "tuna")
+    with pytest.raises(SoftgateError, match="train and val have different classes, such as"):
+        folder(tmp_path, name=name)
+
+
+def test_what_a_number_means_between_splits_is_not_guessed(tmp_path):
+    photographs(tmp_path, ("n01440764", "n02102040"), train=2)
+    photographs(tmp_path, ("0", "1"), val=1)
+    with pytest.raises(SoftgateError, match="train and val have different classes, such as '0'"):
+        folder(tmp_path)
+
+
 # -- data sets by name --------------------------------------------------------------------------------------
 
 
@@ -330,8 +351,11 @@ def test_a_data_set_of_torchvision_that_keeps_images_in_its_own_way_is_read_one_
 
 @pytest.mark.parametrize("name", sorted(published.PUBLISHED))
 def test_every_data_set_of_torchvision_that_is_not_there_is_one_sentence(tmp_path, name):
-    with pytest.raises(SoftgateError, match=rf"data\.root=.*: {name} is not there or not complete \(torchvision: "):
+    with pytest.raises(SoftgateError, match=rf"data\.root=.*nowhere: there is no such folder; it should hold {name}\."):
         named(name, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(SoftgateError, match=rf"data\.root=.*: {name} is not there or not complete \(torchvision: "):
+        named(name, tmp_path)
 
 
 def test_cifar100_is_read_from_its_official_files(tmp_path, monkeypatch):

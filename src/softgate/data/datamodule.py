@@ -19,7 +19,7 @@ from softgate.data.config import DataConfig
 from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Notes, decode, verify
 from softgate.data.loader import Finish, ImageLoader, Process, Share
 from softgate.data.parts import listings
-from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.errors import SoftgateWarning, require
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes up to which `data.cache=auto` keeps decoded images in memory."""
@@ -63,13 +63,11 @@ class ImageData(pl.LightningDataModule):
         self.size, self.batch_size = self.config.size, self.config.batch_size
         root = self.config.folder
         self.listings: dict[str, Listing] = listings(self.config, splits, measured)
-        names = [listing.classes for listing in self.listings.values()]
-        if names[0] != names[-1]:
-            odd = sorted(set(names[0]) ^ set(names[-1]))
-            raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
-        require(len(names[0]) > 1, f"data.root={root}: there is only the class '{names[0][0]}'; at least 2 are needed.")
-        self.classes: list[str] = names[0]
-        self.identity = Classes.of(self.classes, next(iter(self.listings.values())).folders)
+        first = next(iter(self.listings.values()))
+        self.classes: list[str] = first.classes
+        one = f"data.root={root}: there is only the class '{self.classes[0]}'; at least 2 are needed."
+        require(len(self.classes) > 1, one)
+        self.identity = Classes.of(self.classes, first.folders)
         say_left_out(f"data.root={root}", *self.listings.values())
         self._datasets: dict[str, ImagesInMemory | ImageFiles] = {}
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
+
+from softgate.classes import Classes, match
+from softgate.classes.matching import INDEX
 from softgate.data import store
 from softgate.data.config import DataConfig
 from softgate.data.images import Listing
 from softgate.data.sources import Where, source
 from softgate.data.splitting import pick, stratified, validation_cut
+from softgate.errors import SoftgateError
 
 
 def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) -> dict[str, Listing]:
@@ -44,4 +50,29 @@ def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) 
     if config.fraction < 1 and "train" in found:
         chosen = stratified(found["train"].labels, config.fraction, config.fraction_seed)
         found["train"] = found["train"].subset(chosen)
+    return alike(found, f"data.root={config.folder}")
+
+
+def alike(found: dict[str, Listing], option: str) -> dict[str, Listing]:
+    """Splits whose classes have the same numbers: those of the first, such as where one has WordNet ids for folders.
+
+    Raises:
+        SoftgateError: If they do not have the same classes.
+    """
+    one, *others = found
+    first = Classes.of(found[one].classes, found[one].folders)
+    for split in others:
+        listing = found[split]
+        mine = Classes.of(listing.classes, listing.folders)
+        if mine.names == first.names:
+            continue
+        try:
+            same = match(mine, first, option)
+        except SoftgateError:
+            same = None
+        if same is None or not same.whole or same.by == INDEX:  # what a number means between splits, nobody has said
+            odd = sorted(set(first.names) ^ set(mine.names)) or [mine.names[0]]
+            raise SoftgateError(f"{option}: {one} and {split} have different classes, such as '{odd[0]}'.")
+        labels = torch.tensor(same.indexes)[listing.labels]
+        found[split] = replace(listing, labels=labels, classes=found[one].classes, folders=found[one].folders)
     return found

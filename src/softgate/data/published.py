@@ -5,6 +5,7 @@ torchvision finds and checks the files; images are then decoded here, as those o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,11 @@ def read(name: str, root: Path, split: str, download: bool) -> Listing:
     splits = PUBLISHED.get(name, _BY_TRAIN)
     require(not splits or split in splits, f"data.test={split}: {name} has only the splits {', '.join(splits)}.")
     require(bool(splits) or split != "test", f"data.test=test: {name} has no splits.")
+    require(download or root.is_dir(), f"data.root={root}: there is no such folder; it should hold {name}.")
+    kind = getattr(torchvision.datasets, name)
+    fetch = {"download": download} if "download" in inspect.signature(kind).parameters else {}
     try:
-        data = getattr(torchvision.datasets, name)(root, **splits.get(split, {}), download=download)
-    except TypeError as error:
-        require("download" in str(error), f"data.name={name}: torchvision: {error}.")
-        data = getattr(torchvision.datasets, name)(root, **splits.get(split, {}))
+        data = kind(root, **splits.get(split, {}), **fetch)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise SoftgateError(
