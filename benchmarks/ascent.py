@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import softgate as sg
 from softgate import models
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.explainers.folding import fold
 from softgate.explainers.pullback import size_factor
@@ -29,13 +30,13 @@ def images(root: str, count: int, size: int) -> tuple[torch.Tensor, ImageData]:
     """[count, 3, size, size] pixels in [0, 1], class after class in turn."""
     from torchvision.transforms.v2 import functional as TF
 
-    from softgate.data.images import read
+    from softgate.data.reading import read
 
     options = {"name": "imagenette", "root": root, "size": size, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     data = ImageData(options, splits=("val",))
     members = [(data.val_listing.labels == c).nonzero().flatten().tolist() for c in range(len(data.classes))]
     picks = [members[i % len(members)][i // len(members)] for i in range(count)]
-    pixels = [TF.center_crop(TF.resize(read(data.val_listing.items[i]), [size]), [size]) for i in picks]
+    pixels = [TF.center_crop(TF.resize(read(data.val_listing.items[i]).image, [size]), [size]) for i in picks]
     return torch.stack([TF.pil_to_tensor(p).float() / 255 for p in pixels]), data
 
 
@@ -68,7 +69,7 @@ if __name__ == "__main__":
     net = models.build(given.network, 1000)
     models.load_weights(net, given.network, given.weights, 1000)
     mean, std = (torch.tensor(v, device=given.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    targets = models.imagenet_indexes(data.classes)
+    targets = match(data.identity, Classes.imagenet(), "--root").indexes
     x = (pixels.to(given.device) - mean) / std
     net = net.to(given.device).eval()
     folded = fold(net, x[:1])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
@@ -187,12 +187,12 @@ def age(where: Path) -> None:
 
 
 def listed(where: Path, cache: Path | None) -> list[tuple[str, int]]:
-    paths, labels, _ = index.index(where, cache)
+    paths, labels, *_ = index.index(where, cache)
     return [(str(path), label) for path, label in zip(paths, labels.tolist(), strict=True)]
 
 
 def torchvisions(where: Path) -> list[tuple[str, int]]:
-    return make_dataset(str(where), find_classes(str(where))[1], extensions=IMG_EXTENSIONS)
+    return make_dataset(str(where), find_classes(str(where))[1], extensions=index.SUFFIXES)
 
 
 def test_an_index_is_torchvisions_and_listed_once(tree, tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_a_folder_that_changed_a_moment_before_it_was_listed_is_not_trusted(tree
 
 
 def test_paths_are_a_sequence(tree):
-    paths, _, _ = index.index(tree, None)
+    paths, *_ = index.index(tree, None)
     assert paths[-1] == list(paths)[-1]
     assert paths[1:3] == list(paths)[1:3]
     with pytest.raises(IndexError):

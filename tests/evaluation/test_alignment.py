@@ -170,7 +170,7 @@ def test_classes_of_another_numbering_are_judged_by_their_own_outputs(runs, imag
     for key in ("mean_alignment", "data_alignment", "infidelity", "deletion", "target_specificity"):
         assert tables[1][key].value == pytest.approx(tables[0][key].value, rel=1e-3, abs=1e-6), key
     assert not math.isnan(tables[0]["mean_alignment"].value)
-    renumbered = alignment.Renumbered(judge.net.eval(), [5, 3, 0, 2], 6)
+    renumbered = alignment.Renumbered(judge.net.eval(), [0, 1, 2, 3], [5, 3, 0, 2], 6)
     x, _ = data.sample(3, 0)
     with torch.no_grad():
         assert torch.equal(renumbered(x)[:, [5, 3, 0, 2]], judge.net(x))

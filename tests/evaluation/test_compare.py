@@ -13,6 +13,7 @@ import finished_sweep as finished
 from compared import CHEAP, FEW, asked, evaluated
 from softgate import SoftgateError
 from softgate.data.config import DataConfig
+from softgate.data.sources import class_folders
 from softgate.evaluation import compare, evaluate
 from softgate.evaluation.generalization import measures, scores
 
@@ -158,11 +159,16 @@ def test_a_shifted_test_set_is_matched_by_its_folders(swept, images, tmp_path):
     found = evaluated(tmp_path / "out", f"runs={swept}/n*", *FEW, *CHEAP, f"compare.shifted={tmp_path}/other/shift")
     assert all(0 <= run["measures"]["shifted"] <= 1 for run in found["comparison"]["runs"])
     _, options = evaluate.restore(swept / "none-0" / "checkpoints" / "last.ckpt")
-    listing = measures.shifted_listing(str(tmp_path / "other" / "shift"), evaluate.ImageData(options, ("val",)))
+    data = evaluate.ImageData(options, ("val",))
+    shifted, option = tmp_path / "other" / "shift", "compare.shifted=x"
+    listing, matched = measures.of_classes(class_folders(shifted, option), data, option)
     assert listing.labels.tolist() == [1, 1, 3, 3]
-    finished.images(tmp_path / "third", splits=("shift",), classes=["e"])
-    with pytest.raises(SoftgateError, match="the folder 'e' is no class of the data"):
-        measures.shifted_listing(str(tmp_path / "third" / "shift"), evaluate.ImageData(options, ("val",)))
+    assert f"compare.shifted={shifted}: {matched}." in found["comparison"]["notes"]
+    finished.images(tmp_path / "third", splits=("shift",), classes=["b", "e"])
+    with pytest.raises(
+        SoftgateError, match=r"compare\.shifted=x: 1 of 2 classes are found in the data by name, and e are not"
+    ):
+        measures.of_classes(class_folders(tmp_path / "third" / "shift", option), data, option)
 
 
 def test_corrupted_images_are_the_same_for_every_network_kept_or_made_anew(swept, monkeypatch):

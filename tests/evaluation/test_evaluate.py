@@ -161,7 +161,10 @@ def test_the_paper_figures_in_one_go(photographs, weights, tmp_path):
         (("data=folder", "model=inception_v3"), r"data\.size=32: model=inception_v3 does not take images of that size"),
         (("data=folder", "model=squeezenet1_1", "grid.targets=4"), r"grid\.targets=4: a whole number from 3 to 3"),
         (("data=folder", "models=[resnet81]", "model=resnet18"), "model.name=resnet81.*Did you mean 'resnet18'"),
-        (("data=digits", "model=squeezenet1_1", "model.weights=FILE"), "'0' of the data is not one of them"),
+        (
+            ("data=digits", "model=squeezenet1_1", "model.weights=FILE"),
+            "none of the 10 classes, such as '0', is found in the weights, with 1000",
+        ),
     ],
 )
 def test_a_network_that_does_not_fit_its_images_is_one_sentence(photographs, weights, tmp_path, words, message):
@@ -183,15 +186,6 @@ def test_published_weights_are_looked_at_in_their_own_size_unless_another_is_typ
         assert networks.image_size(asked.networks[0], asked.data) == expected
     asked = config.options(composed(*words, "models=[inception_v3]", name="evaluate", directory=tmp_path))
     assert networks.image_size(asked.networks[0], asked.data) == 299
-
-
-def test_imagenettes_classes_are_matched_with_imagenets_by_name():
-    from softgate import models
-    from softgate.data.sources import IMAGENETTE
-
-    expected = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
-    assert models.imagenet_indexes(list(IMAGENETTE.values())) == expected
-    assert models.imagenet_classes()[9] == "ostrich"
 
 
 def test_three_classes_evaluate_without_further_options(tmp_path):

@@ -168,8 +168,8 @@ def test_what_does_not_fit_is_one_sentence(model, pixels, change, said):
     given = {"labels": [0, 1, 2], "targets": TARGETS, "rules": RULES, **change}
     with pytest.raises(sg.SoftgateError, match=said):
         grids.read(model, pixels, **given)
-    for wrong in (pixels[:0], pixels[:, :1], pixels[0]):
-        with pytest.raises(sg.SoftgateError, match=r"images \[B, 3, H, W\] are needed"):
+    for wrong in (pixels[:0], pixels[:, :2], pixels[0]):
+        with pytest.raises(sg.SoftgateError, match=r"images \[B, 3, H, W\], or \[B, 1, H, W\], are needed"):
             grids.read(model, wrong, [], TARGETS, RULES)
 
 

@@ -109,7 +109,7 @@ def test_a_checkpoint_runs_nothing_and_unpacks_to_no_more_than_it_is(tmp_path):
 def test_a_file_of_weights_runs_nothing(tmp_path):
     for path in [*evil_files(tmp_path), packed(tmp_path / "bomb.pt")]:
         with pytest.raises(SoftgateError, match="not a file of plain tensors"):
-            models._read("resnet18", str(path))
+            models.weights._read("resnet18", str(path))
 
 
 def test_a_film_that_is_none_is_begun_anew_and_can_be_gone_on_with(tmp_path):

@@ -18,6 +18,7 @@ from softgate.explainers.noise import draws
 from softgate.training import build
 from softgate.training.callbacks import AlignmentCurves
 from softgate.training.callbacks.alignment import AlignmentConfig, log_spaced
+from softgate.training.checkpoints import restore
 from softgate.training.summary import alignment_panels, history
 from softgate.training.train import train
 
@@ -181,7 +182,25 @@ def test_wrong_options_are_one_sentence_before_any_data_is_loaded(override, name
         configured(*SMALL, override)
 
 
-def test_an_evaluator_judges_counterfactuals(run):
-    cfg = configured(*SMALL, f"callbacks.alignment.evaluator={run}/checkpoints/last.ckpt")
-    made = [c for c in build.callbacks(cfg, run) if isinstance(c, AlignmentCurves)]
-    assert made[0].evaluator is not None
+def test_an_evaluator_judges_counterfactuals_by_what_classes_are_called(run, tmp_path):
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    original, _ = restore(run / "checkpoints" / "last.ckpt")
+    classes = content["hyper_parameters"]["classes"]
+    for key in ("net.fc.weight", "net.fc.bias"):
+        content["state_dict"][key] = content["state_dict"][key].flip(0)
+    made = {}
+    for name, called in (("judge", classes[::-1]), ("stranger", ["x", *classes[1:]])):
+        content["hyper_parameters"]["classes"] = called
+        torch.save(content, tmp_path / f"{name}.ckpt")
+        cfg = configured(*SMALL, f"callbacks.alignment.evaluator={tmp_path}/{name}.ckpt")
+        (made[name],) = [c for c in build.callbacks(cfg, run) if isinstance(c, AlignmentCurves)]
+    images = build.data(cfg)
+    module = build.module(cfg, images)
+    made["judge"].prepare(images, module)
+    x, _ = images.sample(4, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(made["judge"].evaluator(x), original.net.eval()(x))
+    with pytest.raises(
+        SoftgateError, match=r"evaluator=.*stranger\.ckpt: 9 of 10 classes are found in the evaluator by n"
+    ):
+        made["stranger"].prepare(images, module)

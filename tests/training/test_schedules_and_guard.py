@@ -103,7 +103,12 @@ def test_given_weights_are_calibrated_before_training_and_read_out_by_channel(tm
     monkeypatch.setattr(pl.Trainer, "fit", lambda self, module, **kwargs: seen.append(module.sites.scales.copy()))
     state = build.module(c := configured(*TINY, directory=tmp_path), build.data(c)).net.state_dict()
     torch.save(state, tmp_path / "weights.pt")
-    words = ("surrogate.scale=channel", f"model.weights='{tmp_path}/weights.pt'", "model.stem=small")
+    words = (
+        "surrogate.scale=channel",
+        f"model.weights='{tmp_path}/weights.pt'",
+        "model.stem=small",
+        "model.classes=data",
+    )
     train(composed(*TINY, *words, directory=tmp_path / "run"))
     assert [len(scales) for scales in seen] == [18]
     assert all(scale.count == 32 for scale in seen[0].values())

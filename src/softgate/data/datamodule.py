@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from softgate.data import store
+from softgate.classes import Classes
+from softgate.data import reading, store
 from softgate.data.config import DataConfig
-from softgate.data.images import ImageFiles, ImagesInMemory, Listing, decode, verify
+from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Notes, decode, verify
 from softgate.data.loader import Finish, ImageLoader, Process, Share
-from softgate.data.sources import SOURCES, Where, stratified
-from softgate.errors import SoftgateError, require
+from softgate.data.parts import listings
+from softgate.errors import SoftgateWarning, require
 
 CACHE_LIMIT = 2 * 2**30
 """Bytes up to which `data.cache=auto` keeps decoded images in memory."""
@@ -35,9 +38,11 @@ class ImageData(pl.LightningDataModule):
         options: Those of `data=`, read or as plain data, such as a checkpoint keeps them.
         splits: Which splits to list; ("val",) is enough to evaluate.
         seed: Of the order and the augmentation of the training images.
+        measured: Whether the validation images are those that `data.test` names, as an evaluation has them.
 
     Attributes:
         classes: Names of the classes, known after construction.
+        identity: All that the classes are called, to find them among a network's or another data set's.
 
     Raises:
         SoftgateError: On construction, for options out of range and data that is missing or incomplete; in
@@ -45,26 +50,25 @@ class ImageData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, options: DataConfig | Mapping[str, Any], splits: Sequence[str] = ("train", "val"), seed: int = 0
+        self,
+        options: DataConfig | Mapping[str, Any],
+        splits: Sequence[str] = ("train", "val"),
+        seed: int = 0,
+        measured: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.seed = DataConfig.read(options), seed
         self.options = self.config.plain
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
         self.size, self.batch_size = self.config.size, self.config.batch_size
-        root, source = Path(str(self.config.root)).expanduser(), SOURCES[self.config.name]
-        where = Where(root, self.config.archive, self.config.download, store.folder(self.config.cache_dir))
-        self.listings: dict[str, Listing] = {split: source(where, split) for split in splits}
-        names = [listing.classes for listing in self.listings.values()]
-        if names[0] != names[-1]:
-            odd = sorted(set(names[0]) ^ set(names[-1]))
-            raise SoftgateError(f"data.root={root}: train and val have different classes, such as '{odd[0]}'.")
-        require(len(names[0]) > 1, f"data.root={root}: there is only the class '{names[0][0]}'; at least 2 are needed.")
-        if self.config.fraction < 1 and "train" in self.listings:
-            whole = self.listings["train"]
-            chosen = stratified(whole.labels, self.config.fraction, self.config.fraction_seed)
-            self.listings["train"] = whole.subset(chosen)
-        self.classes: list[str] = names[0]
+        root = self.config.folder
+        self.listings: dict[str, Listing] = listings(self.config, splits, measured)
+        first = next(iter(self.listings.values()))
+        self.classes: list[str] = first.classes
+        one = f"data.root={root}: there is only the class '{self.classes[0]}'; at least 2 are needed."
+        require(len(self.classes) > 1, one)
+        self.identity = Classes.of(self.classes, first.folders)
+        say_left_out(f"data.root={root}", *self.listings.values())
         self._datasets: dict[str, ImagesInMemory | ImageFiles] = {}
 
     @property
@@ -80,22 +84,35 @@ class ImageData(pl.LightningDataModule):
     @property
     def mean(self) -> list[float]:
         """What is subtracted from pixels in [0, 1], per channel."""
-        return list(self.config.mean)
+        return self.config.per_channel(self.config.mean)
 
     @property
     def std(self) -> list[float]:
         """What pixels are then divided by, per channel."""
-        return list(self.config.std)
+        return self.config.per_channel(self.config.std)
 
     def setup(self, stage: str | None = None) -> None:
-        """Decodes what is kept in memory; once, however often it is called."""
+        """Decodes what is kept in memory; once, however often it is called.
+
+        Raises:
+            Unreadable: For all images that cannot be read, of all splits.
+        """
         wanted = ("train", "val") if stage in (None, "fit") else ("val",)
+        broken: list[tuple[Path, str]] = []
+        noted: Notes = {}
         for split in wanted:
             if split not in self._datasets:
-                self._datasets[split] = self._dataset(split)
+                try:
+                    self._datasets[split] = self._dataset(split, noted)
+                except reading.Unreadable as error:
+                    broken += error.broken
+        if broken:
+            raise reading.Unreadable(broken)
+        for note, paths in noted.items():
+            warnings.warn(reading.warning(note, paths), SoftgateWarning, stacklevel=2)
 
     def train_dataloader(self) -> ImageLoader:
-        """Shuffled, augmented training batches: images [B, 3, size, size], labels [B], on the device of training."""
+        """Shuffled, augmented training batches: images [B, C, size, size], labels [B], on the device of training."""
         return self._loader("train", seed=self.seed)
 
     def val_dataloader(self) -> ImageLoader:
@@ -112,7 +129,7 @@ class ImageData(pl.LightningDataModule):
             seed: Picks the image of each class.
 
         Returns:
-            Images [count, 3, size, size] as the network takes them, labels [count].
+            Images [count, C, size, size] as the network takes them, labels [count].
 
         Raises:
             SoftgateError: If there are fewer classes, or a class has no validation image.
@@ -137,7 +154,7 @@ class ImageData(pl.LightningDataModule):
             seed: Picks the images of each class.
 
         Returns:
-            Images [count, 3, size, size] as the network takes them, labels [count]; the classes take turns, so that
+            Images [count, C, size, size] as the network takes them, labels [count]; the classes take turns, so that
             the first images of a sample are as evenly spread.
         """
         self.setup("validate")
@@ -154,15 +171,15 @@ class ImageData(pl.LightningDataModule):
             seed: Picks the images of each class.
 
         Yields:
-            Batches: images [B, 3, size, size] as the network takes them, labels [B].
+            Batches: images [B, C, size, size] as the network takes them, labels [B].
         """
         show = self._finish("val")
         for part in torch.split(_spread(listing.labels, len(self.classes), count, seed), self.batch_size):
-            images = decode(listing.subset(part), self.size)
+            images, _ = decode(listing.subset(part), self.size, self.config.channels)
             yield show(images), listing.labels[part]
 
     def class_means(self, most: int = 1024) -> Tensor | None:
-        """Mean validation image of each class [classes, 3, size, size] as the network takes them.
+        """Mean validation image of each class [classes, C, size, size] as the network takes them.
 
         Args:
             most: Images that are read in all; None is returned where that leaves fewer than ten for a class.
@@ -173,18 +190,12 @@ class ImageData(pl.LightningDataModule):
         images, labels = self.sample(share * len(self.classes), seed=0)
         return torch.stack([images[labels == c].mean(0) for c in range(len(self.classes))])
 
-    def folder_names(self) -> dict[str, int]:
-        """Class names, and the names of the folders that their validation images are in, to class numbers."""
-        items, labels = self.val_listing.items, self.val_listing.labels.tolist()
-        folders = [] if isinstance(items, Tensor) else [path.parent.name for path in items]
-        return {name: c for c, name in enumerate(self.classes)} | dict(zip(folders, labels, strict=False))
-
     def _validated(self, indices: Sequence[int]) -> Tensor:
         return self._finish("val")(self._datasets["val"].take(indices))
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Pixels in [0, 1] from images [B, 3, H, W] as the network takes them."""
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        """Pixels in [0, 1] from images [B, C, H, W] as the network takes them."""
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
     def _crop_scale(self, split: str) -> tuple[float, float] | None:
@@ -200,17 +211,25 @@ class ImageData(pl.LightningDataModule):
         choice = self.config.cache
         if isinstance(self.val_listing.items, Tensor):
             return True
-        total = sum(len(listing) * 3 * self._stored_size(split) ** 2 for split, listing in self.listings.items())
+        channels = self.config.channels
+        total = sum(len(listing) * channels * self._stored_size(split) ** 2 for split, listing in self.listings.items())
         return total <= CACHE_LIMIT if choice == "auto" else bool(choice)
 
-    def _dataset(self, split: str) -> ImagesInMemory | ImageFiles:
-        listing = self.listings[split]
+    def _dataset(self, split: str, noted: Notes) -> ImagesInMemory | ImageFiles:
+        """Reads a split; adds to `noted` what a warning should say."""
+        listing, channels = self.listings[split], self.config.channels
+        made: ImagesInMemory | ImageFiles
         if self.cached:
-            return ImagesInMemory(store.decoded(listing, self._stored_size(split), store.folder(self.config.cache_dir)))
-        assert not isinstance(listing.items, Tensor)
-        if len(listing) <= VERIFY_LIMIT:
-            verify(listing.items)
-        return ImageFiles(listing.items, self.size, self._crop_scale(split))
+            place = store.folder(self.config.cache_dir)
+            images, notes = store.decoded(listing, self._stored_size(split), channels, place)
+            made = ImagesInMemory(images)
+        else:
+            assert not isinstance(listing.items, Tensor)
+            notes = verify(listing.items) if len(listing) <= VERIFY_LIMIT else {}
+            made = ImageFiles(listing.items, self.size, self._crop_scale(split), channels)
+        for note, paths in notes.items():
+            noted.setdefault(note, []).extend(paths)
+        return made
 
     def _finish(self, split: str) -> Finish:
         # Files are cropped by the workers: they are of many sizes, and a crop is less to hand over.
@@ -244,6 +263,20 @@ class ImageData(pl.LightningDataModule):
             return _beginning()
         loop = trainer.fit_loop
         return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
+
+
+def say_left_out(option: str, *found: Listing) -> None:
+    """Warns, in one line, of what lies among the images and is none.
+
+    Args:
+        option: What named the folder, and its value.
+        found: Of all its splits.
+    """
+    each = {id(listing.left_out): listing.left_out for listing in found}  # two parts of one split share theirs
+    left = sum(each.values(), Counter())
+    if left:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(left.items()))
+        warnings.warn(f"{option}: left out: {counts}.", SoftgateWarning, stacklevel=3)
 
 
 def _beginning() -> tuple[int, int]:

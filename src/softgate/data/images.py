@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from softgate.data import reading
 from softgate.data.augment import boxes
-from softgate.errors import SoftgateError
 
 Request = tuple[int, Any]
 """An image's index, and its uniform numbers (an array, as it travels to a worker), or None without augmentation."""
@@ -28,14 +27,18 @@ class Listing:
     """A split of a data set before it is read.
 
     Attributes:
-        items: Paths of image files, or one uint8 tensor [N, C, H, W].
+        items: Paths of image files, or one uint8 tensor [N, C, H, W], C 1 or 3.
         labels: [N] class of each.
         classes: Names of the classes.
+        folders: The names of the classes' folders, where they lie in folders.
+        left_out: How many files and folders of what kind were passed over.
     """
 
     items: Sequence[Path] | Tensor
     labels: Tensor
     classes: list[str]
+    folders: list[str] | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,20 +46,7 @@ class Listing:
     def subset(self, index: Tensor) -> Listing:
         """The listing of some of its items."""
         items = self.items[index] if isinstance(self.items, Tensor) else [self.items[i] for i in index.tolist()]
-        return Listing(items, self.labels[index], self.classes)
-
-
-def read(path: Path) -> Image.Image:
-    """Decodes an image file to RGB, whatever it was.
-
-    Raises:
-        SoftgateError: If the file is cut short, is no image or cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SoftgateError(f"data.root: the image {path} cannot be read ({error}); delete or replace it.") from None
+        return replace(self, items=items, labels=self.labels[index])
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -70,16 +60,19 @@ def shrink(size: int) -> v2.Transform:
 
 
 class ImageFiles(Dataset[Tensor]):
-    """Image files, decoded each time they are asked for: uint8 [3, size, size].
+    """Image files, decoded each time they are asked for: uint8 [channels, size, size].
 
     Args:
         paths: The files.
         size: Height and width of what is returned.
         scale: Least and greatest share of the area that a random crop covers; None does not crop at random.
+        channels: 3 for RGB, 1 for grey.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, scale: Sequence[float] | None = None) -> None:
-        self.paths, self.size, self.scale = paths, size, scale
+    def __init__(
+        self, paths: Sequence[Path], size: int, scale: Sequence[float] | None = None, channels: int = 3
+    ) -> None:
+        self.paths, self.size, self.scale, self.channels = paths, size, scale, channels
         self._shrink = shrink(size)
 
     def __len__(self) -> int:
@@ -87,7 +80,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __getitem__(self, request: Request) -> Tensor:
         index, u = request
-        image = read(self.paths[index])
+        image = reading.read(self.paths[index], self.channels).image
         if u is None or self.scale is None:
             return _tensor(self._shrink(image))
         top, left, height, width = boxes(torch.from_numpy(u)[None], image.height, image.width, self.scale)[0].tolist()
@@ -95,8 +88,9 @@ class ImageFiles(Dataset[Tensor]):
         return _tensor(cut)
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
-        """uint8 [N, 3, size, size]; N may be 0, for a process whose share has no image left."""
-        return torch.stack(list(images)) if images else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        """uint8 [N, channels, size, size]; N may be 0, for a process whose share has no image left."""
+        shape = (0, self.channels, self.size, self.size)
+        return torch.stack(list(images)) if images else torch.empty(shape, dtype=torch.uint8)
 
     def take(self, indices: Sequence[int]) -> Tensor:
         """Some images, not augmented."""
@@ -104,7 +98,7 @@ class ImageFiles(Dataset[Tensor]):
 
 
 class ImagesInMemory:
-    """Decoded images uint8 [N, 3, S, S]."""
+    """Decoded images uint8 [N, C, S, S]."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -114,25 +108,41 @@ class ImagesInMemory:
         return self.images[torch.as_tensor(indices)]
 
 
-def verify(paths: Sequence[Path]) -> None:
-    """Reads every file once; raises `SoftgateError` for the first that cannot be decoded."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(read, paths):
-            pass
+Notes = dict[str, list[Path]]
+"""What a warning should say to the files that it is about."""
 
 
-def decode(listing: Listing, size: int) -> Tensor:
-    """Reads a whole split: shorter side resized to `size`, centre cropped; uint8 [N, 3, size, size]."""
-    if isinstance(listing.items, Tensor):
-        resized: Tensor = shrink(size)(listing.items)
-        return resized
-    images = torch.empty(len(listing), 3, size, size, dtype=torch.uint8)
+def verify(paths: Sequence[Path]) -> Notes:
+    """Reads every file once.
 
-    def fill(index: int, path: Path) -> None:
-        images[index] = TF.pil_to_tensor(small(read(path)))
+    Raises:
+        Unreadable: For all that cannot be decoded.
+    """
+    return reading.each(paths, 3, lambda index, image: None)
 
+
+def decode(listing: Listing, size: int, channels: int = 3) -> tuple[Tensor, Notes]:
+    """Reads a whole split: shorter side resized to `size`, centre cropped; uint8 [N, channels, size, size].
+
+    Raises:
+        Unreadable: For all files that cannot be decoded.
+    """
     small = shrink(size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(fill, range(len(listing)), listing.items):
-            pass
-    return images
+    if isinstance(listing.items, Tensor):
+        return small(in_channels(listing.items, channels)).contiguous(), {}
+    images = torch.empty(len(listing), channels, size, size, dtype=torch.uint8)
+
+    def fill(index: int, image: Image.Image) -> None:
+        images[index] = _tensor(small(image))
+
+    return images, reading.each(listing.items, channels, fill)
+
+
+def in_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 images [N, C, H, W] of 1 or 3 channels as such of 1 or 3; grey as Pillow makes it."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    red, green, blue = images.int().unbind(1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).to(torch.uint8)[:, None]

@@ -10,19 +10,35 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from softgate import files
 
-VERSION = 1
+VERSION = 2
+"""To be raised with whatever changes which files are found, `SUFFIXES` and `JUNK` among it."""
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
+)
+"""What the names of images end with, in either case."""
+
+JUNK = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""Left behind by systems and programs like what begins with a dot, and left out like it."""
+
+HIDDEN_FILES, HIDDEN_FOLDERS, OTHERS, LOOSE, LOOPS = (
+    *("hidden files", "hidden folders", "files that are no images", "images outside of a class's folder"),
+    "links to folders that were listed already",
+)
+"""What is left out and counted."""
 
 GRAIN = 2 * 10**9
 """Nanoseconds within which two changes of a folder may bear the same time; on FAT it is two seconds."""
@@ -69,18 +85,34 @@ class Paths(Sequence[Path]):
     __hash__ = None  # type: ignore[assignment]  # as Python does where __eq__ is defined
 
 
-def index(where: Path, cache: Path | None) -> tuple[Paths, Tensor, list[str]]:
+class Found(NamedTuple):
+    """The image files of a folder of classes.
+
+    Attributes:
+        paths: The files.
+        labels: [N] the class of each.
+        classes: The classes' names, sorted.
+        left_out: How many of what is no image were passed over; only what there was.
+    """
+
+    paths: Paths
+    labels: Tensor
+    classes: list[str]
+    left_out: Counter[str]
+
+
+def index(where: Path, cache: Path | None) -> Found:
     """The image files of a folder of classes, in torchvision's order.
+
+    Hidden files and folders are passed over. Links are followed, but no folder is listed twice for a class.
 
     Args:
         where: The folder; below it one folder for each class, and folders in these at will.
         cache: Where indices are remembered; None lists anew.
 
-    Returns:
-        The files, [N] the class of each, the classes' names.
-
     Raises:
-        FileNotFoundError: If there is no class, or a class has no image.
+        FileNotFoundError: If there is no class, or a class has no image; the message is for the user.
+        OSError: If a folder cannot be listed.
     """
     where = where.resolve()
     kept = None if cache is None else cache / f"index-{hashlib.sha256(os.fsencode(where)).hexdigest()[:20]}.npz"
@@ -89,25 +121,43 @@ def index(where: Path, cache: Path | None) -> tuple[Paths, Tensor, list[str]]:
         found = _listed(where)
         if kept is not None:
             _remember(found, kept)
-    return Paths(where, found["names"], found["ends"]), torch.from_numpy(found["labels"]), found["classes"].tolist()
+    left = Counter(dict(zip(found["left"].tolist(), found["left_counts"].tolist(), strict=True)))
+    paths = Paths(where, found["names"], found["ends"])
+    return Found(paths, torch.from_numpy(found["labels"]), found["classes"].tolist(), left)
 
 
 def _listed(where: Path) -> dict[str, Any]:
     begun = time.time_ns()
-    classes, _ = find_classes(str(where))
+    left: Counter[str] = Counter()
+    above = {_identity(folder) for folder in (where, *where.parents)}
+    classes = []
+    for entry in _visible(where, left):
+        if not _is_folder(entry):
+            left[LOOSE if entry.name.lower().endswith(SUFFIXES) else OTHERS] += 1
+        elif _identity(entry.path) in above:
+            left[LOOPS] += 1
+        else:
+            classes.append(entry.name)
+    classes.sort()
+    if not classes:
+        raise FileNotFoundError("there is no class folder")
     folders = ["."]
     names: list[str] = []
     labels: list[int] = []
+    empty = []
     for label, name in enumerate(classes):
         before = len(names)
-        for folder, _, inside in sorted(os.walk(where / name, followlinks=True)):
+        inside = _inside(where / name, {*above, _identity(where / name)}, left)
+        for folder in sorted(inside):
             below = os.path.relpath(folder, where)
             folders.append(below)
-            images = sorted(file for file in inside if file.lower().endswith(IMG_EXTENSIONS))
-            names += [f"{below}/{file}" for file in images]
+            names += [f"{below}/{file}" for file in sorted(inside[folder])]
         labels += [label] * (len(names) - before)
         if len(names) == before:
-            raise FileNotFoundError(f"Found no valid file for the classes {name}.")
+            empty.append(name)
+    if empty:
+        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+        raise FileNotFoundError(f"there is no image in {', '.join(empty[:10])}{more}")
     paths = Paths.of(where, names)
     return {
         "version": np.array(VERSION),
@@ -118,7 +168,59 @@ def _listed(where: Path) -> dict[str, Any]:
         "names": paths.names,
         "ends": paths.ends,
         "labels": np.array(labels, dtype=np.int64),
+        "left": np.array(list(left), dtype=np.str_),
+        "left_counts": np.array(list(left.values()), dtype=np.int64),
     }
+
+
+def _inside(top: Path, seen: set[tuple[int, int]], left: Counter[str]) -> dict[str, list[str]]:
+    """The images of a class by their folders; `seen` are folders that are not to be listed (again)."""
+    found: dict[str, list[str]] = {}
+    waiting = [str(top)]
+    while waiting:
+        folder = waiting.pop()
+        images = found[folder] = []
+        for entry in _visible(folder, left):
+            if _is_folder(entry):
+                place = _identity(entry.path)
+                if place in seen:
+                    left[LOOPS] += 1
+                else:
+                    seen.add(place)
+                    waiting.append(entry.path)
+            elif entry.name.lower().endswith(SUFFIXES) and _is_readable(entry):
+                images.append(entry.name)
+            else:
+                left[OTHERS] += 1
+    return found
+
+
+def _visible(folder: str | Path, left: Counter[str]) -> Iterable[os.DirEntry[str]]:
+    """What is in a folder, links last so that a folder is found where it lies; counts what is hidden."""
+    with os.scandir(folder) as entries:
+        inside = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+    for entry in inside:
+        if entry.name.startswith(".") or entry.name in JUNK:
+            left[HIDDEN_FOLDERS if _is_folder(entry) else HIDDEN_FILES] += 1
+        else:
+            yield entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_readable(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a broken link, which is reported with the images that cannot be read: no pipe."""
+    return entry.is_file() if not entry.is_symlink() else not Path(entry.path).exists() or Path(entry.path).is_file()
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    about = os.stat(folder)  # noqa: PTH116  # called for every folder of ImageNet
+    return about.st_dev, about.st_ino
 
 
 def _time(folder: Path) -> int:

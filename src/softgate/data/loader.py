@@ -72,10 +72,10 @@ class Finish:
     flip: bool = False
 
     def __call__(self, images: Tensor, u: Tensor | None = None) -> Tensor:
-        """Normalised float32 [N, 3, size, size].
+        """Normalised float32 [N, C, size, size].
 
         Args:
-            images: uint8 [N, 3, S, S]; S is `size` where nothing is cropped.
+            images: uint8 [N, C, S, S]; S is `size` where nothing is cropped.
             u: [N, COLUMNS] uniform numbers; None does not augment.
         """
         if u is not None and self.scale is not None:
@@ -86,15 +86,15 @@ class Finish:
         if u is not None and self.flip:
             mirrored = augment.flips(u).to(x.device).view(-1, 1, 1, 1)
             x = torch.where(mirrored, x.flip(3), x)
-        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return x.div(255).sub_(mean).div_(std)
 
 
 class ImageLoader:
-    """Batches of one split: images [B, 3, size, size], labels [B], on the device.
+    """Batches of one split: images [B, C, size, size], labels [B], on the device.
 
     Args:
-        images: uint8 [N, 3, S, S], or files that are decoded by workers.
+        images: uint8 [N, C, S, S], or files that are decoded by workers.
         labels: [N].
         finish: Turns uint8 images into what the network takes.
         batch_size: Images for each process and batch.

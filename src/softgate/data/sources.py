@@ -10,17 +10,19 @@ import hashlib
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-import torchvision
-from torch import Tensor
 from torchvision.datasets.utils import download_url
 
+from softgate.classes.imagenet import english
+from softgate.data import published
 from softgate.data.images import Listing
 from softgate.data.index import index
+from softgate.data.splitting import held_out
 from softgate.errors import SoftgateError, require
 
 
@@ -95,26 +97,46 @@ def digits(where: Where, split: str) -> Listing:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    labels = torch.from_numpy(data.target)
-    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
-    held_out = stratified(labels, 0.2, seed=0)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[held_out] = True
-    index = (chosen if split == "val" else ~chosen).nonzero().flatten()
-    return Listing(pixels[index].contiguous(), labels[index], [str(name) for name in data.target_names])
+    pixels = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))[:, None]
+    every = Listing(pixels, torch.from_numpy(data.target), [str(name) for name in data.target_names])
+    return held_out(every, split)
+
+
+def mnist(where: Where, split: str) -> Listing:
+    """MNIST in torchvision's files, or in one `.npz`, which `root` is or holds as `mnist*.npz`.
+
+    The file has `x_train`, `y_train`, `x_test` and `y_test`, or `images` and `labels`, of which a fixed fifth of every
+    class is for validation; images are uint8 [N, 28, 28].
+    """
+    found = sorted(where.root.glob("mnist*.npz")) if where.root.is_dir() else [where.root]
+    if where.root.suffix != ".npz" and len(found) != 1:
+        return replace(published.read("MNIST", where.root, split, where.download), classes=list(DIGITS))
+    option, names = f"data.root={where.root}: {found[0].name}", ("images", "labels")
+    try:
+        with np.load(found[0], allow_pickle=False) as file:
+            if names[0] not in file:
+                names = ("x_train", "y_train") if split == "train" else ("x_test", "y_test")
+            images, labels = (file[name] for name in names)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise SoftgateError(f"{option} is no file of images and labels ({error}).") from None
+    fits = images.dtype == np.uint8 and images.ndim == 3 and labels.shape == images.shape[:1] and len(images) > 0
+    require(
+        fits and np.issubdtype(labels.dtype, np.integer) and set(np.unique(labels)) <= set(range(10)),
+        f"{option} has images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}; uint8 [N, H, W] "
+        f"and whole numbers from 0 to 9 [N] are needed.",
+    )
+    every = Listing(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long(), list(DIGITS))
+    return held_out(every, split) if "images" in names else every
 
 
 def cifar10(where: Where, split: str) -> Listing:
     """CIFAR-10 by torchvision's own loader, which checks its files' checksums."""
-    try:
-        data = torchvision.datasets.CIFAR10(where.root, train=split == "train", download=where.download)
-    except (RuntimeError, OSError) as error:
-        raise SoftgateError(
-            f"data.root={where.root}: no complete cifar-10-batches-py/ there ({error}); "
-            f"set data.root to the folder that holds it, or data.download=true."
-        ) from None
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    return Listing(images, torch.tensor(data.targets), list(data.classes))
+    return published.read("CIFAR10", where.root, split, where.download)
+
+
+def cifar100(where: Where, split: str) -> Listing:
+    """CIFAR-100, likewise."""
+    return published.read("CIFAR100", where.root, split, where.download)
 
 
 def imagenette(where: Where, split: str) -> Listing:
@@ -128,14 +150,10 @@ def imagewoof(where: Where, split: str) -> Listing:
 
 
 def imagenet(where: Where, split: str) -> Listing:
-    """ImageNet-1k as class folders, in `root` itself or in `root/imagenet`."""
+    """ImageNet-1k, or some of its classes, as class folders, in `root` itself or in `root/imagenet`."""
     base = where.root / "imagenet" if (where.root / "imagenet").is_dir() else where.root
     listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
-    if len(listing.classes) != 1000:
-        return listing
-    # With all 1000 folders, sorted WNIDs are in the order of the published class names.
-    names: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return Listing(listing.items, listing.labels, names)
+    return replace(listing, classes=[english(name) for name in listing.classes])
 
 
 def folder(where: Where, split: str) -> Listing:
@@ -145,24 +163,27 @@ def folder(where: Where, split: str) -> Listing:
 
 SOURCES: dict[str, Source] = {
     "digits": digits,
+    "mnist": mnist,
     "cifar10": cifar10,
+    "cifar100": cifar100,
     "imagenette": imagenette,
     "imagewoof": imagewoof,
     "imagenet": imagenet,
     "folder": folder,
 }
-"""The data sets by the names used in configs."""
+"""The data sets by the names used in configs, beside those of `published.PUBLISHED`."""
+
+WITH_TEST = ("imagenet", "folder", *(name for name, splits in published.PUBLISHED.items() if "test" in splits))
+"""Data sets that may have test images beside those for validation."""
+
+DIGITS = tuple("0123456789")
 
 
-def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Indices, ascending, of a random share of every class, at least one image each; the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    picked = []
-    for label in range(int(labels.max()) + 1):
-        members = (labels == label).nonzero().flatten()
-        count = min(len(members), max(1, round(share * len(members))))
-        picked.append(members[torch.randperm(len(members), generator=generator)[:count]])
-    return torch.cat(picked).sort().values
+def source(name: str) -> Source:
+    """The source of a data set, by its name."""
+    if name in SOURCES:
+        return SOURCES[name]
+    return lambda where, split: published.read(name, where.root, split, where.download)
 
 
 def _folders(base: Path, split: str, expected: str, kept: Path | None) -> Listing:
@@ -187,10 +208,12 @@ def class_folders(
         SoftgateError: If there is no class, or one without an image.
     """
     try:
-        paths, labels, classes = index(where, kept)
+        found = index(where, kept)
     except FileNotFoundError as error:
-        raise SoftgateError(f"{option}: {where}: {error} Expected {expected}.") from None
-    return Listing(paths, labels, classes)
+        raise SoftgateError(f"{option}: {where}: {error}; expected {expected}.") from None
+    except OSError as error:
+        raise SoftgateError(f"{option}: {error.filename or where} cannot be listed ({error.strerror}).") from None
+    return Listing(found.paths, found.labels, found.classes, found.classes, found.left_out)
 
 
 def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> Listing:
@@ -208,7 +231,7 @@ def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> 
         f"data.root={root}: {base.name}/{split} has {found} images in {len(listing.classes)} classes where {name} has "
         f"{expected} in {len(classes)}; the archive was extracted in part, delete {base} and extract it again.",
     )
-    return Listing(listing.items, listing.labels, [classes[wnid] for wnid in listing.classes])
+    return replace(listing, classes=[classes[wnid] for wnid in listing.classes])
 
 
 def _download(root: Path, stem: str) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from softgate import files, memory, tables
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateWarning, require
@@ -26,9 +27,9 @@ from softgate.metrics.control_table import BETTER, Probe, Score, control_table, 
 from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Table
-from softgate.training.callbacks.alignment import MOST_CLASSES
+from softgate.training.callbacks.alignment import MOST_CLASSES, Renumbered
 
-SAME = ("name", "root", "archive", "size", "mean", "std")
+SAME = ("name", "root", "archive", "size", "channels", "mean", "std", "test")
 """Options of the data that networks must share to be compared."""
 
 DEFINED = ("representation", "kernel_agreement", "kernel_agreement_within")
@@ -125,7 +126,7 @@ class Study:
         if self.judge is not None:
             start = f"alignment.evaluator={self.options.evaluator}: it cannot judge {label}"
             judged = about(self.judge[1]), self.judge[2]
-            _same(start, judged, (mine, classes), ("size", "mean", "std"))
+            _same(start, judged, (mine, classes), ("size", "channels", "mean", "std"))
 
     def look(self, label: str, trained: Surrogate | None, subject: Subject, data: ImageData) -> None:
         """Measures a network, which takes minutes.
@@ -140,7 +141,11 @@ class Study:
         probe = self._probe(subject, data)
         table: Scores = {}
         notes: dict[str, list[str]] = {}
-        judge = None if self.judge is None else Renumbered(self.judge[0], subject.classes, len(subject.names))
+        judge = None
+        if self.judge is not None:
+            start = f"alignment.evaluator={self.options.evaluator}"
+            own = match(data.identity, Classes.of(self.judge[2]), start, "the evaluator").indexes
+            judge = Renumbered(self.judge[0], own, subject.classes, len(subject.names))
         judge = judge if judge is None else judge.to(probe.images).eval()
         dear, draws = self.options.dear_images, self.options.draws
         for name, explainer in controls.standard(self.soft, probe.images, draws).items():
@@ -192,27 +197,6 @@ class Study:
 
 def _left_out(why: str) -> None:
     warnings.warn(f"left out: {why}", SoftgateWarning, stacklevel=2)
-
-
-class Renumbered(nn.Module):
-    """A network whose classes are put where another network has them; a class that it lacks is never its choice.
-
-    Args:
-        net: The network, of K classes.
-        places: For each of them, its number in the other network.
-        total: How many classes the other network has.
-    """
-
-    def __init__(self, net: nn.Module, places: Sequence[int], total: int) -> None:
-        super().__init__()
-        self.net, self.places, self.total = net, list(places), total
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, total] for images [B, C, H, W]; -inf for the classes that it lacks."""
-        out: Tensor = self.net(x)
-        made = out.new_full((len(out), self.total), -math.inf)
-        made[:, self.places] = out
-        return made
 
 
 def check(options: AlignmentConfig, soft: Surrogate) -> None:
@@ -322,6 +306,7 @@ def about(options: DataConfig) -> dict[str, Any]:
     """What of the options of data says which images they are."""
     found: dict[str, Any] = {key: getattr(options, key) for key in SAME}
     found["root"] = str(Path(str(options.root)).expanduser().resolve())
+    found["test"] = options.measured_images
     return found | {key: list(found[key]) for key in ("mean", "std")}
 
 
@@ -335,7 +320,8 @@ def _same(
         values = mine[0][key], theirs[0][key]
         require(values[0] == values[1], f"{start}: data.{key} is {values[0]} and {values[1]}.")
     counts = f"{len(mine[1])} and {len(theirs[1])}"
-    require(list(mine[1]) == list(theirs[1]), f"{start}: their classes ({counts}) are not the same.")
+    canonical = [sorted(Classes.of(classes).canonical()) for classes in (mine[1], theirs[1])]
+    require(canonical[0] == canonical[1], f"{start}: their classes ({counts}) are not the same.")
 
 
 def _titled(key: str, better: bool | None) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from softgate import files, memory
+from softgate import files, memory, models
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
@@ -192,7 +193,8 @@ def _load(
 def _other_data(networks: Networks) -> list[str]:
     """Takes out networks of other data or classes than most, or than the first where as many are of either."""
     kinds = {
-        label: {**alignment.about(options), "classes": module.classes} for label, (module, options) in networks.items()
+        label: {**alignment.about(options), "classes": sorted(Classes.of(module.classes).canonical())}
+        for label, (module, options) in networks.items()
     }
     counted = Counter(map(repr, kinds.values()))
     usual = max(kinds, key=lambda label: counted[repr(kinds[label])], default="")
@@ -255,13 +257,12 @@ def _measure(
     for count, run in enumerate(found.runs, start=1):
         module, options = networks[run.label]
         if bench is None:
-            data = ImageData(options, splits=("val",))
+            data = ImageData(options, splits=("val",), measured=True)
             bench = Bench(data, found.options)
             found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
-            require(
-                data.classes == module.classes,
-                f"data.root={options.root}: its {len(data.classes)} classes are not the runs'.",
-            )
+            found.data["measured"] = options.measured_images
+            found.notes += [*bench.notes, *_chosen_on(found.options, options)]
+        found.notes += align(module, bench.data, run.label)
         module.to(device).eval()
         found.measured.append(bench.measure(module, options))
         module.cpu()
@@ -273,6 +274,38 @@ def _measure(
         files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
         line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
         console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def _chosen_on(options: CompareConfig, data: DataConfig) -> list[str]:
+    """A line where runs were chosen by the images that are measured."""
+    if data.measured == "test" or not (options.tune or options.checkpoint == "best"):
+        return []
+    what = "values" if options.tune else "checkpoints"
+    return [
+        f"The {what} were chosen on the images that are measured here, {data.measured_images}: figures are too good by "
+        f"the luck of that choice; train with data.val_split=0.1, and it is made on other images."
+    ]
+
+
+def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
+    """Gives a network its classes in the order of the data; returns a line on it where they were in another.
+
+    Args:
+        module: The network; its last layer is put in order, in place.
+        data: The images.
+        label: Says which run it is.
+
+    Raises:
+        SoftgateError: If its classes are not the data's.
+    """
+    start = f"data.root={data.config.root}"
+    found = match(data.identity, Classes.of(module.classes), start, label)
+    require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
+    if found.in_order:
+        return []
+    models.reorder_head(module.net, module.architecture.name, found.indexes)
+    module.classes = list(data.classes)
+    return [f"{label}: {found}, put in the order of the test images'."]
 
 
 def differences(found: Comparison) -> list[Row]:
@@ -312,7 +345,7 @@ def _draw(
     data: ImageData | None = None
     for arm, run in first.items():
         module, options = networks[run.label]
-        data = data or ImageData(options, splits=("val",))
+        data = data or ImageData(options, splits=("val",), measured=True)
         best = run.directory / "checkpoints" / "best.ckpt"
         if best.is_file() and found.options.checkpoint != "best":
             try:
@@ -321,6 +354,7 @@ def _draw(
                 found.notes.append(f"{run.label}: no grid of its best epoch; {error}")
                 continue
             module.sites.detach()
+        align(module, data, run.label)
         subject = Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
         grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()

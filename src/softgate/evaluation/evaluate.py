@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
 from softgate import files, locks, memory
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import require
@@ -139,24 +140,21 @@ class Evaluation:
         known: dict[str, ImageData] = {}
         for label, path, (module, images) in zip(labels, checkpoints, restored, strict=True):
             if repr(images) not in known:
-                known[repr(images)] = ImageData(images, splits=("val",))
+                known[repr(images)] = ImageData(images, splits=("val",), measured=True)
             place = self.directory if len(checkpoints) == 1 else self.directory / label
             found.append(self._of_run(label, path, module, known[repr(images)], place))
 
     def _of_run(self, label: str, path: Path, module: SoftgateModule, data: ImageData, place: Path) -> dict[str, Any]:
-        expected, found = module.classes, data.classes
-        require(
-            expected == found,
-            f"data.root={data.config.root}: its {len(found)} classes are not the {len(expected)} of {path}.",
-        )
+        found = match(data.identity, Classes.of(module.classes), f"data.root={data.config.root}", str(path))
         if self.study is not None:
-            self.study.expect(label, data.config, found, len(data.val_listing))
+            self.study.expect(label, data.config, module.classes, len(data.val_listing))
         grid, soft = self.options.grid, self.options.readout
-        subject = networks.Subject(str(module.hparams["model"]["name"]), module.net, found, list(range(len(found))))
-        grid.require_fit(len(found), len(found))
+        name = str(module.hparams["model"]["name"])
+        subject = networks.Subject(name, module.net, module.classes, found.indexes, found)
+        grid.require_fit(len(data.classes), len(module.classes))
         data.setup("validate")
         module.to(self.device).eval()
-        scores = measure(module, data) if self.options.measure else {}
+        scores = measure(module, data, found.indexes) if self.options.measure else {}
         with self._within_memory(label, "grid"):
             grids.draw(subject, data, soft, grid, place, title=str(path))
         if self.study is not None:
@@ -169,7 +167,8 @@ class Evaluation:
         module.cpu()
         model, rule = dict(module.hparams["model"]), module.rule.to_dict()
         named = {"checkpoint": str(path), "data": data.config.name, "images": len(data.val_listing)}
-        return {**named, "model": model, "surrogate": rule, **scores}
+        named["measured"] = data.config.measured_images
+        return {**named, "classes": str(found), "model": model, "surrogate": rule, **scores}
 
     def of_networks(self) -> list[dict[str, Any]]:
         """Looks at the networks of `model`, or of `models`, one after the other.
@@ -179,7 +178,8 @@ class Evaluation:
         """
         options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
         asked = options.networks
-        data = ImageData(options.data.whole(networks.image_size(asked[0], options.data)), splits=("val",))
+        size = networks.image_size(asked[0], options.data)
+        data = ImageData(options.data.whole(size), splits=("val",), measured=True)
         if study is not None:
             for network in asked:
                 study.expect(network.name, data.config, data.classes, len(data.val_listing))
@@ -191,6 +191,8 @@ class Evaluation:
             subject.net.to(self.device)
             scores = measure_among(subject, data) if options.measure else {}
             named = {"data": data.config.name, "images": len(data.val_listing)}
+            named["measured"] = data.config.measured_images
+            named |= {"classes": str(subject.found)} if subject.found else {}
             about = {"name": network.name, "weights": network.weights}
             found.append({**named, "model": about, "surrogate": None, **scores})
             if not grid.figures:
@@ -241,14 +243,20 @@ def _home(path: Path) -> Path:
 
 
 @torch.inference_mode()
-def measure(module: SoftgateModule, data: ImageData) -> dict[str, float]:
-    """Top-1, top-5, cross entropy in nats and expected calibration error (15 bins) on the validation images."""
-    classes = len(data.classes)
+def measure(module: SoftgateModule, data: ImageData, indexes: Sequence[int]) -> dict[str, float]:
+    """Top-1, top-5, cross entropy in nats and expected calibration error (15 bins) on the validation images.
+
+    Args:
+        module: The network.
+        data: The images.
+        indexes: For each class of the data, its index in the network.
+    """
+    classes, numbers = len(module.classes), torch.tensor(indexes, device=module.device)
     scores: MetricCollection = accuracies(classes).to(module.device)
     calibration = MulticlassCalibrationError(classes, n_bins=15).to(module.device)
     loss = MeanMetric().to(module.device)
     for x, labels in data.val_dataloader():
-        images, targets = x.to(module.device), labels.to(module.device)
+        images, targets = x.to(module.device), numbers[labels.to(module.device)]
         parts = memory.in_chunks(lambda part: module(images[part]), len(images), len(images))  # noqa: B023  # called now
         logits = torch.cat(parts).float()
         scores.update(logits, targets)
@@ -270,8 +278,9 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         rows = {
             "model": run["model"]["name"],
             "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else "published weights or a file",
-            "images": run["images"],
+            "images": f"{run['images']}, {run['measured']}",
         }
+        rows |= {"classes": run["classes"]} if "classes" in run else {}
         scores = {
             "top-1": "acc",
             "top-1 among the data's classes": "acc_among_data_classes",

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from softgate import models
+from softgate.classes import Match
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, require
+from softgate.errors import require
 from softgate.evaluation.config import DataChanges
 from softgate.models import NetworkConfig
 
-OSTRICH = 9
+OSTRICH = "ostrich"
 """The paper's further target."""
 
 
@@ -29,12 +30,14 @@ class Subject:
         net: The network, in eval mode.
         names: Its classes' names.
         classes: For each class of the data, its index in the network.
+        found: How they were found; None where the network is the data's own.
     """
 
     name: str
     net: nn.Module
     names: Sequence[str]
     classes: list[int]
+    found: Match | None = None
 
 
 def image_size(network: NetworkConfig, images: DataChanges) -> int:
@@ -57,27 +60,22 @@ def build(network: NetworkConfig, data: ImageData) -> Subject:
         SoftgateError: For weights that do not fit, a class of the data that the network does not have, or images of a
             size that it does not take.
     """
-    name, weights, found = network.name, network.weights, len(data.classes)
+    name, weights, channels = network.name, network.weights, data.config.channels
     stem = models.resolve_stem(network.stem, data.size, weights)
     transform = models.needs_transformed_input(name, weights)
-    # Weights published by torchvision, and most files, are of ImageNet's thousand classes.
-    sizes = [found] if weights is None else list(dict.fromkeys((network.num_classes or 1000, found)))
-    for size in sizes:
-        net = models.build(name, size, stem, transform)
-        try:
-            if weights is not None:
-                models.load_weights(net, name, weights, size)
-            break
-        except SoftgateError as error:
-            if size == sizes[-1] or "model.new_head" not in str(error):
-                raise
-    models.check_size(net, name, data.size)
-    net.eval()
-    if size == found:
-        return Subject(name, net, data.classes, list(range(found)))
-    names = models.imagenet_classes()
-    require(size == len(names), f"model.weights={weights}: {size} classes, of which the data's {found} are not known.")
-    return Subject(name, net, names, models.imagenet_indexes(data.classes))
+    known, found = data.identity, None
+    if weights is not None:
+        given = models.read_weights(network, data.identity)
+        count, asked = given.count(name), network.num_classes
+        if count is not None:
+            found, known = models.find_classes(data.identity, given, count), given.classes or known
+        require(asked in (None, count), f"model.num_classes={asked}: the weights have {count} classes.")
+    net = models.build(name, len(known), stem, transform, channels)
+    if weights is not None:
+        models.load(net, name, given)
+    models.check_size(net, name, data.size, channels)
+    numbers = list(range(len(known))) if found is None else found.indexes
+    return Subject(name, net.eval(), known.names, numbers, found)
 
 
 def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
@@ -90,7 +88,7 @@ def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
     fits = len(labels) <= count <= total
     require(fits, f"grid.targets={count}: a whole number from {len(labels)} to {total} is needed.")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(314)).tolist()
-    preferred = [OSTRICH, *order] if total == 1000 else order
+    preferred = [subject.names.index(OSTRICH), *order] if OSTRICH in subject.names else order
     others = [c for c in dict.fromkeys(preferred) if c not in labels]
     return [*labels, *others[: count - len(labels)]]
 

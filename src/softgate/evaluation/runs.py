@@ -19,7 +19,7 @@ from softgate import files
 from softgate.errors import SoftgateError, printable
 from softgate.evaluation.checkpoints import read_yaml, saved_config
 from softgate.evaluation.config import CompareConfig
-from softgate.training.config_differences import FREE, LENGTH
+from softgate.training.config_differences import FREE, LENGTH, completed
 from softgate.training.summary import history, number
 
 Points = Sequence[tuple[float, float]]
@@ -184,6 +184,7 @@ def never_started(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
+    config = completed(config)  # or a new option would set older runs apart
     metrics = path / "metrics.csv"
     points = history(metrics) if metrics.is_file() else {}
     choices = _within(path / ".hydra" / "hydra.yaml", "hydra", "runtime", "choices")

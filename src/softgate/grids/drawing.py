@@ -26,7 +26,7 @@ class Block:
     """One block of columns of a grid.
 
     Attributes:
-        values: [B, K, 3, H, W] pullbacks or differences, or pixels in [0, 1].
+        values: [B, K, C, H, W] pullbacks or differences, or pixels in [0, 1].
         pixels: Whether the values are pixels, shown as they are.
         captions: For each of the B x K cells, lines of words under it; None leaves them out.
         flipped: For each cell whether its words are green: the target became the predicted class.
@@ -56,8 +56,8 @@ def pullback_grid(
     """Draws a grid.
 
     Args:
-        images: [B, 3, H, W] pixels in [0, 1], shown in the first column.
-        blocks: Read-out name to pullbacks [B, K, 3, H, W] or to a `Block`.
+        images: [B, C, H, W] pixels in [0, 1], C 1 or 3, shown in the first column.
+        blocks: Read-out name to pullbacks [B, K, C, H, W] or to a `Block`.
         rows: B row labels, the true classes.
         columns: K column labels, the target classes.
         labels: B true classes, to frame the cells whose target is the image's own class.
@@ -76,8 +76,8 @@ def pullback_grid(
     Raises:
         SoftgateError: For a block of the wrong shape or an unknown scale.
     """
-    count, _, height, width = images.shape
-    shape = (count, len(columns), 3, height, width)
+    count, channels, height, width = images.shape
+    shape = (count, len(columns), channels, height, width)
     whole: dict[str, Block] = {}
     for name, given in blocks.items():
         whole[name] = given if isinstance(given, Block) else Block(given)

@@ -29,8 +29,8 @@ def film_strip(
     """Rows are read-outs, columns epochs.
 
     Args:
-        image: [3, H, W] pixels in [0, 1], shown in the first column.
-        films: Read-out name to its pullbacks [len(epochs), 3, H, W].
+        image: [C, H, W] pixels in [0, 1], shown in the first column.
+        films: Read-out name to its pullbacks [len(epochs), C, H, W].
         epochs: Which epoch each column is.
         title: A line above the strip.
         scale: As in `pullback_grid`; "shared" gives each row one scale over all epochs.

@@ -41,9 +41,9 @@ class Reading:
     """What one rule shows: B images, K targets.
 
     Attributes:
-        values: [B, K, 3, H, W] pullbacks in the model's input units ("raw"), or perturbed minus original pixels in
+        values: [B, K, C, H, W] pullbacks in the model's input units ("raw"), or perturbed minus original pixels in
             [-1, 1] ("ascent").
-        pixels: [B, K, 3, H, W] the images after the step or the ascent, pixels in [0, 1].
+        pixels: [B, K, C, H, W] the images after the step or the ascent, pixels in [0, 1].
         before: [B, K] the target logits of the images.
         after: [B, K] the target logits after the step or the ascent.
         predicted: [B, K] the class predicted after it.
@@ -62,7 +62,7 @@ class Grid:
 
     Attributes:
         kind: "raw" or "ascent".
-        images: [B, 3, H, W] pixels in [0, 1].
+        images: [B, C, H, W] pixels in [0, 1].
         labels: The images' classes.
         targets: The K classes read out.
         predicted: What the network predicts for each image.
@@ -214,7 +214,7 @@ def read(
 
     Args:
         model: A classifier, attached or not; it is left as it was.
-        x: [B, 3, H, W] images as the model takes them.
+        x: [B, C, H, W] images, C 1 or 3, as the model takes them.
         labels: B classes of the images, as the model counts them.
         targets: K classes to read out.
         rules: Read-out name to its rule; None is the gradient. For kind "raw" also any explainer.
@@ -241,8 +241,11 @@ def read(
         more |= {"step_size": step_size, "radius": radius, "chunk": chunk}
         with torch.inference_mode(False):  # in it, no gradient can be had
             return read(model, x.clone(), labels, targets, rules, **more)
-    fits = x.dim() == 4 and x.shape[1] == 3 and len(x) > 0
-    require(fits, f"x of shape {tuple(x.shape)}: images [B, 3, H, W] are needed, at least one; repeat a grey channel.")
+    fits = x.dim() == 4 and x.shape[1] in (1, 3) and len(x) > 0
+    require(fits, f"x of shape {tuple(x.shape)}: images [B, 3, H, W], or [B, 1, H, W], are needed, at least one.")
+    for key, numbers in (("mean", mean), ("std", std)):
+        fits = len(numbers) == x.shape[1]
+        require(fits, f"{key}={list(numbers)}: one number for each of the {x.shape[1]} channels is needed.")
     for name in rules:
         require(name not in RESERVED, f"rules: '{name}': a read-out cannot be called that; allowed is any other name.")
     count = len(x)
@@ -309,7 +312,7 @@ def _ascent(settings: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _one_step(pixels: Tensor, direction: Tensor, size: float) -> Tensor:
-    """[B, K, 3, H, W]: each image after a step of L2 norm `size` along each of its K directions."""
+    """[B, K, C, H, W]: each image after a step of L2 norm `size` along each of its K directions."""
     norm = direction.flatten(2).norm(dim=2)[..., None, None, None]
     unit = torch.where(norm > 0, direction / norm, torch.zeros_like(direction))
     return (pixels[:, None] + size * unit).clamp(-1, 1)

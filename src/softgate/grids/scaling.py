@@ -73,7 +73,7 @@ def seismic(v: Tensor) -> Tensor:
 
 
 def colours(v: Tensor, scale: str, top: float | None = None) -> Tensor:
-    """Colours [..., 3, H, W] in [0, 1] for pullbacks [..., 3, H, W] on one of `SCALES`.
+    """Colours [..., 3, H, W] in [0, 1], or greys [..., 1, H, W], for pullbacks [..., C, H, W] on one of `SCALES`.
 
     Raises:
         SoftgateError: For an unknown scale.

@@ -82,8 +82,10 @@ class Sheet:
         self._draw = ImageDraw.Draw(self.image)
 
     def cell(self, values: Tensor, left: int, top: int, zoom: int = 1) -> None:
-        """Puts colours [3, H, W] in [0, 1] at a place, enlarged by a whole factor."""
-        levels = (values.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        """Puts colours [3, H, W], or greys [1, H, W], in [0, 1] at a place, enlarged by a whole factor."""
+        levels = (
+            (values.detach().expand(3, -1, -1).float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        )
         self.image.paste(Image.fromarray(np.repeat(np.repeat(levels, zoom, 0), zoom, 1)), (left, top))
 
     def words(

@@ -41,7 +41,8 @@ def learned_distance() -> Distance:
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         with torch.no_grad():
-            return net.to(a.device)(a.float(), b.float()).flatten()  # type: ignore[no-any-return]  # untyped network
+            a, b = (images.float().expand(-1, 3, -1, -1) for images in (a, b))  # grey ones too
+            return net.to(a.device)(a, b).flatten()  # type: ignore[no-any-return]  # untyped network
 
     return distance
 

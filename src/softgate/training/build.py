@@ -39,13 +39,13 @@ from softgate.training.metricsfile import MetricsFile
 from softgate.training.plugins import StepSeeds, WholeCheckpoints
 
 
-def _evaluator(path: str | None) -> torch.nn.Module | None:
-    """The network of another run's checkpoint, to judge counterfactuals."""
+def _evaluator(path: str | None) -> SoftgateModule | None:
+    """Another run's module, to judge counterfactuals."""
     if path is None:
         return None
     from softgate.training.checkpoints import restore  # imports this module
 
-    return restore(Path(path).expanduser())[0].net.eval()
+    return restore(Path(path).expanduser())[0].eval()
 
 
 def data(config: TrainConfig) -> ImageData:
@@ -60,8 +60,12 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
     fits = classes is None or classes == found
     require(fits, f"model.num_classes={classes}: the data has {found} classes; leave it null or set {found}.")
     stem = models.resolve_stem(config.model.stem, images.size, weights)
+    architecture: dict[str, Any] = {"name": name, "stem": stem}
+    architecture["transform_input"] = models.needs_transformed_input(name, weights)
+    if config.data.channels != 3:  # checkpoints of colour images stay as they were
+        architecture["channels"] = config.data.channels
     built = SoftgateModule(
-        model={"name": name, "stem": stem, "transform_input": models.needs_transformed_input(name, weights)},
+        model=architecture,
         surrogate=config.surrogate.to_dict(),
         classes=images.classes,
         optim=config.optim.plain,
@@ -69,8 +73,8 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
         compile=config.compile,
     )
     if weights is not None:
-        models.load_weights(built.net, name, weights, found, config.model.new_head)
-    models.check_size(built.net, name, images.size)
+        built.found = models.begin_with(built.net, config.model, images.identity)
+    models.check_size(built.net, name, images.size, config.data.channels)
     return built
 
 

@@ -11,7 +11,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 FREE = (
     *LENGTH,
     *("resume", "sweep", "name", "print_config", "plugins", "logger", "callbacks", "readout", "compile"),
-    *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download"),
+    *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download", "data.test"),
     *("trainer.min_epochs", "trainer.min_steps", "trainer.accelerator", "trainer.log_every_n_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),
     *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches"),
@@ -22,12 +22,26 @@ FREE = (
 """Options, or groups of them, that may differ from the run's: they decide where and how long, not what is learnt."""
 
 
+SINCE: Mapping[str, Mapping[str, Any]] = {
+    "data": {"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
+    "model": {"classes": None},
+}
+"""Options that came after 0.1.0, and what runs from before had in their place."""
+
 ABSENT = "not set"
+
+
+def completed(config: Any) -> Any:
+    """A run's config, with the options that came after it was written."""
+    if not isinstance(config, Mapping):
+        return config
+    since = {group: {**new, **config[group]} for group, new in SINCE.items() if isinstance(config.get(group), Mapping)}
+    return {**config, **since}
 
 
 def differences(before: Any, now: Any, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The keys, with dots, that two configs differ in, with both values; those of `free` are left out."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = (dict(_leaves(completed(config))) for config in (before, now))
     found = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new})}
     names = tuple(free)
     return {key: pair for key, pair in found.items() if pair[0] != pair[1] and not _within(key, names)}

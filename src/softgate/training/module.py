@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from softgate import models
+from softgate.classes import Match
 from softgate.errors import SoftgateWarning
 from softgate.sites.attaching import attach
 from softgate.sites.sites import Sites
@@ -57,12 +58,15 @@ class SoftgateModule(pl.LightningModule):
     checkpoint loads into a bare torchvision model.
 
     Args:
-        model: `name` and `stem` of the network, and `transform_input` where it has that option.
+        model: `name` and `stem` of the network, `transform_input` where it has that option, and `channels` if not 3.
         surrogate: The backward rule of training, as `Surrogate.to_dict` writes it.
         classes: Names of the classes.
         optim: The options of `optim=`; None for a module that is only evaluated.
         channels_last: Keep weights and images in channels-last order.
         compile: Compile the network when training starts.
+
+    Attributes:
+        found: Where its classes were found in the weights that it begins with; None where it was not so.
 
     Raises:
         SoftgateError: If the network cannot be built or the rule does not cover it.
@@ -81,9 +85,12 @@ class SoftgateModule(pl.LightningModule):
         self.save_hyperparameters()
         self.optim = None if optim is None else OptimConfig.read(optim)
         self.classes = list(classes)
+        self.found: Match | None = None
         self.compile_net = compile
         self.architecture = built = models.Architecture.read(model)
-        self.net: nn.Module = models.build(built.name, len(self.classes), built.stem, built.transform_input)
+        self.net: nn.Module = models.build(
+            built.name, len(self.classes), built.stem, built.transform_input, built.channels
+        )
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.channels_last = channels_last
@@ -98,7 +105,7 @@ class SoftgateModule(pl.LightningModule):
         self.val_scores = accuracies(len(self.classes)).clone(prefix="val/")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, classes] for images [B, 3, H, W]."""
+        """Logits [B, classes] for images [B, C, H, W]."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         # A rule's numbers are constants of a compiled network: it would be compiled anew in every step.

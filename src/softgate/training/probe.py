@@ -17,7 +17,7 @@ def spread(data: ImageData, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         seed: Picks them; an image of a small class may come twice.
 
     Returns:
-        Images [count, 3, size, size] as the network takes them, labels [count].
+        Images [count, C, size, size] as the network takes them, labels [count].
     """
     classes = min(count, len(data.classes))
     rounds = [data.probe(classes, seed + i) for i in range(-(-count // classes))]

@@ -143,6 +143,7 @@ def _introduction(data: ImageData, module: SoftgateModule) -> str:
         f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
         f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
         f"backward rule: {module.rule.gate}, {module.rule.pool}"
+        + (f"; classes of the weights: {escape(str(module.found))}" if module.found else "")
         + (f"; with a gradient of their own: {own}" if own else "")
     )
 

@@ -63,13 +63,13 @@ class PGD:
 
         Args:
             model: The network, attached to a rule or not; the true gradient is used.
-            x: [B, 3, H, W] as the network takes them.
+            x: [B, C, H, W] as the network takes them.
             labels: [B].
             mean: What was subtracted from pixels in [0, 1], per channel.
             std: What they were divided by.
 
         Returns:
-            [B] bool, whether each image is classified right still, and the images [B, 3, H, W] that it was last
+            [B] bool, whether each image is classified right still, and the images [B, C, H, W] that it was last
             attacked with, as the network takes them.
         """
         pixels, normalize = in_pixels(x, mean, std)
@@ -180,14 +180,14 @@ def require_auto_attack() -> Any:
     return torchattacks
 
 
-def scaled_l2(radius: float, size: int) -> float:
+def scaled_l2(radius: float, size: int, channels: int = 3) -> float:
     """An L2 radius given for images of 3 x 32 x 32, for images of another size: the same change of each pixel."""
-    return radius * math.sqrt(3 * size * size / CIFAR_PIXELS)
+    return radius * math.sqrt(channels * size * size / CIFAR_PIXELS)
 
 
 def in_pixels(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Pixels in [0, 1] of images as the network takes them, and the way back."""
-    centre, spread = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(3, 1, 1) for v in (mean, std))
+    centre, spread = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (mean, std))
     return (x * spread + centre).clamp(0, 1), lambda image: (image - centre) / spread
 
 

@@ -34,7 +34,7 @@ def corrupt(images: Tensor, family: str, severity: int, seed: int = 0) -> Tensor
     """Corrupts images.
 
     Args:
-        images: [B, 3, H, W], pixels in [0, 1].
+        images: [B, C, H, W], C 1 or 3, pixels in [0, 1].
         family: One of `FAMILIES`.
         severity: From 1 to 5.
         seed: Of the noise.
@@ -84,7 +84,7 @@ def glass_blur(x: Tensor, level: int, seed: int) -> Tensor:
     sigma, reach = sigma * _unit(x), max(1, round(reach * _unit(x)))
     x = blur(x, sigma)
     for turn in range(rounds):
-        steps = (draws(x[:, :2], 1, seed + turn, "uniform")[0] * (reach + 0.5)).round().clamp(-reach, reach)
+        steps = (draws(_pair(x), 1, seed + turn, "uniform")[0] * (reach + 0.5)).round().clamp(-reach, reach)
         x = _moved(x, steps, mode="nearest")
     return blur(x, sigma)
 
@@ -156,7 +156,7 @@ def elastic_transform(x: Tensor, level: int, seed: int) -> Tensor:
     pull, smooth, shear = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))[
         level
     ]
-    field = blur(draws(x[:, :2], 1, seed, "uniform")[0], smooth * side) * pull * side * _unit(x)
+    field = blur(draws(_pair(x), 1, seed, "uniform")[0], smooth * side) * pull * side * _unit(x)
     # Three corners of the central square, which spans two thirds of the image, are moved by up to `shear` of its side.
     corners = _uniform(x, 6, seed).view(-1, 3, 2) * shear * 1.5
     height, width = x.shape[-2:]
@@ -194,6 +194,11 @@ FAMILIES: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {
     )
 }
 """By their names in ImageNet-C: noise, blur, weather, digital."""
+
+
+def _pair(x: Tensor) -> Tensor:
+    """[B, 2, H, W] to draw a field of steps down and across for."""
+    return x[:, :2] if x.shape[1] > 1 else x.expand(-1, 2, -1, -1)
 
 
 def _unit(x: Tensor) -> float:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from softgate import memory
+from softgate.classes import Classes, Match, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
-from softgate.data.datamodule import CACHE_LIMIT
+from softgate.data.datamodule import CACHE_LIMIT, say_left_out
 from softgate.data.images import Listing
 from softgate.data.sources import class_folders
 from softgate.errors import require
@@ -106,8 +107,11 @@ class Bench:
         data: The test images.
         options: Of the comparison.
 
+    Attributes:
+        notes: Lines on what a reader must know.
+
     Raises:
-        SoftgateError: If the shifted test set does not have the data's classes.
+        SoftgateError: If the shifted test set has a class that the data does not have.
     """
 
     def __init__(self, data: ImageData, options: CompareConfig) -> None:
@@ -115,8 +119,18 @@ class Bench:
         data.setup("validate")
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._samples: dict[int, tuple[Tensor, Tensor]] = {}
-        self._shifted = None if options.shifted is None else shifted_listing(options.shifted, data)
+        self.notes: list[str] = []
+        self._shifted = None if options.shifted is None else self._other_set(options.shifted)
         self._training: dict[str, ImageData] = {}
+
+    def _other_set(self, folder: str) -> Listing:
+        """The images of `compare.shifted`: a folder for each class."""
+        option = f"compare.shifted={folder}"
+        listing = class_folders(Path(folder).expanduser(), option)
+        say_left_out(option, listing)
+        made, found = of_classes(listing, self.data, option)
+        self.notes.append(f"{option}: {found}.")
+        return made
 
     def measure(self, module: SoftgateModule, options: DataConfig) -> Measured:
         """Measures a network, which is in eval mode and on its device.
@@ -161,7 +175,7 @@ class Bench:
         return self._training[key]
 
     def _on_training_images(self, found: Measured, net: nn.Module, data: ImageData, device: torch.device) -> None:
-        listing, seed = data.train_listing, self.options.seed
+        listing, seed = of_classes(data.train_listing, self.data, f"data.root={data.config.root}")[0], self.options.seed
         count = self.options.train_images or len(listing)
         right = scores.correct(*self._all(net, data.still(listing, count, seed), device))
         found.values["train_acc"] = float(right.mean())
@@ -184,7 +198,7 @@ class Bench:
         if not families or not severities:
             return
         count = asked.images or len(self.data.val_listing)
-        kept = len(families) * len(severities) * count * 3 * self.data.size**2 <= CACHE_LIMIT
+        kept = len(families) * len(severities) * count * self.data.config.channels * self.data.size**2 <= CACHE_LIMIT
         every = []
         for family in families:
             right = []
@@ -199,7 +213,7 @@ class Bench:
         """The same corrupted images for every network; made once where they fit in memory."""
         seed, size = self.options.seed, self.data.batch_size
         x, labels = self._sample(count)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.data.mean, self.data.std))
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.data.mean, self.data.std))
         for start in range(0, len(x), size):
             part, place = x[start : start + size], (f"{family}-{severity}", start)
             stored = self._kept.get(place)
@@ -218,7 +232,7 @@ class Bench:
             given = options.radius(norm)
             if given is None:
                 continue
-            radius = given if norm == "linf" else attacks.scaled_l2(given, self.data.size)
+            radius = given if norm == "linf" else attacks.scaled_l2(given, self.data.size, self.data.config.channels)
             attack = PGD(norm, radius, options.steps, options.restarts, self.options.seed)
             standing: dict[str, list[Tensor]] = {"pgd": [], "auto": []}
             size = self.data.batch_size
@@ -238,18 +252,19 @@ class Bench:
         return self._samples[count]
 
 
-def shifted_listing(folder: str, data: ImageData) -> Listing:
-    """The images of another test set: a folder for each class, named as the data's folders or classes are.
+def of_classes(listing: Listing, data: ImageData, option: str) -> tuple[Listing, Match]:
+    """Images of another set, labelled as the data's classes are numbered, and how these were found.
+
+    Args:
+        listing: Its images; its classes are some of the data's or all.
+        data: The data.
+        option: What named the set, and its value, for the error.
 
     Raises:
-        SoftgateError: If a class is missing, or one is not among the data's.
+        SoftgateError: If a class is not among the data's.
     """
-    listing = class_folders(Path(folder).expanduser(), f"compare.shifted={folder}")
-    names = data.folder_names()
-    numbers = [names.get(name, -1) for name in listing.classes]
-    odd = [name for name, number in zip(listing.classes, numbers, strict=True) if number < 0]
-    require(not odd, f"compare.shifted={folder}: the folder '{odd[0] if odd else ''}' is no class of the data.")
-    return Listing(listing.items, torch.tensor(numbers)[listing.labels], data.classes)
+    found = match(Classes.of(listing.classes, listing.folders), data.identity, option, "the data")
+    return Listing(listing.items, torch.tensor(found.indexes)[listing.labels], data.classes), found
 
 
 def stacked(runs: list[Measured], key: str) -> Array:

@@ -7,9 +7,10 @@ metrics run at a few epochs only. Training is bit-identical with and without it.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -22,6 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from softgate import memory, metrics
+from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.explainers.gradients import Pullback
@@ -69,29 +71,61 @@ class AlignmentConfig(Options):
         return self
 
 
+class Renumbered(nn.Module):
+    """A network whose classes are put where another network has them; a class that it lacks is never its choice.
+
+    Args:
+        net: The network.
+        own: The classes that are put elsewhere, as it numbers them.
+        places: For each of these, its number in the other network.
+        total: How many classes the other network has.
+    """
+
+    def __init__(self, net: nn.Module, own: Sequence[int], places: Sequence[int], total: int) -> None:
+        super().__init__()
+        self.net, self.own, self.places, self.total = net, list(own), list(places), total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, total] for images [B, C, H, W]; -inf for the classes that it lacks."""
+        out: Tensor = self.net(x)
+        made = out.new_full((len(out), self.total), -math.inf)
+        made[:, self.places] = out[:, self.own]
+        return made
+
+
 class AlignmentCurves(Callback):
     """Logs `align/hard/KEY` and `align/soft/KEY` after every n-th epoch, `_low` and `_high` being the interval's ends.
 
     Args:
         soft: The rule of the soft read-out.
         options: What is measured, on which images, and how often.
-        evaluator: An independently trained network for the same classes; judges the counterfactuals.
+        evaluator: The module of an independently trained network for the same classes; judges the counterfactuals.
 
     Raises:
         SoftgateError: If the options say that nothing is measured.
     """
 
-    def __init__(self, soft: Surrogate, options: AlignmentConfig, evaluator: nn.Module | None = None) -> None:
+    def __init__(self, soft: Surrogate, options: AlignmentConfig, evaluator: SoftgateModule | None = None) -> None:
         switched_on("callbacks.alignment.every_n_epochs", options.every_n_epochs)
         self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": soft}
-        self.options, self.evaluator = options, evaluator
+        self.options, self._judge = options, evaluator
+        self.evaluator: nn.Module | None = None
         self.represents = True
         self._probe: Probe | None = None
         self._data: ImageData | None = None
         self._measured, self._chunk = -1, CHUNK
 
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
-        """Picks the probe images and tries the read-outs; what cannot be had is said before training."""
+        """Picks the probe images and tries the read-outs; what cannot be had is said before training.
+
+        Raises:
+            SoftgateError: If a class of the data is none of the evaluator's.
+        """
+        if self._judge is not None:
+            start = f"callbacks.alignment.evaluator={self.options.evaluator}"
+            found = match(data.identity, Classes.of(self._judge.classes), start, "the evaluator")
+            own = list(range(len(data.classes)))
+            self.evaluator = Renumbered(self._judge.net, found.indexes, own, len(own)).eval()
         images, labels = data.sample(self.options.images, self.options.seed)
         classes = range(0, len(data.classes), -(-len(data.classes) // MOST_CLASSES))
         self._data = data

@@ -48,8 +48,8 @@ class Film:
 
         Args:
             epoch: Which epoch.
-            image: [3, H, W] pixels in [0, 1].
-            pullbacks: Read-out name to a pullback [3, H, W].
+            image: [C, H, W] pixels in [0, 1].
+            pullbacks: Read-out name to a pullback [C, H, W].
             last: The last epoch of the run as planned; None where that is not known.
         """
         if self.image is None or self.image.shape != image.shape or not self._same_names(pullbacks):

@@ -44,7 +44,7 @@ def read_out(
     Args:
         module: The trained classifier.
         data: Where the images come from; gives class names and pixel values.
-        images: [B, 3, H, W] as the network takes them.
+        images: [B, C, H, W] as the network takes them.
         labels: [B] their classes.
         targets: The K classes to read out.
         soft: The rule of the soft read-out; None leaves it out. The hard read-out is the gradient.

@@ -73,7 +73,7 @@ def _rows(grid: Grid) -> list[list[Any]]:
     import wandb
 
     def shown(values: torch.Tensor) -> Any:
-        return wandb.Image((values.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+        return wandb.Image((values.expand(3, -1, -1).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
     images = [shown(image) for image in grid.images]
     rows = []

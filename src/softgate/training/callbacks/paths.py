@@ -81,7 +81,7 @@ class PathRecorder(Callback):
     def check(self, module: SoftgateModule, data: ImageData) -> None:
         """Raises `SoftgateError` where the recording would be larger than allowed; reads no image."""
         like = next(module.net.parameters())
-        image = torch.zeros(3, data.size, data.size, dtype=like.dtype, device=like.device)
+        image = torch.zeros(data.config.channels, data.size, data.size, dtype=like.dtype, device=like.device)
         count = min(self.options.images, len(data.val_listing))
         header = self._header(module, image[None], "", count)
         points = self.options.recordings + 1
