@@ -116,8 +116,8 @@ CONSTANTS = {
 }
 
 
-AFFINE = {name: made for name, made in CONSTANTS.items() if name not in ("relu6", "hardtanh", "leaky_relu", "clamp", "amax")}
-"""Those without gates of their own."""
+GATED = ("relu6", "hardtanh", "leaky_relu", "clamp", "amax")
+AFFINE = [name for name in CONSTANTS if name not in GATED]
 
 
 def off(model, x, rule=None):
@@ -141,7 +141,7 @@ def test_and_under_soft_gates(name):
     assert off(made(CONSTANTS[name]), images(3), RULE) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["relu6", "hardtanh", "leaky_relu", "clamp", "amax"])
+@pytest.mark.parametrize("name", GATED)
 @pytest.mark.parametrize("mix", [1.0, 0.6])
 def test_every_activation_that_a_rule_covers_is_run_with_the_gates_of_the_backward_pass(name, mix):
     model, x = made(CONSTANTS[name]), images(3)

@@ -8,7 +8,6 @@ call and hands it to a handler of this module, which puts the gated one in its p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,6 +88,7 @@ class Recorder(CallHandler):
         self.found: dict[str, SiteGates] = {}
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
+        """Keeps the gates and runs the activation."""
         self._check(name, call.z)
         rule, scale = self._law(name, call.kind, call.z)
         z = wide(call.z)
@@ -107,6 +107,7 @@ class Recorder(CallHandler):
         return out
 
     def pooling(self, call: PoolCall, name: str) -> Any:
+        """Keeps the choices or weights and runs the pooling."""
         x, window, kind = call.x, call.window(), str(call.kind)
         self._check(name, x)
         rule, scale = self._law(name, kind, x)
@@ -124,7 +125,8 @@ class Recorder(CallHandler):
     def _check(self, name: str, z: Tensor) -> None:
         fits = self.images is None or (z.dim() > 1 and len(z) == self.images)
         require(
-            fits, f"paths: {name} has an input of shape {tuple(z.shape)}, whose rows are not the {self.images} image(s)."
+            fits,
+            f"paths: {name} has an input of shape {tuple(z.shape)}, whose rows are not the {self.images} image(s).",
         )
 
     def _law(self, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
@@ -155,6 +157,7 @@ class Gated(CallHandler):
         self.used: set[str] = set()
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
+        """Multiplies by the gates, or chooses by them."""
         values = self._values(name, len(call.shape.kinks), call.z.shape)
         values = values.to(call.z.dtype) if self.products else values
         steps = [values] if len(call.shape.kinks) == 1 else list(values.unbind(1))
@@ -162,6 +165,7 @@ class Gated(CallHandler):
         return call.z.copy_(out) if call.inplace else out
 
     def pooling(self, call: PoolCall, name: str) -> Any:
+        """Takes what was chosen, or sums with the weights."""
         x, window, site = call.x, call.window(), self._site(name)
         shape = tuple(window.pool(x[:1].detach()).shape[1:])
         given = tuple(site.values.shape[1:])

@@ -1,7 +1,7 @@
 """Which operations are linear in the image once a network's gates are held: looked up in the autograd graph.
 
-The graph says what was computed, however it was written: `x - c`, `x.subtract(c)` and scripted code leave the same node.
-Additive constants play no part here; they are not of the graph.
+The graph says what was computed, however it was written: `x - c`, `x.subtract(c)` and `torch.rsub(c, x)` leave one of
+two nodes. Additive constants play no part here.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ gates this is the logit itself; with soft gates it is :math:`f_\Gamma`, the netw
 
 The sum over constants is what the gated network says where there is no image, :math:`f_\Lambda(0)`. So no constant
 need be found in the model's code: its gates are recorded, and it is run with them on an image of zeros. It is run
-on the image too, which must give the same value; else the network is not affine with its gates held, and that is an error.
+on the image too, which must give the same value; else it is not affine with its gates held, and that is an error.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.explainers.gates import Gates
 from softgate.explainers.gated import CallHandler, check_affine, record
+from softgate.explainers.gates import Gates
+from softgate.explainers.windows import take, weigh
 from softgate.paths import unsigned  # noqa: F401  # the operations that Scaled tensors know
 from softgate.paths.scaled import Scaled, scaled
-from softgate.explainers.windows import take, weigh
 from softgate.sites.calls import ActivationCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
@@ -75,9 +75,9 @@ def kernel(
     r"""The path kernel of a ReLU network between images (paper, equation 23, for any architecture).
 
     Every weight counts as one, BatchNorm's factors too, and every additive constant as zero. A weight is a parameter,
-    any other trainable tensor, or what is computed from these; every other factor, a number or a buffer, counts with its
-    absolute value: averages keep their 1/n, `-x` is as `x`, and `x - y` as `x + y`. The sum runs over the paths that end
-    in one output unit, and is averaged over these. With hard gates the kernel is K_G, with a soft rule K_Gamma.
+    any other trainable tensor, or what is computed from these; every other factor, a number or a buffer, counts with
+    its absolute value: averages keep their 1/n, `-x` is as `x`, and `x - y` as `x + y`. The sum runs over the paths
+    that end in one output unit, and is averaged over these. With hard gates the kernel is K_G, with a soft rule K_Gamma.
 
     Args:
         model: A network of convolutions, linear layers, BatchNorm, ReLU, pooling, sums and differences, concatenations

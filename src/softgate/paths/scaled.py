@@ -2,11 +2,12 @@
 
 `Scaled` tensors run through a network's own forward. At each operation they do what the path kernel asks for: a weight
 counts as one, any other constant factor as its absolute value, a minus sign as a plus, an additive constant as
-zero. Which operation it is they are told by PyTorch's dispatcher, below all spellings of it: `x - y`, `x.subtract(y)` and
-`torch.rsub(y, x)` are one or two entries of the table in `softgate.paths.unsigned`. What is not in it is refused.
+zero. Which operation it is they are told by PyTorch's dispatcher, below all spellings of it: `x - y`, `x.subtract(y)`
+and `torch.rsub(y, x)` are one or two entries of the table in `softgate.paths.unsigned`. What is not in it is refused.
 
-The network of all ones multiplies its values by hundreds at each layer; after a hundred layers no float64 holds them. So
-a `Scaled` tensor is value * exp(exponent), with one exponent for the whole tensor: no dimension need be that of the images.
+The network of all ones multiplies its values by hundreds at each layer; after a hundred layers no float64 holds them.
+So a `Scaled` tensor is value * exp(exponent). The exponent is that of the whole tensor, so that no dimension need be
+that of the images; where images then are too far apart, `Range` says so, and each is run by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Work = Callable[..., Any]
 """Called with an ATen operation and its arguments, of which some are `Scaled`; returns its result."""
 
 OPERATIONS: dict[str, Work] = {}
-"""The operations that are known, filled by `softgate.paths.unsigned`; by their names, in-place ones without underscore."""
+"""The operations that are known, by name, in-place ones without underscore; `softgate.paths.unsigned` fills it."""
 
 VIEWS: set[str] = set()
 """Those of them that give parts of a tensor, without a copy."""
@@ -63,6 +64,7 @@ class Scaled(Tensor):
 
     @staticmethod
     def __new__(cls, value: Tensor, exponent: float, range: Range) -> Scaled:
+        """The numbers value * exp(exponent)."""
         made: Scaled = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
             cls,
             value.shape,
@@ -80,8 +82,8 @@ class Scaled(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What is trainable, or made of that, must be told before the dispatcher makes other tensors of it.
-        args, kwargs = tree_map(_marked, (args, kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+            args, kwargs = tree_map(_marked, (args, kwargs or {}))
             return func(*args, **kwargs)
 
     @classmethod
@@ -138,6 +140,7 @@ class Weight(Tensor):
 
     @staticmethod
     def __new__(cls, shape: Iterable[int], device: torch.device) -> Weight:
+        """Ones of a shape."""
         ones = torch.ones((), dtype=torch.float64, device=device).expand(tuple(shape))
         made: Weight = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
             cls, ones.shape, strides=ones.stride(), dtype=ones.dtype, device=device
@@ -150,6 +153,8 @@ class Weight(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, Scaled) for kind in types):
+            return NotImplemented  # its turn comes next
         args, kwargs = tree_map(lambda v: v.ones if isinstance(v, Weight) else v, (args, kwargs or {}))
         out = func(*args, **kwargs)
         return tree_map(lambda v: Weight(v.shape, v.device) if isinstance(v, Tensor) else v, out)

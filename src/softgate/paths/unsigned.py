@@ -1,4 +1,4 @@
-"""The operations that a path kernel knows: for each what the network does with absolute factors and without constants."""
+"""The operations that a path kernel knows: what each does with absolute factors and without constants."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from softgate.errors import SoftgateError
 from softgate.paths.scaled import OPERATIONS, VIEWS, Scaled, Work, constant, count, refused, together, trainable
 
 PIECES = (
-    "view _unsafe_view _reshape_alias alias detach expand permute transpose t squeeze unsqueeze slice select narrow split "
-    "split_with_sizes unsafe_split unsafe_split_with_sizes unbind diagonal unfold"
+    "view _unsafe_view _reshape_alias alias detach expand permute transpose t squeeze unsqueeze slice select narrow "
+    "split split_with_sizes unsafe_split unsafe_split_with_sizes unbind diagonal unfold"
 ).split()
 """Operations that give parts of a tensor, without a copy."""
 
