@@ -6,7 +6,9 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+import reference
 import softgate as sg
 
 RULE = sg.Surrogate(sg.gates.Sigmoid(0.3), sg.pools.LSE(0.3))
@@ -52,3 +54,29 @@ def images(count, size, dtype=torch.float64, seed=0):
 
 def some(name, dtype=torch.float64):
     return (odd(dtype), 12) if name == "odd" else (network(name, dtype=dtype), 33)
+
+
+class _ByHand(TorchFunctionMode):
+    """Runs a network twice: first its gates are written down, then each relu multiplies by them."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule, self.gates, self.place = rule, [], None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.relu:
+            return func(*args, **(kwargs or {}))
+        if self.place is None:
+            self.gates.append(reference.sigmoid(args[0], self.rule.gate.temperature))
+            return func(*args)
+        self.place += 1
+        return self.gates[self.place - 1] * args[0]
+
+
+@torch.no_grad()
+def run_by_hand(model, x, rule):
+    """f_Gamma(x) of a network whose only gates are calls of torch.relu, under sigmoid gates."""
+    with _ByHand(rule) as mode:
+        model(x)
+        mode.place = 0
+        return model(x)

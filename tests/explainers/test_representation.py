@@ -185,76 +185,16 @@ class Squared(nn.Module):
     [
         (nn.GroupNorm(2, 4), "GroupNorm"),
         (nn.LayerNorm([4, 6, 6]), "LayerNorm"),
-        (nn.BatchNorm2d(4, track_running_stats=False), "BatchNorm"),
-        (nn.InstanceNorm2d(4), "InstanceNorm"),
-        (nn.InstanceNorm2d(4, track_running_stats=True), "InstanceNorm"),
-        (nn.ReLU6(), "Hardtanh"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "statistics of its own input"),
+        (nn.InstanceNorm2d(4), "statistics of its own input"),
         (nn.Softmax(1), "Softmax"),
         (Squared(), "product"),
     ],
 )
 @pytest.mark.parametrize("rule", [None, RULE])
-def test_layers_whose_constants_it_does_not_know_are_refused_by_name(layer, named, rule):
+def test_layers_that_are_not_linear_with_gates_held_are_refused_by_name(layer, named, rule):
     with pytest.raises(SoftgateError, match=named):
         representation(Then(layer).eval(), torch.randn(2, 3, 8, 8), 0, rule)
-
-
-def coordinates(y):
-    return torch.cat([y, torch.linspace(-1, 1, y.shape[3], dtype=y.dtype).expand(len(y), 1, y.shape[2], -1)], 1)
-
-
-def overwritten(y):
-    y = y.clone()
-    y[:, :, 0] = 1.5
-    y[:, 1, 2].copy_(torch.arange(y.shape[3]))
-    y[:, 2, 3:].fill_(-0.5)
-    return y
-
-
-def put_in(y):
-    canvas = torch.full_like(y, 0.7)
-    canvas[:, :3, 1:] = y[:, :3, 1:]
-    return torch.stack([canvas, torch.ones_like(y)], 1).sum(1)
-
-
-@pytest.mark.parametrize("change", [coordinates, overwritten, put_in])
-@pytest.mark.parametrize("count", [1, 3])
-def test_constants_that_are_joined_or_assigned_are_counted(change, count):
-    class Changed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.LazyConv2d(3, 8)
-
-        def forward(self, x):
-            return self.head(change(torch.relu(self.conv(x)))).flatten(1)
-
-    model = Changed().double()
-    x = images(8, count)
-    model(x)
-    assert torch.allclose(representation(randomized(model), x, 1), model(x)[:, 1].detach(), rtol=1e-10)
-
-
-def test_leaky_relu_adds_no_constant():
-    model = randomized(Then(nn.LeakyReLU(0.1)))
-    x = images(8)
-    assert torch.allclose(representation(model, x, 1), model(x)[:, 1].detach(), rtol=1e-10)
-
-
-def test_mixed_rows_are_refused_rather_than_miscounted():
-    class Patches(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
-
-        def forward(self, x):
-            y = torch.relu(self.conv(torch.cat(x.chunk(2, 3))))
-            return sum(self.head(y).chunk(2)) if y.dim() == 2 else self.head(sum(y.mean((2, 3)).chunk(2)))
-
-    model = Patches().double()
-    with pytest.raises(SoftgateError, match="one image at a time"):
-        representation(model, images(8), 0)
-    one = images(8, 1)
-    assert torch.allclose(representation(model, one, 0), model(one)[:, 0].detach(), rtol=1e-10)
 
 
 def test_a_rule_that_rescales_gradients_by_their_norm_is_refused():

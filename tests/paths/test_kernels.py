@@ -250,12 +250,6 @@ def test_what_has_no_path_kernel_is_refused():
     with pytest.raises(SoftgateError, match="product"):
         sg.paths.kernel(Squared(), torch.ones(1, 3))
 
-    class Stacked(nn.Module):
-        def forward(self, x):
-            return torch.stack([torch.relu(x), x], 1).flatten(1)
-
-    with pytest.raises(SoftgateError, match="stack is not known"):
-        sg.paths.kernel(Stacked(), torch.ones(1, 3))
     deep = nn.Sequential(*[part for _ in range(400) for part in (nn.Linear(9, 9), nn.ReLU())], nn.Linear(9, 2))
     for module in deep.modules():
         if isinstance(module, nn.Linear):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import softgate as sg
 from path_networks import RULE, images, network, some
 from softgate import SoftgateError, UnreachableSites
+from softgate.explainers import windows
 
 NETWORKS = ("resnet18", "vgg11_bn", "densenet121")
 
@@ -136,7 +137,7 @@ def test_controls_are_what_they_say():
     assert torch.equal(pool.weights().sum(-3), torch.ones(pool.values.shape))
     assert bool((ones.sites["relu"].values == 1).all())
     a = F.avg_pool2d(relu.values.double(), 3, 2, 1)
-    open_pool = sg.paths.windows.weigh(pool.window, relu.values.double(), ones.sites["maxpool"].values.double())
+    open_pool = windows.weigh(pool.window, relu.values.double(), ones.sites["maxpool"].values.double())
     assert torch.allclose(open_pool, a)
     for name, site in shuffled.sites.items():
         rows = [next(i for i in range(4) if torch.equal(row, gates.sites[name].values[i])) for row in site.values]

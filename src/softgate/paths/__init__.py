@@ -3,11 +3,11 @@
 The first test of the paper's Hypothesis 1 (arXiv 2507.22832, 4.3): do the paths of a network settle early?
 """
 
+from softgate.explainers.gated import record, run
+from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.agreement import Agreement, compare, gate_agreement, path_cosine
-from softgate.paths.gates import Gates, SiteGates
 from softgate.paths.kernels import kernel, product_kernel
 from softgate.paths.recording import Point, Recording
-from softgate.paths.running import record, run
 from softgate.paths.similarity import cka, kernel_accuracy, label_alignment
 from softgate.paths.swapping import Swaps, swap
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softgate.errors import require
-from softgate.paths.gates import Gates, SiteGates
+from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.packing import Bytes, SiteLayout
 from softgate.paths.recording import Point, Recording
 

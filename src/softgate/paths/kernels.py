@@ -5,7 +5,9 @@ r"""The path kernel: how much two images share, summed over all paths of a netwo
 
 The paper's equation 23 writes this as a product over layers, which holds for fully connected chains. For any network
 whose operations are linear once its gates are given, the sum over paths is the value of the same architecture, with all
-weights one and no additive constant, on x * x' with gates lambda(x) * lambda(x'). That is what runs here.
+weights one and no additive constant, on x * x' with gates lambda(x) * lambda(x'). That is what runs here. Minus signs
+belong to the weights: a subtraction adds, and what other constant factors there are count with their absolute values,
+so that K(x, x) is a sum of squares.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
-from softgate.paths.gates import Gates
-from softgate.paths.running import CallHandler, check_affine, record
-from softgate.paths.scaled import Scaled, logarithm, normalized, overwrite, scaled, value_of
-from softgate.paths.windows import take, weigh
+from softgate.explainers.gated import CallHandler, check_affine, record
+from softgate.explainers.gates import Gates
+from softgate.explainers.windows import take, weigh
+from softgate.paths import unsigned  # noqa: F401  # the operations that Scaled tensors know
+from softgate.paths.scaled import Scaled, scaled
 from softgate.sites.calls import ActivationCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
@@ -42,19 +45,22 @@ class _Paired(CallHandler):
         relu = call.shape is RELU
         require(relu, f"paths.kernel: {name} is a {call.kind}; only ReLU has a gate of 0 or 1 for each path.")
         a, b = self.first.sites[name], self.second.sites[name]
-        z = call.z
-        assert isinstance(z, Scaled)
-        both = a.values & b.values if a.hard else a.values.double() * b.values.double()
-        out = scaled(value_of(z) * both, z.exponent)
-        return overwrite(z, out) if call.inplace else out
+        z = _activations(call.z, name)
+        out = z.like(z.value * (a.values & b.values if a.hard else a.values.double() * b.values.double()))
+        return z.overwrite(out) if call.inplace else out
 
     def pooling(self, call: PoolCall, name: str) -> Any:
-        a, b, x, window = self.first.sites[name], self.second.sites[name], call.x, call.window()
-        assert isinstance(x, Scaled)
-        value = value_of(x)
+        a, b, window = self.first.sites[name], self.second.sites[name], call.window()
+        x = _activations(call.x, name)
         if a.hard:
-            return scaled(take(window, value, a.values) * (a.values == b.values), x.exponent)
-        return scaled(weigh(window, value, a.values.double() * b.values.double()), x.exponent)
+            return x.like(take(window, x.value, a.values) * (a.values == b.values))
+        return x.like(weigh(window, x.value, a.values.double() * b.values.double()))
+
+
+def _activations(x: Tensor, name: str) -> Scaled:
+    require(isinstance(x, Scaled), f"paths.kernel: {name} is a call on constants; no path leads there.")
+    assert isinstance(x, Scaled)
+    return x
 
 
 def kernel(
@@ -68,12 +74,14 @@ def kernel(
 ) -> Any:
     r"""The path kernel of a ReLU network between images (paper, equation 23, for any architecture).
 
-    Every weight counts as one, BatchNorm's factors too, and every additive constant as zero; averages keep their 1/n.
-    The sum runs over the paths that end in one output unit, and is averaged over these. With hard gates the kernel is
-    K_G, with a soft rule K_Gamma.
+    Every weight counts as one, BatchNorm's factors too, and every additive constant as zero. A weight is a parameter,
+    any other trainable tensor, or what is computed from these; every other factor, a number or a buffer, counts with
+    its absolute value: averages keep their 1/n, `-x` is as `x`, and `x - y` as `x + y`. The sum runs over the paths
+    that end in one output unit, and is averaged over these. With hard gates the kernel is K_G, with a soft rule K_Gamma.
 
     Args:
-        model: A network of convolutions, linear layers, BatchNorm, ReLU, pooling, sums and concatenations.
+        model: A network of convolutions, linear layers, BatchNorm, ReLU, pooling, sums and differences, concatenations
+            and resizing, in whatever spelling.
         x: [N, ...] images as the model takes them.
         x2: [M, ...] other images; None is `x` again, at half the price.
         rule: None for hard gates, or the rule of the soft ones.
@@ -84,8 +92,9 @@ def kernel(
         [N, M] float64; with `log` two of them, the signs and the logarithms.
 
     Raises:
-        SoftgateError: As `run`; for activations other than ReLU; for operations that are no sum of paths; and where a
-            value exceeds float64 and `log` is false.
+        SoftgateError: As `run`; for activations other than ReLU; for operations that are not known to be a sum of
+            paths, or of which factors may be negative, as in bicubic resizing; and where a value exceeds float64 and
+            `log` is false.
     """
     model = inner(model)
     first = record(model, x, rule)
@@ -93,23 +102,51 @@ def kernel(
     other = x if x2 is None else x2
     shape = len(x), len(other)
     sign, size = (torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(2))
-    with reading_out(model, None) as sites, torch.no_grad():
+    with reading_out(model, None) as sites:
         model = sites.model
         check_affine(model, sites, x, first)
+        run = _Run(model, sites)
         for i, j in _pairs(*shape, x2 is None, pairs):
-            joint = x[i].double() * other[j].double()
-            with sites.handled_by(_Paired(sites, first[i], second[j])):
-                out: Any = model(normalized(joint, torch.zeros(len(i), dtype=torch.float64, device=x.device)))
-            found = logarithm(getattr(out, "logits", out))
+            joint = x[i].detach().double() * other[j].detach().double()
+            found = run(joint, first[i], second[j])
             for whole, part in zip((sign, size), found, strict=True):
                 whole[i, j] = part
                 if x2 is None:
                     whole[j, i] = part
+    if x2 is None:
+        require(bool((sign.diagonal() >= 0).all()), "paths.kernel: K(x, x) is no sum of squares; please report it.")
     if log:
         return sign, size
     values = sign * size.exp()
     require(bool(values.isfinite().all()), "paths.kernel: values exceed float64; ask for log=True.")
     return values
+
+
+class _Run:
+    """Runs the network of absolute factors on some pairs of images."""
+
+    def __init__(self, model: nn.Module, sites: Sites) -> None:
+        self.model, self.sites = model, sites
+        # Trainable even where they are frozen: that tells weights from other constants.
+        self.weights = {
+            name: parameter.detach().requires_grad_(parameter.is_floating_point())
+            for name, parameter in model.named_parameters()
+        }
+
+    def __call__(self, joint: Tensor, first: Gates, second: Gates) -> tuple[Tensor, Tensor]:
+        """Sign, and logarithm of the absolute value, [B], of the mean over the outputs of pairs [B, ...]."""
+        start = scaled(joint)
+        with self.sites.handled_by(_Paired(self.sites, first, second)):
+            out: Any = torch.func.functional_call(self.model, self.weights, (start,))
+        end = getattr(out, "logits", out)
+        fits = isinstance(end, Scaled) and end.shape[:1] == joint.shape[:1]
+        require(fits, f"paths.kernel: {type(self.model).__name__} returns no sum of paths for each image.")
+        if start.range.faint and len(joint) > 1:  # one exponent cannot hold them all: each pair by itself
+            each = [self(joint[k : k + 1], first[k : k + 1], second[k : k + 1]) for k in range(len(joint))]
+            signs, logarithms = zip(*each, strict=True)
+            return torch.cat(signs), torch.cat(logarithms)
+        mean = end.value.flatten(1).mean(1)
+        return mean.sign(), mean.abs().log() + end.exponent
 
 
 def _pairs(rows: int, columns: int, symmetric: bool, count: int) -> Iterator[tuple[Tensor, Tensor]]:

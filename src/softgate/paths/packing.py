@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from softgate.errors import is_whole, require
-from softgate.paths.gates import Gates, SiteGates
+from softgate.explainers.gates import Gates, SiteGates
 from softgate.surrogate.soft_pooling import Window
 
 Bytes = NDArray[np.uint8]

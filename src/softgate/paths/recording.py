@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from softgate import files
 from softgate.errors import SoftgateError, require
-from softgate.paths.gates import Gates
+from softgate.explainers.gates import Gates
 from softgate.paths.packing import Bytes, Layout
 from softgate.surrogate.rule import Surrogate
 

@@ -1,169 +1,214 @@
-"""Tensors with an exponent for each example: numbers like those that sums over all paths of a deep network reach.
+"""Tensors of the path kernel: values of the network in which every path counts with the absolute value of its factors.
 
-The network of all ones multiplies its values by hundreds at each layer; after a hundred layers no float64 holds them. A
-`Scaled` tensor is value * exp(log) with one log for each example, the first dimension. It runs through a network's own
-forward and does to it what the path kernel asks for: every weight counts as one, every additive constant as zero, and
-averages, padding and other operations without weights stay what they are.
+`Scaled` tensors run through a network's own forward. At each operation they do what the path kernel asks for: a weight
+counts as one, any other constant factor as its absolute value, a minus sign as a plus, an additive constant as
+zero. Which operation it is they are told by PyTorch's dispatcher, below all spellings of it: `x - y`, `x.subtract(y)`
+and `torch.rsub(y, x)` are one or two entries of the table in `softgate.paths.unsigned`. What is not in it is refused.
+
+The network of all ones multiplies its values by hundreds at each layer; after a hundred layers no float64 holds them.
+So a `Scaled` tensor is value * exp(exponent). The exponent is that of the whole tensor, so that no dimension need be
+that of the images; where images then are too far apart, `Range` says so, and each is run by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_map
 
-from softgate.errors import SoftgateError, require
+from softgate.errors import SoftgateError
 
-ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__})
-SUBTRACTIONS = frozenset({torch.sub, torch.subtract, Tensor.sub, Tensor.__sub__, Tensor.__rsub__, torch.rsub})
-IN_PLACE = {Tensor.add_: 1, Tensor.__iadd__: 1, Tensor.sub_: -1, Tensor.__isub__: -1}
-PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
-NORMS = frozenset({F.batch_norm, torch.batch_norm})
-CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-JOINTS = frozenset({torch.cat, torch.concat, torch.concatenate})
+LEAST, GREATEST = 1e-50, 1e50
+"""Where the largest value of a tensor lies; else its exponent is changed."""
+
+FAINT = 1e-150
+"""A value below it may next be lost beside others."""
+
+
+Work = Callable[..., Any]
+"""Called with an ATen operation and its arguments, of which some are `Scaled`; returns its result."""
+
+OPERATIONS: dict[str, Work] = {}
+"""The operations that are known, by name, in-place ones without underscore; `softgate.paths.unsigned` fills it."""
+
+VIEWS: set[str] = set()
+"""Those of them that give parts of a tensor, without a copy."""
+
+
+class Range:
+    """Watches over the values of one run.
+
+    Attributes:
+        faint: Whether a value so small was met that, beside those of other images, digits of it may have been lost.
+    """
+
+    faint = False
 
 
 class Scaled(Tensor):
-    """The number value * exp(exponent); see the module.
+    """The numbers value * exp(exponent); see the module.
 
     Attributes:
-        exponent: [B], the exponent of each example.
+        value: float64, of this tensor's shape. Views share its memory, as those of other tensors do.
+        exponent: Of all values.
+        range: Watches over the values of the run.
     """
 
-    exponent: Tensor
+    value: Tensor
+    exponent: float
+    range: Range
+
+    @staticmethod
+    def __new__(cls, value: Tensor, exponent: float, range: Range) -> Scaled:
+        """The numbers value * exp(exponent)."""
+        made: Scaled = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
+            cls,
+            value.shape,
+            strides=value.stride(),
+            storage_offset=value.storage_offset(),
+            dtype=value.dtype,
+            device=value.device,
+        )
+        made.value, made.exponent, made.range = value, exponent, range
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's takes options
+        return f"Scaled({self.value} * exp({self.exponent}))"
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What is trainable, or made of that, must be told before the dispatcher makes other tensors of it.
+        with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+            args, kwargs = tree_map(_marked, (args, kwargs or {}))
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in ADDITIONS:
-            return added(args[0], args[1], float(kwargs.get("alpha", 1)))
-        if func in SUBTRACTIONS:
-            return added(args[0], args[1], -1.0)  # reversed operands differ by a sign, which every path shares
-        if func in IN_PLACE:
-            return overwrite(args[0], added(args[0], args[1], IN_PLACE[func] * float(kwargs.get("alpha", 1))))
-        if func in PRODUCTS:
-            return _times(*args[:2])
-        if func in NORMS:
-            return args[0]
-        if func in CONVOLUTIONS:
-            return _convolved(CONVOLUTIONS[func], *args, **kwargs)
-        if func is F.linear:
-            return _linear(*args, **kwargs)
-        if func in JOINTS:
-            return _joined(func, *args, **kwargs)
-        return _unary(func, args, kwargs)
+        name = func.overloadpacket.__name__
+        inplace = func._schema.is_mutable
+        base = name.removesuffix("_") if inplace else name
+        work = OPERATIONS.get(base)
+        # Those in place that end in no underscore write into `out`; those of views change a tensor's shape.
+        if work is None or (inplace and (base == name or base in VIEWS)):
+            raise refused(name)
+        out = work(getattr(torch.ops.aten, base), *args, **kwargs)
+        if not inplace:
+            return out
+        if not isinstance(args[0], Scaled):
+            raise refused(f"writing activations into a constant ({name})")
+        return args[0].overwrite(out)
+
+    def overwrite(self, result: Scaled) -> Scaled:
+        """Puts a result in the place of the values, as an in-place function does; views of them see it."""
+        self.value.copy_(result.at(self.exponent))
+        if not bool(self.value.isfinite().all()):
+            raise SoftgateError("paths.kernel: an in-place operation adds a value that is too large for float64.")
+        return self
+
+    def at(self, exponent: float) -> Tensor:
+        """The values for another exponent."""
+        if exponent == self.exponent:
+            return self.value
+        moved = self.value * math.exp(self.exponent - exponent)
+        _watch(moved, self.range)
+        return moved
+
+    def like(self, value: Tensor) -> Scaled:
+        """Other values with the same exponent, which is changed where they are very large or small."""
+        largest = float(value.abs().max()) if value.numel() else 0.0
+        if largest == 0 or not math.isfinite(largest) or LEAST < largest < GREATEST:
+            _watch(value, self.range)
+            return Scaled(value, self.exponent, self.range)
+        value = value / largest
+        _watch(value, self.range)
+        return Scaled(value, self.exponent + math.log(largest), self.range)
+
+    def part(self, value: Tensor) -> Scaled:
+        """Some of the values, or all in another order."""
+        return Scaled(value, self.exponent, self.range)
 
 
-def scaled(value: Tensor, log: Tensor) -> Scaled:
-    """The number value * exp(log), for a value [B, ...] and a log [B]."""
-    with torch._C.DisableTorchFunctionSubclass():
-        made: Scaled = value.as_subclass(Scaled)
-    made.exponent = log
-    return made
+class Weight(Tensor):
+    """A trainable tensor, or one made of trainable ones: each of its numbers counts as one."""
 
+    ones: Tensor
 
-def value_of(x: Tensor) -> Tensor:
-    """The value without its exponent."""
-    with torch._C.DisableTorchFunctionSubclass():
-        plain: Tensor = x.as_subclass(Tensor)
-    return plain
-
-
-def normalized(value: Tensor, log: Tensor) -> Scaled:
-    """The same number with its largest value at 1."""
-    most = value.abs().flatten(1).amax(1) if value.numel() else torch.ones_like(log)
-    most = torch.where(most > 0, most, torch.ones_like(most))
-    return scaled(value / _shaped(most, value), log + most.log())
-
-
-def overwrite(x: Scaled, result: Scaled) -> Scaled:
-    """Puts a result in the place of an operand, as an in-place function does."""
-    with torch._C.DisableTorchFunctionSubclass():
-        x.data = value_of(result)
-    x.exponent = result.exponent
-    return x
-
-
-def added(a: Any, b: Any, factor: float) -> Scaled:
-    """The sum a + factor * b; one of the two may be a constant, which is left out."""
-    if not isinstance(b, Scaled):
-        return a  # type: ignore[no-any-return]  # one of the two is Scaled
-    if not isinstance(a, Scaled):
-        return b
-    log = torch.maximum(a.exponent, b.exponent)
-    first, second = (value_of(v) * _shaped((v.exponent - log).exp(), v) for v in (a, b))
-    return scaled(first + factor * second, log)
-
-
-def _shaped(each: Tensor, like: Tensor) -> Tensor:
-    return each.view(-1, *[1] * (like.dim() - 1))
-
-
-def _times(a: Any, b: Any) -> Scaled:
-    if isinstance(a, Scaled) and isinstance(b, Scaled):
-        raise SoftgateError("paths.kernel: a product of activations is no sum of paths.")
-    x, factor = (a, b) if isinstance(a, Scaled) else (b, a)
-    if isinstance(factor, Tensor):  # a weight: it counts as one
-        return scaled(value_of(x) * torch.ones_like(factor, dtype=torch.float64), x.exponent)
-    return scaled(value_of(x) * factor, x.exponent)
-
-
-def _convolved(
-    dims: int,
-    input: Scaled,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Scaled:
-    """A convolution whose weights are all one: all outputs of a group are alike."""
-    x = value_of(input)
-    sums = x.reshape(len(x), groups, -1, *x.shape[2:]).sum(2)
-    ones = torch.ones(groups, 1, *weight.shape[2:], dtype=x.dtype, device=x.device)
-    convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-    out = normalized(convolve(sums, ones, None, stride, padding, dilation, groups), input.exponent)
-    each = weight.shape[0] // groups
-    plain = value_of(out)
-    return scaled(plain.unsqueeze(2).expand(-1, -1, each, *plain.shape[2:]).flatten(1, 2), out.exponent)
-
-
-def _linear(input: Scaled, weight: Tensor, bias: Tensor | None = None) -> Scaled:
-    out = normalized(value_of(input).sum(-1, keepdim=True), input.exponent)
-    return scaled(value_of(out).expand(*input.shape[:-1], weight.shape[0]), out.exponent)
-
-
-def _joined(func: Any, tensors: Any, *args: Any, **kwargs: Any) -> Scaled:
-    require(all(isinstance(t, Scaled) for t in tensors), "paths.kernel: a constant is joined to activations.")
-    log = torch.stack([t.exponent for t in tensors]).amax(0)
-    return scaled(func([value_of(t) * _shaped((t.exponent - log).exp(), t) for t in tensors], *args, **kwargs), log)
-
-
-def _unary(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation without weights: applied to the value."""
-    others = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and not isinstance(v, Scaled)]
-    mine = [v for v in (*args, *kwargs.values()) if isinstance(v, Scaled)]
-    with torch._C.DisableTorchFunctionSubclass():
-        out = func(
-            *(value_of(v) if isinstance(v, Scaled) else v for v in args),
-            **{key: value_of(v) if isinstance(v, Scaled) else v for key, v in kwargs.items()},
+    @staticmethod
+    def __new__(cls, shape: Iterable[int], device: torch.device) -> Weight:
+        """Ones of a shape."""
+        ones = torch.ones((), dtype=torch.float64, device=device).expand(tuple(shape))
+        made: Weight = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
+            cls, ones.shape, strides=ones.stride(), dtype=ones.dtype, device=device
         )
-    parts = out if isinstance(out, (tuple, list)) else (out,)
-    if not any(isinstance(part, Tensor) for part in parts) or func is Tensor.__repr__:
-        return out
-    name = getattr(func, "__name__", str(func))
-    known = len(mine) == 1 and not others
-    known = known and all(isinstance(p, Tensor) and p.dim() > 0 and len(p) == len(mine[0].exponent) for p in parts)
-    require(known, f"paths.kernel: {name} is not known to be a sum of paths with weights one.")
-    made = [scaled(part, mine[0].exponent) for part in parts]
-    return type(out)(made) if isinstance(out, (tuple, list)) else made[0]
+        made.ones = ones
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's takes options
+        return f"Weight({tuple(self.shape)})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, Scaled) for kind in types):
+            return NotImplemented  # its turn comes next
+        args, kwargs = tree_map(lambda v: v.ones if isinstance(v, Weight) else v, (args, kwargs or {}))
+        out = func(*args, **kwargs)
+        return tree_map(lambda v: Weight(v.shape, v.device) if isinstance(v, Tensor) else v, out)
 
 
-def logarithm(x: Scaled) -> tuple[Tensor, Tensor]:
-    """Sign, and logarithm of the absolute value, [B], of the mean of each example's values."""
-    mean = value_of(x).flatten(1).mean(1)
-    return mean.sign(), mean.abs().log() + x.exponent
+def refused(name: str) -> SoftgateError:
+    """The error for an operation that no path is known through."""
+    return SoftgateError(f"paths.kernel: {name} is not known to be a sum of paths.")
+
+
+def scaled(value: Tensor) -> Scaled:
+    """Numbers as the input of a network; a run of its own."""
+    return Scaled(value.double(), 0.0, Range())
+
+
+def constant(value: Any) -> Any:
+    """What a constant factor counts as, a number or a float64 tensor: ones where it is a weight."""
+    if isinstance(value, Weight):
+        return value.ones
+    if isinstance(value, Tensor):
+        return torch.ones_like(value, dtype=torch.float64) if trainable(value) else value.detach().double().abs()
+    return abs(value)
+
+
+def trainable(value: Any) -> bool:
+    """Whether a factor is a weight."""
+    return isinstance(value, Weight) or (isinstance(value, Tensor) and value.requires_grad)
+
+
+def together(values: Iterable[Any]) -> tuple[list[Tensor], Callable[[Tensor], Scaled]]:
+    """The values of several tensors for one exponent, constants being zero; and what gives a result that exponent."""
+    every = list(values)
+    mine = [v for v in every if isinstance(v, Scaled)]
+    first = max(mine, key=lambda v: v.exponent)
+    found = [
+        v.at(first.exponent)
+        if isinstance(v, Scaled)
+        else torch.zeros(getattr(v, "shape", ()), dtype=torch.float64, device=first.device)
+        for v in every
+    ]
+    return found, first.like
+
+
+def count(*values: Any) -> int:
+    """How many of the values depend on the image."""
+    return sum(isinstance(v, Scaled) for v in tree_flatten(values)[0])
+
+
+def _marked(value: Any) -> Any:
+    return Weight(value.shape, value.device) if trainable(value) and not isinstance(value, Weight) else value
+
+
+def _watch(value: Tensor, range: Range) -> None:
+    if range.faint or not value.numel():
+        return
+    size = value.abs()
+    range.faint = bool(((size < FAINT) & (size > 0)).any())

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from softgate.correlation import bootstrap_weights, memberships, pearson, pearson_within
 from softgate.errors import require
+from softgate.explainers.gated import check_affine, record, run_attached
+from softgate.explainers.gates import Gates
 from softgate.explainers.pullback import predict, target_logits
 from softgate.paths.agreement import path_cosine
-from softgate.paths.gates import Gates
 from softgate.paths.recording import Point, Recording
-from softgate.paths.running import check_affine, record, run_attached
 from softgate.sites.calibration import calibrate
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.scales import scales_of

@@ -21,11 +21,11 @@ from torch import Tensor
 from softgate import memory
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.explainers.gated import CHUNK, record
+from softgate.explainers.gates import Gates
 from softgate.options import Every, Number, Options, Whole, switched_on
-from softgate.paths.gates import Gates
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, Recording, network_hash, probe_hash, size_on_disk
-from softgate.paths.running import CHUNK, record
 from softgate.surrogate import pools
 from softgate.surrogate.rule import Surrogate
 from softgate.training.module import SoftgateModule

@@ -8,17 +8,16 @@ call and hands it to a handler of this module, which puts the gated one in its p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softgate.errors import require
+from softgate.explainers.gates import Gates, SiteGates, joined
+from softgate.explainers.linearity import require_linear
 from softgate.explainers.pullback import _in_chunks
-from softgate.explainers.representation import require_linear
-from softgate.paths.gates import Gates, SiteGates, joined
-from softgate.paths.windows import choose, take, weigh
+from softgate.explainers.windows import choose, shares, take, weigh
 from softgate.sites.active_rule import ActiveRule
 from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import POOL_NODES, RELU_NODES, no_sites, nodes_between, unreachable
@@ -29,7 +28,7 @@ from softgate.sites.sites import Sites
 from softgate.surrogate.functional import soft_pooling
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.selection import POOLS
+from softgate.surrogate.selection import POOLS, Kind
 
 CHUNK = 64
 """Images that run at once where `chunk` is None."""
@@ -69,33 +68,52 @@ class CallHandler(ABC):
         return call.shaped(self.pooling(call, site.name))
 
 
-class _Recording(CallHandler):
-    """Keeps the gates of each call."""
+class Recorder(CallHandler):
+    """Keeps the gates of each call.
 
-    def __init__(self, sites: Sites, active: ActiveRule, images: int) -> None:
+    Args:
+        sites: The attached sites.
+        active: The rule that the gates are of.
+        images: How many images run, which are the rows of every call's input; None where rows may be anything.
+        backward: Record what the backward pass multiplies by, also exactly on a kink and among equal elements, where
+            PyTorch may open a gate halfway or differently than 1[z > 0] and the choice of one maximum say.
+
+    Attributes:
+        found: The gates, by call site.
+    """
+
+    def __init__(self, sites: Sites, active: ActiveRule, images: int | None, backward: bool = False) -> None:
         super().__init__(sites)
-        self.active, self.images = active, images
+        self.active, self.images, self.backward = active, images, backward
         self.found: dict[str, SiteGates] = {}
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
+        """Keeps the gates and runs the activation."""
         self._check(name, call.z)
         rule, scale = self._law(name, call.kind, call.z)
         z = wide(call.z)
         steps = []
-        for _, kink in call.shape.kinks:
+        for place, (_, kink) in enumerate(call.shape.kinks):
             at = z - kink if kink else z
-            soft = rule is not None and rule.softens_relu
-            steps.append(rule(at if scale is None else at / scale) if rule is not None and soft else at > 0)
+            soft = rule if rule is not None and rule.softens_relu else None
+            step = at > 0 if soft is None else soft(at if scale is None else at / scale)
+            if self.backward and call.shape.on_kink[place : place + 1] == (1,):
+                share = 1 if soft is None else (1 - soft.mix) / soft.norm
+                step = step | (at == 0) if soft is None else step + share * (at == 0)
+            steps.append(step)
         values = steps[0] if len(steps) == 1 else torch.stack(steps, 1)
         self.found[name] = SiteGates(name, str(call.kind), values)
         out: Tensor = call.original()
         return out
 
     def pooling(self, call: PoolCall, name: str) -> Any:
+        """Keeps the choices or weights and runs the pooling."""
         x, window, kind = call.x, call.window(), str(call.kind)
         self._check(name, x)
         rule, scale = self._law(name, kind, x)
         values = choose(window, x.detach())
+        if self.backward and call.kind is Kind.AMAX and not call.indices:
+            values = shares(window, x.detach())
         if rule is not None and rule.softens_pool:
             soft = soft_pooling(window, rule.pool).weights(x.detach(), scale)
             if rule.mix != 1:
@@ -105,13 +123,14 @@ class _Recording(CallHandler):
         return window.pool(x)
 
     def _check(self, name: str, z: Tensor) -> None:
-        fits = z.dim() > 1 and len(z) == self.images
+        fits = self.images is None or (z.dim() > 1 and len(z) == self.images)
         require(
-            fits, f"paths: {name} has an input of shape {tuple(z.shape)}, whose rows are not the {self.images} images."
+            fits,
+            f"paths: {name} has an input of shape {tuple(z.shape)}, whose rows are not the {self.images} image(s).",
         )
 
     def _law(self, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
-        rule = self.active.rule
+        rule = self.active.at_site(name)
         if rule is None or not self.active.governs(name, kind):
             return None, None
         if rule.scale != "channel":
@@ -119,21 +138,34 @@ class _Recording(CallHandler):
         return rule, self.sites.scales.of(name, z, channel_of(name, z, pool=kind in POOLS))
 
 
-class _Gated(CallHandler):
-    """Puts given gates in the place of each call."""
+class Gated(CallHandler):
+    """Puts given gates in the place of each call.
 
-    def __init__(self, sites: Sites, gates: Gates) -> None:
+    Args:
+        sites: The attached sites.
+        gates: The gates.
+        products: Multiply by hard gates instead of choosing by them: then a choice that the autograd graph shows can
+            only be the model's own, which need not be linear.
+
+    Attributes:
+        used: The call sites that were met.
+    """
+
+    def __init__(self, sites: Sites, gates: Gates, products: bool = False) -> None:
         super().__init__(sites)
-        self.gates = gates
+        self.gates, self.products = gates, products
         self.used: set[str] = set()
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
+        """Multiplies by the gates, or chooses by them."""
         values = self._values(name, len(call.shape.kinks), call.z.shape)
+        values = values.to(call.z.dtype) if self.products else values
         steps = [values] if len(call.shape.kinks) == 1 else list(values.unbind(1))
         out = gated(call, steps)
         return call.z.copy_(out) if call.inplace else out
 
     def pooling(self, call: PoolCall, name: str) -> Any:
+        """Takes what was chosen, or sums with the weights."""
         x, window, site = call.x, call.window(), self._site(name)
         shape = tuple(window.pool(x[:1].detach()).shape[1:])
         given = tuple(site.values.shape[1:])
@@ -212,23 +244,30 @@ def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk:
     model = inner(model)
     with reading_out(model, None) as sites, torch.no_grad():
         model = sites.model
-        active = ActiveRule(None if rule is None else rule.at())
-        if rule is not None and not rule.sites.everything:
-            model(x[:1].detach().clone())
-            covered = [(site.name, site.kind) for site in sites.table() if site.covered]
-            active.choose(type(model).__name__, covered)
+        active = chosen(model, sites, x, rule)
 
         def look(part: slice) -> Gates:
             images = x[part].detach().clone()
-            mode = _Recording(sites, active, len(images))
-            with sites.handled_by(mode):
+            recorder = Recorder(sites, active, len(images))
+            with sites.handled_by(recorder):
                 model(images)
-            return Gates(mode.found)
+            return Gates(recorder.found)
 
+        look(slice(0, 1))  # rows that are not images can be as many as the images by chance, but not as few as one
         parts = _in_chunks(look, x, len(x), CHUNK if chunk is None else chunk)
         if not parts[0].sites:
             raise no_sites(model)
     return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def chosen(model: nn.Module, sites: Sites, x: Tensor, rule: Surrogate | None) -> ActiveRule:
+    """A rule in force, with the call sites that it governs; runs one image where it does not govern all."""
+    active = ActiveRule(None if rule is None else rule.at())
+    if rule is not None and not rule.sites.everything:
+        model(x[:1].detach().clone())
+        covered = [(site.name, site.kind) for site in sites.table() if site.covered]
+        active.choose(type(model).__name__, covered)
+    return active
 
 
 def run(model: nn.Module, x: Tensor, gates: Gates, *, chunk: int | None = None) -> Tensor:
@@ -266,7 +305,7 @@ def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk:
     """`run` without its checks, for a model that is attached and in eval mode."""
 
     def go(part: slice) -> Tensor:
-        mode = _Gated(sites, gates if gates.images == 1 else gates[part])
+        mode = Gated(sites, gates if gates.images == 1 else gates[part])
         with sites.handled_by(mode):
             out: Any = model(x[part].clone())
         missing = gates.sites.keys() - mode.used
@@ -279,17 +318,25 @@ def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk:
 
 def check_affine(model: nn.Module, sites: Sites, x: Tensor, gates: Gates) -> None:
     """Raises unless the gated network is affine in its input; runs one image."""
-    one = x[:1].detach().clone().requires_grad_()
+    run_affine(model, sites, x[:1], Gated(sites, gates[:1], products=True))
+
+
+def run_affine(model: nn.Module, sites: Sites, x: Tensor, handler: Gated) -> Tensor:
+    """What a model returns for `x` with given gates, [B, classes], for a model that is attached and in eval mode.
+
+    Raises:
+        SoftgateError: If there are activations that no handler sees, or operations that are not linear.
+    """
+    leaf = x.detach().clone().requires_grad_()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    # As products: a torch.where in the graph can then only be the model's own, which need not be linear.
-    weights = gates[:1].map(lambda site: replace(site, values=site.weights()))
-    with torch.enable_grad(), sites.handled_by(_Gated(sites, weights)):
-        out: Any = torch.func.functional_call(model, parameters, (one.clone(),))
-    logits = getattr(out, "logits", out)
-    hidden = nodes_between(one, logits, RELU_NODES | POOL_NODES)
+    with torch.enable_grad(), sites.handled_by(handler):
+        out: Any = torch.func.functional_call(model, parameters, (leaf.clone(),))
+    logits: Tensor = getattr(out, "logits", out)
+    hidden = nodes_between(leaf, logits, RELU_NODES | POOL_NODES)
     if hidden:
         raise unreachable(model, [f"{kind} outside of Python" for kind in hidden])
-    require_linear(model, logits)
+    require_linear(model, leaf, logits)
+    return logits.detach()
 
 
 def _check_images(function: str, x: Tensor) -> None:

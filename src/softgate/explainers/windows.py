@@ -29,6 +29,22 @@ def choose(window: Window, x: Tensor) -> Tensor:
     return place.to(torch.uint8)
 
 
+def shares(window: Window, x: Tensor) -> Tensor:
+    """An equal share of each window's sum for every element that is its maximum, zero for the others.
+
+    Args:
+        window: The geometry.
+        x: [..., H, W].
+
+    Returns:
+        [..., window elements, oH, oW], floating point.
+    """
+    top = window.pool(x)
+    padded = F.pad(x, window.pads(x.shape, top.shape), value=-torch.inf)
+    largest = torch.stack([piece == top for piece in window.slices(padded, top.shape)], -3).to(x.dtype)
+    return largest / largest.sum(-3, keepdim=True)
+
+
 def take(window: Window, x: Tensor, choices: Tensor) -> Tensor:
     """The chosen element of each window, bit for bit; linear in `x` [..., H, W]."""
     places = choices.long()
