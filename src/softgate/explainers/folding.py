@@ -71,7 +71,7 @@ def fold(model: nn.Module, x: Tensor) -> nn.Module:
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     sites = attached_sites(model)
     with sites.use(None) if sites else nullcontext():
-        out: Any = model(x)
+        out: Any = model(x.clone())  # which may normalise its input in place
     logits: Tensor = getattr(out, "logits", out)
     return logits
 
