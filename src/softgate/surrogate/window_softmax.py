@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softgate.surrogate.numerics import in_transforms
 from softgate.surrogate.windows import Window
 
 DEEPEST = -1e4
@@ -61,14 +62,13 @@ class WindowSoftmax:
     def spread(self, grad: Tensor) -> Tensor:
         """Sum over windows of weight_i * grad: [..., oH, oW] -> [..., H, W]."""
         share = grad / self.total
-        flow, extra = (torch.zeros_like(self.rows) for _ in range(2))
+        flow, extra, out = (_zeros(like, share) for like in (self.rows, self.rows, self.padded))
         for piece, into, more in self._pieces_of(-2, self.rows, flow, extra):
             depth, excitation = self._excite(piece, self.top)
             excitation = excitation * share
             into += excitation
             if self.full:
                 more += excitation.mul_(depth - self.mean)
-        out = torch.zeros_like(self.padded)
         for piece, into in self._pieces_of(-1, self.padded, out):
             depth, excitation = self._excite(piece, self.rows)
             into += excitation.mul_((1 + depth).mul_(flow).add_(extra) if self.full else flow)
@@ -78,14 +78,13 @@ class WindowSoftmax:
     def gather(self, values: Tensor) -> Tensor:
         """Sum over each window of weight_i * values_i: [..., H, W] -> [..., oH, oW]."""
         source = F.pad(values.to(self.padded.dtype), self.pads)
-        inner, extra = (torch.zeros_like(self.rows) for _ in range(2))
+        inner, extra, out = (_zeros(like, source) for like in (self.rows, self.rows, self.top))
         for piece, part in self._pieces_of(-1, self.padded, source):
             depth, excitation = self._excite(piece, self.rows)
             excitation = excitation * part
             inner += excitation
             if self.full:
                 extra += excitation.mul_(depth)
-        out = torch.zeros_like(self.top)
         for piece, part, more in self._pieces_of(-2, self.rows, inner, extra):
             depth, excitation = self._excite(piece, self.top)
             out += excitation.mul_((depth - self.mean + 1).mul_(part).add_(more) if self.full else part)
@@ -112,3 +111,9 @@ class WindowSoftmax:
     def _pieces_of(self, axis: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The pieces of several tensors side by side."""
         return zip(*(self._pieces(x, axis) for x in tensors), strict=True)
+
+
+def _zeros(like: Tensor, given: Tensor) -> Tensor:
+    """Zeros to sum up in; within a transform batched as soon as one of the two is."""
+    zeros = torch.zeros_like(like)
+    return zeros + given.new_zeros(()) if in_transforms() else zeros
