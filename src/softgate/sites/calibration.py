@@ -78,5 +78,6 @@ def follow_scales(average: nn.Module, model: nn.Module) -> None:
     Raises:
         SoftgateError: If both are one model.
     """
-    wrapped = isinstance(average, torch.optim.swa_utils.AveragedModel)
-    follow(inner(average.module if wrapped else average), inner(model))
+    if isinstance(average, torch.optim.swa_utils.AveragedModel):
+        average = average.module
+    follow(inner(average), inner(model))
