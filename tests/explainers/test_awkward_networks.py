@@ -43,7 +43,6 @@ LOOKS = {
     "ascend": lambda net, x: sg.ascend(net, x, TARGET, RULE, steps=3, step_size=0.5, radius=1.0, bounds=(0, 1)).image,
     "predict": predict,
     "logits": logits,
-    "representation": lambda net, x: sg.representation(net, x, TARGET, RULE).pullback,
     "record": lambda net, x: sg.paths.record(net, x, RULE).sites["(model).relu"].values,
     "calibrate": lambda net, x: sg.calibrate(net, [x])["(model).relu"],
     "grad_cam": lambda net, x: explainers.grad_cam(net, x, TARGET),
@@ -90,7 +89,7 @@ def test_grad_cam_takes_the_last_map_on_the_way_to_the_logits():
 
 def test_grad_cam_without_a_map_before_the_logits_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(243, 3)).double()
-    with pytest.raises(SoftgateError, match="grad_cam: Sequential has no feature map"):
+    with pytest.raises(SoftgateError, match="grad_cam: Sequential makes no feature map"):
         explainers.grad_cam(net, pixels(), TARGET)
 
 

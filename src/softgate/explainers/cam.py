@@ -41,14 +41,15 @@ def grad_cam(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False)
         model = sites.model
         # Needs a gradient to flow also where all weights are frozen.
         image = x.detach().clone().requires_grad_()
+        given = image.clone()  # which a model may normalise in place
         with _LastMap() as seen:
-            out: Any = model(image.clone())  # which may normalise its input in place
+            out: Any = model(given)
         logits: Tensor = getattr(out, "logits", out)
         picked = target_logits(logits, wanted[:, None], centred).sum()
         features = seen.last_before(picked)
         if features is None:
             raise SoftgateError(
-                f"grad_cam: {type(model).__name__} has no feature map of more than one pixel before its logits."
+                f"grad_cam: {type(model).__name__} makes no feature map of more than one pixel before its logits."
             )
         (grad,) = torch.autograd.grad(picked, features)
     weighted = F.relu((grad.mean((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True))

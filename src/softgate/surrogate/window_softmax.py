@@ -68,10 +68,10 @@ class WindowSoftmax:
             excitation = excitation * share
             into += excitation
             if self.full:
-                more += excitation.mul_(depth - self.mean)
+                more += excitation * (depth - self.mean)
         for piece, into in self._pieces_of(-1, self.padded, out):
             depth, excitation = self._excite(piece, self.rows)
-            into += excitation.mul_((1 + depth).mul_(flow).add_(extra) if self.full else flow)
+            into += excitation * ((1 + depth) * flow + extra if self.full else flow)
         left, _, above, _ = self.pads
         return out[..., above : above + self.height, left : left + self.width]
 
@@ -84,10 +84,10 @@ class WindowSoftmax:
             excitation = excitation * part
             inner += excitation
             if self.full:
-                extra += excitation.mul_(depth)
+                extra += excitation * depth
         for piece, part, more in self._pieces_of(-2, self.rows, inner, extra):
             depth, excitation = self._excite(piece, self.top)
-            out += excitation.mul_((depth - self.mean + 1).mul_(part).add_(more) if self.full else part)
+            out += excitation * ((depth - self.mean + 1) * part + more if self.full else part)
         return out / self.total
 
     def _excite(self, x: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
