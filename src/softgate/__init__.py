@@ -16,7 +16,7 @@ from softgate import paths
 from softgate.errors import Diverged, NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites
 from softgate.explainers.pullback import Ascent, ascend, pullback
 from softgate.explainers.representation import representation
-from softgate.sites import Site, SiteDiagnosis, Sites, attach, calibrate, detach, diagnose, revived
+from softgate.sites import Site, SiteDiagnosis, Sites, attach, calibrate, detach, diagnose, follow_scales, revived
 from softgate.surrogate import Ramp, Schedule, Select, Surrogate, Window, functional, gates, pools
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "calibrate",
     "detach",
     "diagnose",
+    "follow_scales",
     "functional",
     "gates",
     "paths",

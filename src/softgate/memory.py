@@ -63,6 +63,8 @@ def give_back(error: BaseException | None = None) -> None:
 def in_chunks(work: Callable[[slice], _Part], count: int, size: int) -> list[_Part]:
     """Runs `work` on slices of `count` items until all are done; smaller slices where memory runs out.
 
+    No single item is left for the end where that can be helped: gates of other examples need one.
+
     Args:
         work: Takes a slice.
         count: How many items there are.
@@ -74,15 +76,17 @@ def in_chunks(work: Callable[[slice], _Part], count: int, size: int) -> list[_Pa
     done, parts, size = 0, [], max(1, min(size, count))
     while done < count:
         short = None
+        left = count - done
+        taken = size - 1 if left == size + 1 and size > 2 else min(size, left)
         try:
-            part = work(slice(done, done + size))
+            part = work(slice(done, done + taken))
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not ran_out(error):
                 raise
             short = error
         if short is None:
             parts.append(part)
-            done += size
+            done += taken
         else:
             give_back(short)
             size //= 2

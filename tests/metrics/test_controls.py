@@ -8,9 +8,10 @@ from torch import nn
 
 import softgate as sg
 from metric_cases import RULE, network, probe
-from softgate import SoftgateError
+from softgate import SoftgateError, metrics
 from softgate.explainers import Pullback, smoothgrad
 from softgate.metrics import controls, high_frequency
+from softgate.sites.scales import scales_of
 
 GRADIENT = Pullback(None, centred=True)
 
@@ -66,3 +67,15 @@ def test_a_hard_rule_makes_no_control_table():
 def test_published_tables_keep_their_leaky_backward():
     found = controls.standard(RULE, probe()[0])["leaky backward"]
     assert found == Pullback(sg.Surrogate(gate=sg.gates.Leaky(slope=0.1), pool=sg.pools.Hard()), centred=True)
+
+
+def test_a_randomised_network_has_scales_of_its_own():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.randn(8, 3, 8, 8)
+    with torch.no_grad():
+        net[0].weight.mul_(100)
+    sg.calibrate(net, [x])
+    other = metrics.randomized(net, "all", x)
+    sg.pullback(other, x, 1, sg.Surrogate(scale="channel"))  # a warning of scales of other weights would be an error
+    found, expected = scales_of(other)["1"].variance, other[0](x).var((0, 2, 3), correction=0)
+    torch.testing.assert_close(found, expected)

@@ -10,6 +10,7 @@ from torch import nn
 import reference_metrics as slow
 from metric_cases import cases, close, explain, network, probe, value
 from softgate import SoftgateError, SoftgateWarning, metrics
+from softgate.metrics import control_table
 from softgate.metrics.perceptual_likeness import as_image
 
 
@@ -141,3 +142,63 @@ def test_as_image_is_clipped_at_three_standard_deviations():
     maps = torch.randn(2, 3, 64, 64)
     assert as_image(maps).abs().amax() == 1
     assert torch.allclose(as_image(maps), as_image(5 * maps), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(cases(network(), *probe())))
+def test_no_image_is_no_value_and_one_warning_says_so(name):
+    metric, arguments = cases(network(), *probe())[name]
+    none = [given[:0] if isinstance(given, torch.Tensor) else given for given in arguments]
+    found, warning = only_warning(metric, none)
+    assert all(map(math.isnan, values_of(found)))
+    assert "no image was given" in warning or "there is no mosaic" in warning
+    again = value(metric, arguments)
+    assert values_of(again) == pytest.approx(values_of(value(*cases(network(), *probe())[name])))
+
+
+def test_the_functions_of_no_image_have_no_value():
+    none, several = torch.empty(0, 3, 8, 8), torch.empty(0, 4, 3, 8, 8)
+    labels, numbers = torch.empty(0, dtype=torch.long), torch.empty(0)
+    for rows in (
+        metrics.total_variation(none),
+        metrics.high_frequency(none),
+        metrics.spectral_slope(none),
+        metrics.data_alignment(none, none),
+        metrics.mean_alignment(none, none, none),
+        metrics.target_specificity(several),
+        metrics.spearman(none, none),
+        metrics.noise_cosine(none, none[None]),
+        metrics.max_sensitivity(none, none[None]),
+        metrics.infidelity(torch.empty(0, 5), torch.empty(0, 5)),
+        metrics.pullback_accuracy(several, none, torch.empty(0, 4)),
+        metrics.representation_error(numbers, numbers),
+    ):
+        assert rows.shape == (0,)
+    assert metrics.grid_pointing(several, none, 2).shape == (0, 4)
+    for scalar in (
+        metrics.input_specificity(none, labels),
+        metrics.kernel_agreement(numbers, numbers),
+        metrics.kernel_agreement(numbers, numbers, labels),
+    ):
+        assert math.isnan(scalar)
+    assert metrics.counterfactuals(lambda model, x, target: x, nn.Identity(), none, labels).shape == none.shape
+    with pytest.raises(SoftgateError, match="N >= 1"):
+        control_table.Probe(none, labels)
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(10, 11, 3), (7, 9, 2), (2, 5, 3), (6, 6, 3)])
+def test_grid_pointing_on_a_size_that_does_not_divide_shares_pixels_on_borders(height, width, side):
+    """As on the picture with every pixel repeated `side` times, in which no border cuts one."""
+    maps, x = torch.rand(2, side**2, 3, height, width), torch.rand(2, 3, height, width)
+    found = metrics.grid_pointing(maps, x, side)
+    large = maps.repeat_interleave(side, -1).repeat_interleave(side, -2)
+    expected = metrics.grid_pointing(large, x.repeat_interleave(side, -1).repeat_interleave(side, -2), side)
+    torch.testing.assert_close(found, expected)
+    even = torch.ones(1, side**2, 3, height, width)
+    torch.testing.assert_close(
+        metrics.grid_pointing(even, even[:, 0], side), torch.full((1, side**2), side**-2).double()
+    )
+
+
+def test_grid_pointing_with_another_number_of_maps_is_refused():
+    with pytest.raises(SoftgateError, match=r"grid_pointing: maps \(1, 4, 3, 6, 6\): \[B, 9, C, H, W\]"):
+        metrics.grid_pointing(torch.rand(1, 4, 3, 6, 6), torch.rand(1, 3, 6, 6), 3)

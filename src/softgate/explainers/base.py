@@ -16,6 +16,7 @@ Explainer = Callable[[nn.Module, Tensor, Any], Tensor]
 
 def classes(x: Tensor, target: Any) -> Tensor:
     """The target of each image, [B], from an int or a [B] tensor."""
+    require(len(x) > 0, "x has no image: images [B, C, H, W] with B >= 1 are needed.")
     kind = "an int or a [B] tensor is needed"
     try:
         given = torch.as_tensor(target, device=x.device)

@@ -130,8 +130,8 @@ class Recorder(CallHandler):
         )
 
     def _law(self, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
-        rule = self.active.at_site(name)
-        if rule is None or not self.active.governs(name, kind):
+        rule = self.active.of_site(name, kind)
+        if rule is None:
             return None, None
         if rule.scale != "channel":
             return rule, None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softgate.errors import require
-from softgate.surrogate.soft_pooling import Window
+from softgate.surrogate.windows import Window
 
 
 @dataclass(frozen=True)

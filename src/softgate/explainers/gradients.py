@@ -163,7 +163,7 @@ def _captum(name: str, model: nn.Module, x: Tensor, target: Any, centred: bool, 
     attr, model, wanted = captum_attr(), inner(model), classes(x, target)
 
     def logits(images: Tensor) -> Tensor:
-        out: Any = model(images)
+        out: Any = model(images.clone())  # a model may normalise its input in place
         found: Tensor = getattr(out, "logits", out)
         require_classes(found, wanted)
         return found - found.mean(1, keepdim=True) if centred else found

@@ -41,7 +41,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: Any, *, centred: bool =
         model = sites.model
         image = x.detach().clone().requires_grad_()
         with sites.handled_by(guide):
-            out: Any = model(image)
+            out: Any = model(image.clone())  # which may normalise its input in place
         logits: Tensor = getattr(out, "logits", out)
         picked = target_logits(logits, targets[:, None], centred).sum()
         kind = type(model).__name__

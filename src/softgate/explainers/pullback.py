@@ -28,6 +28,8 @@ PAPER_PIXELS = 3 * 224 * 224
 CHUNK = 32
 """Images of the paper's size that run at once where `chunk` is None; of smaller ones so many more."""
 
+NO_IMAGE = "x has no image: images [B, C, H, W] with B >= 1 are needed."
+
 _Part = TypeVar("_Part")
 
 
@@ -143,7 +145,7 @@ def ascend(
                 direction = rows[:, 0]
             else:
                 with torch.no_grad():
-                    logits = _logits(model, normalize(image) if normalize else image)
+                    logits = _logits(model, normalize(image.clone()) if normalize else image.clone())
             path.append(_pick(logits, flat[part]))
         predicted.append(logits.argmax(1))
         return image, image - origin, torch.cat(path, 1), torch.stack(predicted, 1)
@@ -183,14 +185,18 @@ def size_factor(x: Tensor) -> float:
     Args:
         x: [B, C, H, W].
     """
-    return math.sqrt(x[0].numel() / PAPER_PIXELS)
+    return math.sqrt(math.prod(x.shape[1:]) / PAPER_PIXELS)
 
 
 def _in_chunks(work: Callable[[slice], _Part], x: Tensor, count: int, chunk: int | None) -> list[_Part]:
-    """Runs `work` on slices of `count` items until all are done; smaller slices where memory runs out."""
+    """Runs `work` on slices of `count` items until all are done; smaller slices where memory runs out.
+
+    No single item is left for the end where that can be helped: gates of other examples need one.
+    """
+    require(count > 0, NO_IMAGE)
     whole = is_whole(chunk, 1)
     require(chunk is None or whole, f"chunk={chunk}: a whole number >= 1 is needed, or None.")
-    size = max(1, CHUNK * PAPER_PIXELS // max(1, x[0].numel())) if chunk is None else chunk
+    size = max(1, CHUNK * PAPER_PIXELS // max(1, math.prod(x.shape[1:]))) if chunk is None else chunk
     return memory.in_chunks(work, count, size)
 
 
@@ -203,7 +209,8 @@ def pull(
 ) -> tuple[Tensor, Tensor]:
     """The logits [B, classes] of images and the pullbacks [B, K, C, H, W] of targets [B, K], of one forward pass."""
     images = x.detach().clone().requires_grad_()
-    logits = _logits(model, normalize(images) if normalize else images)
+    given = images.clone()  # a model may normalise its input in place, which a leaf does not allow
+    logits = _logits(model, normalize(given) if normalize else given)
     picked = target_logits(logits, targets, centred=True) if centred else _pick(logits, targets)
     columns = picked.unbind(1)
     rows = []
@@ -234,7 +241,7 @@ def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     require(x.dim() == 4, f"x of shape {tuple(x.shape)}: images [B, C, H, W] are needed.")
     size = x.shape[0]
     kind = "an int, a [B] tensor, a [B, K] tensor or a list of classes"
-    require(size > 0, "x has no image: images [B, C, H, W] with B >= 1 are needed.")
+    require(size > 0, NO_IMAGE)
     try:
         given = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softgate.errors import require
-from softgate.surrogate.soft_pooling import Window
+from softgate.surrogate.windows import Window
 
 
 def choose(window: Window, x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ split over batches and processes, and its sampling error over images can be had 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +41,11 @@ class ProbeMetric(Metric):
     reason: ClassVar[str] = "the map is zero"
     degenerate: ClassVar[str] = "there is nothing to average"
     rows: list[Tensor]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls):
+            cls.update = _of_images(cls.update)  # type: ignore[method-assign]  # each subclass has its own arguments
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -134,6 +141,17 @@ class ProbeMetric(Metric):
         return rows, f"{undefined} of {total} images are left out: {self.reason}" if undefined else ""
 
 
+def _of_images(update: Callable[..., None]) -> Callable[..., None]:
+    """An `update` that takes nothing in where it is given no image."""
+
+    @wraps(update)
+    def taking(self: ProbeMetric, *args: Any, **kwargs: Any) -> None:
+        if all(given.numel() for given in (*args, *kwargs.values()) if isinstance(given, Tensor)):
+            update(self, *args, **kwargs)
+
+    return taking
+
+
 def finite(*tensors: Tensor) -> Tensor:
     """[B]: whether all numbers of each image are finite, over tensors [B, ...]."""
     marks = [tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else tensor.isfinite() for tensor in tensors]
@@ -155,5 +173,5 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits [B, classes], in eval mode, without a gradient; the model is afterwards as it was."""
     with reading_out(model, None) as sites, torch.no_grad():
         model = sites.model
-        out: Any = model(x)
+        out: Any = model(x.clone())  # which may normalise its input in place
     return getattr(out, "logits", out).detach()  # type: ignore[no-any-return]  # a model's output is untyped

@@ -99,7 +99,7 @@ class Probe:
     def __post_init__(self) -> None:
         fits = self.images.dim() == 4 and self.labels.shape == self.images.shape[:1]
         shapes = f"images {tuple(self.images.shape)}, labels {tuple(self.labels.shape)}"
-        require(fits, f"probe: {shapes}: [N, C, H, W] and [N] are needed.")
+        require(fits and len(self.images) > 0, f"probe: {shapes}: [N, C, H, W] and [N] with N >= 1 are needed.")
 
     def first(self, count: int) -> Probe:
         """The same with the first `count` images only."""
@@ -266,7 +266,9 @@ def _other_classes(probe: Probe) -> Tensor:
 
 
 def _parts(probe: Probe) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(probe.images, CHUNK), torch.split(probe.labels, CHUNK), strict=True)
+    """A part of one image would be none for gates of other examples: where there are several, they are even."""
+    count = -(-len(probe.images) // CHUNK)
+    return zip(probe.images.tensor_split(count), probe.labels.tensor_split(count), strict=True)
 
 
 def _positions(labels: Tensor, numbers: Sequence[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def counterfactuals(
         words = f"one number for each of the {x.shape[1]} channels is needed"
         require(fits, f"counterfactual: {key}={list(values)}: {words}.")
     shift, scale = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (mean, std))
-    size = (x[0].numel() / REFERENCE_SIZE) ** 0.5
+    size = (math.prod(x.shape[1:]) / REFERENCE_SIZE) ** 0.5
     origin = ((x * scale + shift) * 2 - 1).clamp(-1, 1)
     pixels = origin
     for _ in range(steps):

@@ -54,13 +54,25 @@ def grid_pointing(maps: Tensor, x: Tensor, side: int) -> Tensor:
 
     Returns:
         [B, side^2] in [0, 1], 1/side^2 by chance; NaN where nothing is positive. The product is summed over channels
-        before its positive part is taken, so that a pixel speaks once.
+        before its positive part is taken, so that a pixel speaks once. A pixel that the border between two cells cuts,
+        as in mosaics resized to a size that `side` does not divide, counts for each by its share.
     """
+    cells = side * side
+    require(
+        maps.dim() == 5 and maps.shape[1] == cells, f"grid_pointing: maps {tuple(maps.shape)}: [B, {cells}, C, H, W]."
+    )
     parts = (maps.detach().double() * x.detach().double()[:, None]).sum(2).clamp_min(0)
-    batch, cells, height, width = parts.shape
-    blocks = parts.view(batch, cells, side, height // side, side, width // side).sum((3, 5)).flatten(2)
+    rows, columns = (_shares(size, side).to(parts) for size in parts.shape[-2:])
+    blocks = torch.einsum("bkhw,ih,jw->bkij", parts, rows, columns).flatten(2)
     own = blocks.diagonal(dim1=1, dim2=2)
     return own / blocks.sum(2)
+
+
+def _shares(pixels: int, side: int) -> Tensor:
+    """How much of each pixel lies in each cell along an axis, [side, pixels]: 0 or 1, but where a border cuts one."""
+    edges = torch.arange(pixels, dtype=torch.float64)
+    ends = torch.arange(side + 1, dtype=torch.float64)[:, None] * pixels / side
+    return (torch.minimum(edges + 1, ends[1:]) - torch.maximum(edges, ends[:-1])).clamp_min(0)
 
 
 class GridPointing(ProbeMetric):
@@ -95,7 +107,5 @@ class GridPointing(ProbeMetric):
 
     def update(self, model: nn.Module, x: Tensor, targets: Tensor) -> None:
         """Takes mosaics [B, C, H, W] and the classes of their cells [B, side^2], as `mosaics` makes them."""
-        if len(x) == 0:
-            return
         maps = torch.stack([self.explainer(model, x, column) for column in targets.unbind(1)], 1)
         self.add(grid_pointing(maps, x, self.side).nanmean(1), finite(maps, logits(model, x)))

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from softgate.errors import require, unknown
 from softgate.explainers.base import Explainer
 from softgate.metrics.base import ProbeMetric, cosine, finite, flat, logits
+from softgate.sites.calibration import calibrate
 from softgate.sites.inference import inner
+from softgate.sites.scales import scales_of
 from softgate.sites.sites import attached_sites
 
 LEVELS = ("head", "top", "all")
@@ -21,12 +23,12 @@ _Norm = nn.modules.batchnorm._BatchNorm
 
 def ranks(values: Tensor) -> Tensor:
     """Ranks 0 to d - 1 along the last dimension of [B, d]; equal values share the mean of their ranks."""
-    found = []
+    found = [values.new_empty(0, values.shape[1], dtype=torch.float64)]
     for row in values:
         _, where, counts = row.unique(return_inverse=True, return_counts=True)
         last = counts.cumsum(0).double()
-        found.append((last - (counts + 1) / 2)[where])
-    return torch.stack(found)
+        found.append((last - (counts + 1) / 2)[where][None])
+    return torch.cat(found)
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -45,11 +47,12 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> nn.Module:
-    """A copy of a network with some of its weights drawn anew and its BatchNorm statistics re-estimated.
+    """A copy of a network with some of its weights drawn anew, its BatchNorm statistics and scales re-estimated.
 
     Weights of convolutions and linear layers are He-normal (variance 2 / fan-in, 1 / fan-in at the head), biases zero,
     norms one and zero; the entries of any other parameter are shuffled. Statistics of the trained weights would keep
-    the randomised network's activations far from zero and hide the effect, so those of `images` take their place.
+    the randomised network's activations far from zero and hide the effect, so those of `images` take their place; so
+    they do for per-channel scales, where the network has them.
 
     Args:
         model: The trained network; it stays as it is.
@@ -78,6 +81,8 @@ def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> n
             for name, parameter in module.named_parameters(recurse=False):
                 parameter.copy_(_fresh(module, name, parameter, index == weighted[-1], generator))
     _reestimate(made, images)
+    if scales_of(made):
+        calibrate(made, [images])
     return made.eval()
 
 
@@ -92,7 +97,7 @@ def _in_order(model: nn.Module, images: Tensor) -> list[nn.Module]:
     hooks = [module.register_forward_pre_hook(note) for module in layers]
     try:
         with torch.no_grad():
-            model.eval()(images[:1])
+            model.eval()(images[:1].clone())  # which a model may normalise in place
     finally:
         for hook in hooks:
             hook.remove()
@@ -122,7 +127,7 @@ def _reestimate(model: nn.Module, images: Tensor) -> None:
         norm.momentum = None  # the plain mean over batches
         norm.train()
     with torch.no_grad():
-        model(images)
+        model(images.clone())
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -58,9 +58,11 @@ def kernel_agreement(logit: Tensor, represented: Tensor, labels: Tensor | None =
             that the classes differ.
 
     Returns:
-        A scalar in [-1, 1]; NaN where one of the two does not vary.
+        A scalar in [-1, 1]; NaN where one of the two does not vary, or there is no image.
     """
     logit, represented = logit.double(), represented.double()
+    if len(logit) == 0:
+        return logit.new_tensor(torch.nan)
     if labels is None:
         return pearson(logit, represented)
     one = torch.ones(1, len(logit), dtype=torch.float64, device=logit.device)

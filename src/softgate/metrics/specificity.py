@@ -17,10 +17,10 @@ def target_specificity(maps: Tensor) -> Tensor:
     Returns:
         [B] in [0, 1]; NaN where a map is zero or there is one target.
     """
-    grams = torch.stack([_cosines(one) for one in maps]).abs()
     count = maps.shape[1]
-    if count < 2:
+    if count < 2 or len(maps) == 0:
         return torch.full((len(maps),), torch.nan, dtype=torch.float64, device=maps.device)
+    grams = torch.stack([_cosines(one) for one in maps]).abs()
     return (grams.sum((1, 2)) - count) / (count * (count - 1))
 
 

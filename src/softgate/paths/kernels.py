@@ -77,7 +77,7 @@ def kernel(
     Every weight counts as one, BatchNorm's factors too, and every additive constant as zero. A weight is a parameter,
     any other trainable tensor, or what is computed from these; every other factor, a number or a buffer, counts with
     its absolute value: averages keep their 1/n, `-x` is as `x`, and `x - y` as `x + y`. The sum runs over the paths
-    that end in one output unit, and is averaged over these. With hard gates the kernel is K_G, with a soft rule K_Gamma.
+    that end in one output unit, and is averaged over these. With hard gates it is K_G, with a soft rule K_Gamma.
 
     Args:
         model: A network of convolutions, linear layers, BatchNorm, ReLU, pooling, sums and differences, concatenations

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from softgate.errors import is_whole, require
 from softgate.explainers.gates import Gates, SiteGates
-from softgate.surrogate.soft_pooling import Window
+from softgate.surrogate.windows import Window
 
 Bytes = NDArray[np.uint8]
 

@@ -42,8 +42,17 @@ class ActiveRule:
             self.rule = self.scheduled.at(epoch, step)
             self._local = {}
 
-    def at_site(self, name: str) -> Surrogate | None:
-        """The rule of this moment at a call site."""
+    def of_site(self, name: str, kind: str) -> Surrogate | None:
+        """The rule of a call site at this moment, with the gates that are its own; None where the gradient is true.
+
+        Whoever needs the rule of a site asks here: gradients, recordings of gates, diagnostics.
+        """
+        rule = self.rule
+        if rule is None or not (rule.sites.everything or self.governs(name, kind)):
+            return None
+        return self._local_rule(name)
+
+    def _local_rule(self, name: str) -> Surrogate | None:
         rule = self.rule
         if rule is None or not rule.gate.local:
             return rule
@@ -85,7 +94,7 @@ class ActiveRule:
         rule = self.rule
         if rule is not None and rule.gate.local:
             for name, _ in covered:  # now: a compiled forward pass makes no rule
-                self.at_site(name)
+                self._local_rule(name)
         if rule is None or rule.sites.everything or self._known:
             return
         if not covered and rule.sites.needs_order:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softgate.errors import SoftgateError, require
 from softgate.sites.inference import inner, reading_out
-from softgate.sites.scales import scales_of
+from softgate.sites.scales import follow, scales_of
 from softgate.surrogate.rule import Surrogate
 
 
@@ -43,6 +43,7 @@ def calibrate(
     scales = scales_of(model)
     former = scales.state_dict()
     scales.clear()
+    scales.inherited = False
     try:
         with reading_out(model, rule) as sites, sites.calibrating(), torch.no_grad():
             model = sites.model
@@ -54,10 +55,29 @@ def calibrate(
                 require(x.numel() > 0, f"calibrate: batch {count} of the loader is empty.")
                 finite = bool(x.isfinite().all())
                 require(finite, f"calibrate: batch {count} of the loader has numbers that are not finite.")
-                model(x.to(place.device, place.dtype))
+                model(x.to(place.device, place.dtype, copy=True))  # it may normalise its input in place
         if not scales:
             raise SoftgateError("calibrate: the loader yields no batch, or the model has no call site in rule.sites.")
     except BaseException:
         scales.load_state_dict(former)
         raise
     return {name: scale.variance.sqrt() for name, scale in scales.items()}
+
+
+def follow_scales(average: nn.Module, model: nn.Module) -> None:
+    """Has a moving average of a model's weights read the model's per-channel scales, now and as they go on.
+
+    Weights are averaged by whoever averages them; the scales, which lie beside the state dict, would stay those of the
+    moment of the copy. One call after the copy is made is enough. The average is for reading: in train mode it would
+    feed the scales too.
+
+    Args:
+        average: A deep copy of the model, or a wrapper around one such as `torch.optim.swa_utils.AveragedModel`.
+        model: The model that is trained.
+
+    Raises:
+        SoftgateError: If both are one model.
+    """
+    if isinstance(average, torch.optim.swa_utils.AveragedModel):
+        average = average.module
+    follow(inner(average), inner(model))

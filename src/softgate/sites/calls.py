@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softgate.surrogate.functional import PiecewiseLinear, window_of
 from softgate.surrogate.selection import Kind
-from softgate.surrogate.soft_pooling import Window
+from softgate.surrogate.windows import Window
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,14 @@ POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2D
 def nodes_between(inputs: Any, out: Any, patterns: dict[str, str], begun: int = 0) -> Counter[str]:
     """How often nodes that `patterns` match stand in the autograd graph between `inputs` and `out`, made since then."""
     found: Counter[str] = Counter()
-    for node in _graph(inputs, out, begun):
+    for node in graph(inputs, out, begun):
         kind = next((kind for pattern, kind in patterns.items() if pattern in node.name()), None)
         if kind and "BackwardBackward" not in node.name():  # a derivative's derivative is no activation
             found[kind] += 1
     return found
 
 
-def _graph(inputs: Any, out: Any, begun: int) -> Iterator[Any]:
+def graph(inputs: Any, out: Any, begun: int = 0) -> Iterator[Any]:
     """The nodes of the autograd graph between `inputs` and `out` that are not older than the number `begun`."""
     seen: set[Any] = {tensor.grad_fn for tensor in tensors_in(inputs)}
     todo: list[Any] = [tensor.grad_fn for tensor in tensors_in(out)]
@@ -138,7 +138,7 @@ def _graph(inputs: Any, out: Any, begun: int) -> Iterator[Any]:
 def functions_between(inputs: Any, out: Any, begun: int = 0) -> list[str]:
     """The names of other people's autograd Functions in the graph between `inputs` and `out`, made since then."""
     found: dict[str, None] = {}
-    for node in _graph(inputs, out, begun):
+    for node in graph(inputs, out, begun):
         function = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__.split(".")[0] not in ("torch", "softgate"):
             found[function.__name__] = None

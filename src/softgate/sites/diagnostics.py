@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softgate.errors import require
+from softgate.sites.active_rule import ActiveRule
 from softgate.sites.inference import eagerly, inner
 from softgate.sites.randomness import generator_states, own_random_numbers
 from softgate.sites.scales import SCALES, channel_of, scales_of
@@ -83,7 +84,9 @@ def diagnose(model: nn.Module, x: Tensor, target: Tensor | Loss, rule: Surrogate
         SoftgateError: If the loss is not one number, or does not depend on `x`.
     """
     require(isinstance(rule, Surrogate), f"diagnose: rule={rule!r}: a softgate.Surrogate is needed.")
-    require(isinstance(x, Tensor) and x.dim() > 0, f"diagnose: x is {type(x).__name__}; a batch [B, ...] is needed.")
+    fits = isinstance(x, Tensor) and x.dim() > 0
+    require(fits, f"diagnose: x is {type(x).__name__}; a batch [B, ...] is needed.")
+    require(x.numel() > 0, f"diagnose: x of shape {tuple(x.shape)} has no image.")
     model = inner(model)
     loss = target if callable(target) else _cross_entropy(target)
     rule = replace(rule.at(), schedule=Schedule())
@@ -91,7 +94,9 @@ def diagnose(model: nn.Module, x: Tensor, target: Tensor | Loss, rule: Surrogate
     with _looking(model, rule) as sites:
         soft = _Pass(x, loss, sites, rule, drawn)
         covered = [(site.name, str(site.kind)) for site in sites.table() if site.covered]
-        gates = _Gates(sites, rule, rule.sites.choose(covered))
+        active = ActiveRule(rule)
+        active.choose(type(sites.model).__name__, covered)
+        gates = _Gates(sites, active)
         hard = _Pass(x, loss, sites, None, drawn, gates)
         return [_diagnosis(name, kind, soft.gradients, hard.gradients, gates) for name, kind in covered]
 
@@ -147,8 +152,8 @@ class _Pass:
 class _Gates:
     """Gate means and dead units of one forward pass, found while the pre-activations are there."""
 
-    def __init__(self, sites: Sites, rule: Surrogate, chosen: set[str]) -> None:
-        self.sites, self.rule, self.chosen = sites, rule, chosen
+    def __init__(self, sites: Sites, active: ActiveRule) -> None:
+        self.sites, self.active = sites, active
         self.means: dict[str, float] = {}
         self.units: dict[str, list[bool]] = {}
 
@@ -156,13 +161,14 @@ class _Gates:
         if kind not in _KINKS or z.numel() == 0:
             return
         z = wide(z)
-        soft = name in self.chosen and self.rule.softens_relu
+        rule = self.active.of_site(name, kind)
+        soft = rule is not None and rule.softens_relu
         scale: Tensor | float = 1.0
-        if soft and self.rule.scale == "channel":
+        if rule is not None and soft and rule.scale == "channel":
             scale = self.sites.scales.of(name, z, channel_of(name, z, pool=False))
         factor = torch.zeros_like(z)
         for slope, kink in _KINKS[kind]:
-            step = self.rule((z - kink) / scale) if soft else (z > kink).to(z.dtype)
+            step = rule((z - kink) / scale) if rule is not None and soft else (z > kink).to(z.dtype)
             factor += slope * step
         self.means[name] = float(factor.mean())
         channel = min(1, z.dim() - 1)

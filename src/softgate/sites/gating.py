@@ -14,7 +14,7 @@ from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import unreachable
 from softgate.sites.classification import HIDDEN_IN_COMPILE
 from softgate.sites.forward import Miss, State, in_checkpoint
-from softgate.sites.scales import channel_of, scales_of
+from softgate.sites.scales import channel_of, scales_of, tell_if_stale
 from softgate.sites.table import SiteTable
 from softgate.surrogate import functional
 from softgate.surrogate.rule import Surrogate
@@ -128,23 +128,27 @@ class Gating:
         """The rule in force at a call site and what its temperature is measured in there; observers are told."""
         for observer in self.observers:
             observer(name, kind, z)
-        rule = self.active.at_site(name)
+        rule = self.active.of_site(name, kind)
         if rule is None:
-            return None, None
-        if not rule.sites.everything and not self.active.governs(name, kind):
             return None, None
         if rule.scale != "channel" or z.numel() == 0:
             return rule, None
         channel, scales = channel_of(name, z, pool=kind in POOLS), scales_of(self.model)
+        training = state.frame.module.training and not self.calibrating
         if state.recomputing:
-            return rule, scales.of(name, z, channel)
+            return rule, scales.of_pass(name, z, channel) if training else scales.of(name, z, channel)
         if self.calibrating:
             scales.observe(name, z, channel, share=None)
-        elif state.frame.module.training:
+        elif training:
             scales.observe(name, z, channel)
         elif not torch.is_grad_enabled():
             return rule, None
-        return rule, scales.of(name, z, channel)
+        else:
+            tell_if_stale(self.model, scales)
+        scale = scales.of(name, z, channel)
+        if training and state.checkpointed:
+            scales.remember(name, z, channel, scale)
+        return rule, scale
 
     def _note(self, site: SiteId, kind: str, covered: bool, state: State) -> None:
         """Takes note of a call, in the pass and in the table."""

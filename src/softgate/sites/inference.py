@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from softgate.sites.randomness import own_random_numbers
+from softgate.sites.scales import scales_of, tell_if_stale
 from softgate.sites.sharing_copy import sharing_copy
 from softgate.sites.sites import Sites, attached_sites
 from softgate.surrogate.rule import Surrogate
@@ -36,6 +37,8 @@ def reading_out(model: nn.Module, rule: Surrogate | None, *, differentiable: boo
         differentiable: Whether gradients to the parameters of `sites.model` are asked for; without, they are constants.
     """
     lasting = rule if rule is None else replace(rule, schedule=Schedule())
+    if rule is not None and rule.scale == "channel":
+        tell_if_stale(model, scales_of(model))
     copy = sharing_copy(model, differentiable=differentiable)
     looking = _in_place(model, lasting) if copy is None else _on_copy(model, copy, lasting)
     with (

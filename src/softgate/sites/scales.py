@@ -9,7 +9,9 @@ pickles, and `detach` leaves them where they are.
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,9 @@ LEAST = 1e-6
 
 SCALES = "_softgate_scales"
 """The attribute of a model that they lie in."""
+
+PASSES = 16
+"""How many forward passes of a checkpointed network may stand before the backward pass of the first of them."""
 
 
 class ChannelScale:
@@ -53,6 +58,10 @@ class ChannelScale:
             variance: [C] of the batch, biased.
             share: In [0, 1].
         """
+        if torch.compiler.is_compiling():  # it cannot branch on values: what is not finite changes nothing
+            sound, known = (_all_finite(*moments) for moments in ((mean, variance), (self.mean, self.variance)))
+            mean, variance = mean.where(sound, self.mean), variance.where(sound, self.variance)
+            self.mean, self.variance = self.mean.where(known, mean), self.variance.where(known, variance)
         shift = mean - self.mean
         self.variance = torch.lerp(self.variance, variance, share) + share * (1 - share) * shift.square()
         self.mean = self.mean + share * shift
@@ -76,11 +85,24 @@ class ChannelScale:
 
 
 class Scales(dict[str, ChannelScale]):
-    """The scales of a model by the names of its call sites."""
+    """The scales of a model by the names of its call sites.
+
+    Attributes:
+        inherited: Whether all of them come from the model that this one's model is a deep copy of.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._warned: set[str] = set()
+        self.inherited = False
+        self._passes: dict[str, deque[tuple[Tensor, Tensor]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scales:
+        made = type(self)()
+        memo[id(self)] = made
+        made.update({name: copy.deepcopy(scale, memo) for name, scale in self.items()})
+        made.inherited = bool(self)
+        return made
 
     def observe(self, name: str, z: Tensor, channel: int, share: float | None = MOMENTUM) -> None:
         """Takes a batch in; a share of None weighs every example seen so far alike.
@@ -90,10 +112,11 @@ class Scales(dict[str, ChannelScale]):
         """
         if z.numel() == 0 or in_transforms():
             return
+        self.inherited = False
         z = wide(z.detach())
         found, examples = self.get(name), z.shape[0]
         variance, mean = moments(z, channel)
-        if not _are_finite(variance, mean):
+        if not torch.compiler.is_compiling() and not _all_finite(variance, mean):
             if name not in self._warned:
                 self._warned.add(name)
                 about = (
@@ -118,12 +141,33 @@ class Scales(dict[str, ChannelScale]):
         """
         found = self.get(name)
         if found is None:
+            why = " (what it was given is not finite)" if name in self._warned else ""
+            why = " (none are taken within torch.func)" if in_transforms() else why
             raise SoftgateError(
-                f"surrogate.scale=channel: no statistics of {name} yet; run softgate.calibrate(model, loader, rule), "
-                f"or train with the rule first."
+                f"surrogate.scale=channel: no statistics of {name} yet{why}; run softgate.calibrate(model, loader, "
+                f"rule), or train with the rule first."
             )
         found.fit(name, z.shape[channel], z.device)
         return found.deviation(z, channel)
+
+    # A checkpoint computes a pass again when others may have moved the statistics. What was computed once comes out the
+    # same again, and so do its moments: they tell which pass it is.
+
+    def remember(self, name: str, z: Tensor, channel: int, deviation: Tensor) -> None:
+        """Keeps what a training batch that will be computed again is divided by."""
+        if z.numel() and not in_transforms() and not torch.compiler.is_compiling():
+            kept = self._passes.setdefault(name, deque(maxlen=PASSES))
+            kept.append((_fingerprint(z, channel), deviation.flatten()))
+
+    def of_pass(self, name: str, z: Tensor, channel: int) -> Tensor:
+        """What a batch that is computed again was divided by the first time; that of now where it is not known."""
+        now = self.of(name, z, channel)
+        passes = list(self._passes.get(name, ()))
+        if not passes or not z.numel():
+            return now
+        marks, deviations = (torch.stack(part) for part in zip(*passes, strict=True))
+        nearest = (marks - _fingerprint(z, channel)).abs().sum(1).argmin()
+        return deviations[nearest].view_as(now)
 
     def average(self) -> None:
         """Averages the moments over the processes of torch.distributed, so that all of them gate alike."""
@@ -146,13 +190,18 @@ class Scales(dict[str, ChannelScale]):
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Puts the scales of a `state_dict` in the place of these."""
         self.clear()
+        self.inherited = False
         for name, kept in state.items():
             self[name] = ChannelScale(kept["mean"].clone(), kept["variance"].clone(), int(kept["count"]))
 
 
-def _are_finite(*moments: Tensor) -> bool:
-    """Whether all moments are finite; not looked up while compiling, which cannot branch on values."""
-    return torch.compiler.is_compiling() or all(bool(moment.isfinite().all()) for moment in moments)
+def _all_finite(*moments: Tensor) -> Tensor:
+    """Whether all moments are finite, as a tensor."""
+    return torch.stack([moment.isfinite().all() for moment in moments]).all()
+
+
+def _fingerprint(z: Tensor, channel: int) -> Tensor:
+    return torch.cat(moments(wide(z.detach()), channel))
 
 
 def moments(z: Tensor, channel: int) -> tuple[Tensor, Tensor]:
@@ -180,3 +229,27 @@ def scales_of(model: nn.Module) -> Scales:
     """The scales that lie on a model; empty where it has none yet."""
     scales: Scales = model.__dict__.setdefault(SCALES, Scales())
     return scales
+
+
+def tell_if_stale(model: nn.Module, scales: Scales) -> None:
+    """Warns, once, of scales that a deep copy has from before its weights were changed, as a moving average's are."""
+    if not scales.inherited or torch.compiler.is_compiling() or not _changed(model):
+        return
+    scales.inherited = False
+    about = (
+        f"surrogate.scale=channel: {type(model).__name__} is a deep copy whose weights have changed, with the scales "
+        f"of before; calibrate it, or softgate.follow_scales(copy, model) for a moving average."
+    )
+    warnings.warn(about, SoftgateWarning, stacklevel=2)
+
+
+def _changed(copied: nn.Module) -> bool:
+    """Whether weights of a deep copy, which are new tensors, have been written to since."""
+    return any(not weight.is_inference() and weight._version > 0 for weight in copied.parameters())
+
+
+def follow(copied: nn.Module, model: nn.Module) -> None:
+    """Gives a copy the scales of a model, also all later ones."""
+    scales = scales_of(model)
+    require(copied is not model, "follow_scales: the copy is the model itself.")
+    copied.__dict__[SCALES] = scales

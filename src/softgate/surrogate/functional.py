@@ -23,8 +23,10 @@ from torch.nn import functional as F
 from softgate.errors import SoftgateError
 from softgate.surrogate import gates, pools
 from softgate.surrogate.numerics import in_transforms, matched, wide
+from softgate.surrogate.pool_function import soft_max_pool2d
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.soft_pooling import SoftPooling, Window, soft_max_pool2d
+from softgate.surrogate.soft_pooling import SoftPooling
+from softgate.surrogate.windows import Window
 
 Size = int | tuple[int, ...] | list[int]
 GateFn = Callable[[Tensor], Tensor]
@@ -217,7 +219,7 @@ def max_pool2d(
         ceil_mode: Round the output size up, as in `torch.nn.functional.max_pool2d`.
         pool: The pooling rule.
         mix: Share of the rule in the gradient; the rest, 1 - mix, is the true gradient.
-        match: Rescale each image's gradient to the norm of its true gradient.
+        match: Rescale each image's gradient to the norm of its true gradient; a [C, H, W] is one image.
         scale: s > 0, broadcastable to `x`: the unit of the temperature, such as [C, 1, 1]; 1 if left out.
         split_ties: The true gradient of a window over the whole plane is shared among equal maxima, as in torch.amax.
 

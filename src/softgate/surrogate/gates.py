@@ -322,7 +322,9 @@ class Shuffled(_Blind, name="shuffled"):
             SoftgateError: If there is no other example, or none can be seen, as within torch.func.vmap.
         """
         if z.dim() == 0 or len(z) < 2 or in_transforms():
-            raise SoftgateError("gate.name=shuffled: it takes the gates of another example; batches of 2 are needed.")
+            raise SoftgateError(
+                "gate.name=shuffled: it takes the gates of another example; batches, and chunks, of 2 are needed."
+            )
         return (z.roll(1, 0) / self.temperature).sigmoid_()
 
 

@@ -17,14 +17,30 @@ def in_transforms() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def matched(soft: Tensor, hard: Tensor) -> Tensor:
-    """`soft`, each example (first dimension) rescaled to the L2 norm that `hard` has there.
+def matched(soft: Tensor, hard: Tensor, batched: bool = True) -> Tensor:
+    """`soft`, each example rescaled to the L2 norm that `hard` has there.
 
     No example reads another, so the result does not depend on how a batch is put together, and norms match over
     the batch too. The factor counts as a constant when differentiated; where `soft` is zero it stays zero.
+
+    Args:
+        soft: [B, ...]; of a single example, [...].
+        hard: Of the same shape.
+        batched: Whether the first dimension is that of the examples.
     """
-    dims = tuple(range(1, soft.dim())) or None
+    if soft.numel() == 0:
+        return soft
+    if batched and soft.dim() == 1:  # an example is one number
+        return matched(soft[:, None], hard[:, None])[:, 0]
+    dims = tuple(range(1 if batched else 0, soft.dim()))
     with torch.no_grad():
-        wanted, found = (torch.linalg.vector_norm(wide(t), dim=dims, keepdim=True) for t in (hard, soft))
-        factor = torch.where(found > 0, wanted / found, torch.ones_like(found))
+        (most_wanted, wanted), (most_found, found) = (_norm(wide(t), dims) for t in (hard, soft))
+        factor = torch.where(found > 0, (most_wanted / most_found) * (wanted / found), torch.ones_like(found))
     return soft * factor.to(soft.dtype)
+
+
+def _norm(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The L2 norm as a product: of the largest absolute value, and of what is left, whose squares can be summed."""
+    most = x.abs().amax(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    left: Tensor = torch.linalg.vector_norm(x / most, dim=dims, keepdim=True)
+    return most, left

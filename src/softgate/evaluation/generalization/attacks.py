@@ -197,5 +197,5 @@ def _norms(x: Tensor) -> Tensor:
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    out: Any = model(x)
+    out: Any = model(x.clone())  # which may normalise its input in place
     return getattr(out, "logits", out)  # type: ignore[no-any-return]  # a model's output is untyped
