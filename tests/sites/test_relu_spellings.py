@@ -155,3 +155,28 @@ def test_a_pre_activation_that_is_overwritten_later_trains_as_it_does_without_so
         found = gradients(model, x)
     assert torch.equal(found[0], bare[0])
     assert_close(found, soft_gradients(Spelled(lambda model, z: z + 2 * F.relu(z)), x))
+
+
+def test_a_rectified_weight_that_is_overwritten_later_trains_as_it_does_without_softgate():
+    class Gain(nn.Module):  # its ReLU is of no symbol, so the trace does not show what comes after
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64))
+            self.in_place = True
+
+        def forward(self, x):
+            gain = self.gain * 1
+            positive = F.relu(gain)
+            if self.in_place:
+                gain += 1
+            else:
+                gain = gain + 1
+            return x * positive + gain
+
+    model, x = Gain(), vectors()
+    bare = gradients(model, x)
+    with sg.attach(model, RULE):
+        found = gradients(model, x)
+    model.in_place = False
+    assert torch.equal(found[0], bare[0])
+    assert_close(found, soft_gradients(model, x))
