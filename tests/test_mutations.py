@@ -30,7 +30,9 @@ def test_a_mutation_applies_once_is_code_and_names_tests(mutation):
     assert ast.dump(ast.parse(mutation.applied(text))) != ast.dump(ast.parse(text)), "it changes nothing that runs"
     assert mutation.breaks
     assert mutation.tests
-    for path in mutation.tests:
+    for test in mutation.tests:
+        path, _, name = test.partition("::")
+        assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(), test
         assert (ROOT / "tests" / path).is_file(), path
 
 
