@@ -175,6 +175,7 @@ def _pytest(tree: Path, log: Path, tests: Sequence[str], every: bool, pipe: Any)
         pytest_collectreport = pytest_runtest_logreport
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(tree)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
