@@ -226,6 +226,7 @@ def guarded(losses: list[float], accumulate: int = 1, **options: Any) -> str:
     strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
     for step, loss in enumerate(losses, 1):
         trainer = SimpleNamespace(accumulate_grad_batches=accumulate, global_step=step, strategy=strategy)
+        trainer.world_size, trainer.global_rank = 1, 0
         guard.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, 0)
     try:
         guard.on_train_epoch_end(trainer, module)
