@@ -3,9 +3,11 @@
 import ast
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from softgate import files
 
@@ -95,6 +97,19 @@ def test_where_the_disk_fails_the_old_file_stands_and_nothing_else(written, tmp_
     assert list(tmp_path.iterdir()) == [path]
     written(path)
     assert b"new" in path.read_bytes()
+
+
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    files.save({"weights": torch.arange(3)}, tmp_path / "good")
+    assert files.load(tmp_path / "good")["weights"].tolist() == [0, 1, 2]
+    files.save({"weights": Evil()}, tmp_path / "evil")
+    with pytest.raises(pickle.UnpicklingError):
+        files.load(tmp_path / "evil")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_csv_files_grow_by_whole_rows_under_one_head(tmp_path):

@@ -12,6 +12,7 @@ import softgate
 from configs import CONF, ROOT, TINY, composed, configured
 from softgate import SoftgateError
 from softgate.cli import command, exits
+from softgate.errors import CannotWrite, Diverged, Stopped
 from softgate.training import build
 from softgate.training.train import train
 
@@ -182,3 +183,15 @@ def test_the_message_of_a_loading_process_arrives_without_its_stack_trace(capsys
         exits.job(load, None)
     assert ended.value.code == exits.MISTAKE
     assert capsys.readouterr().err == "error: data.root: the image x cannot be read.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(SoftgateError("a"), 2), (Diverged("b"), 3), (CannotWrite("c"), 4), (Stopped(15), 143)]
+)
+def test_each_way_to_end_has_its_exit_status(error, status):
+    def ends(cfg):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        exits.job(ends, None)
+    assert ended.value.code == status

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pretended_sweep import AT, rows
+from softgate.cli.signals import ends_are_interrupts
 
 
 def interrupt_when(ready, *signals: int) -> None:
@@ -38,6 +39,13 @@ def test_an_interrupt_ends_the_jobs_and_lets_them_save_a_checkpoint(sweep, tmp_p
     sweep.plan = {}
     assert sweep("seed=0,1,2", AT, "sweep.resume=true") == 0
     assert [row["status"] for row in rows(tmp_path)] == ["finished"] * 3
+
+
+def test_behind_a_sweep_signals_do_what_they_did_before():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(KeyboardInterrupt), ends_are_interrupts():
+        signal.raise_signal(signal.SIGHUP)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_a_job_that_is_interrupted_after_its_last_act_has_finished(sweep, tmp_path):

@@ -71,6 +71,13 @@ def test_an_iteration_begins_where_the_trainer_is_and_gives_what_a_whole_one_wou
     assert not torch.equal(whole[0][1], other[1])
 
 
+def test_every_epoch_and_every_batch_crops_and_flips_otherwise():
+    one, other = (next(iter(loader(1, 1, position=lambda e=epoch: (e, 0))))[0] for epoch in (0, 1))
+    assert not torch.equal(one, other)  # of a single image, which comes first in any order
+    draws = [loader(8, 2)._draws(epoch, number, 2) for epoch in (0, 1) for number in (0, 1)]
+    assert len({tuple(each.flatten().tolist()) for each in draws}) == 4
+
+
 def test_where_to_begin_is_asked_when_the_first_batch_is():
     place = [0, 0]
     batches = iter(loader(12, position=lambda: tuple(place)))
@@ -98,7 +105,7 @@ def test_files_are_decoded_alike_by_any_number_of_workers_in_every_epoch_and_fro
         finish = Finish(6, **PLAIN, flip=True)
         return ImageLoader(files, torch.arange(9), finish, 2, 0, Process(workers=count), position=lambda: tuple(place))
 
-    one, other = of(0), of(workers)
+    one, other, state = of(0), of(workers), torch.get_rng_state()
     for epoch, first in ((0, 0), (1, 0), (1, 3)):  # the same loader: its workers live on
         place[:] = epoch, first
         for a, b in zip(one, other, strict=True):
@@ -106,6 +113,7 @@ def test_files_are_decoded_alike_by_any_number_of_workers_in_every_epoch_and_fro
             assert torch.equal(a[1], b[1])
     next(iter(other))  # given up on in the midst
     assert len(list(other)) == 1
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_share_without_an_image_in_a_batch_has_an_empty_one(tmp_path):

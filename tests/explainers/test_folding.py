@@ -113,13 +113,31 @@ class ReadsWeights(Block):
         return super().features(x) * self.norm.weight.mean()
 
 
-@pytest.mark.parametrize("kind", [ReadTwice, CalledTwice, NormTwice, Between, ReadsWeights])
+class ConvolvesAgain(Block):
+    """The hooks do not see that the weights are used a second time; the logits do."""
+
+    def features(self, x):
+        return super().features(x) + F.conv2d(x, self.conv.weight)
+
+
+@pytest.mark.parametrize("kind", [ReadTwice, CalledTwice, NormTwice, Between, ReadsWeights, ConvolvesAgain])
 def test_what_cannot_be_folded_is_left_and_right(kind):
     torch.manual_seed(0)
     model, x = lived_in(kind()).eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     copied = fold(model, x)
     assert norms(copied) == 1
     torch.testing.assert_close(sg.pullback(copied, x, 2, RULE), sg.pullback(model, x, 2, RULE))
+
+
+def test_a_network_that_draws_in_eval_mode_leaves_the_random_state_alone():
+    class Draws(Block):
+        def features(self, x):
+            return F.dropout(super().features(x), training=True)
+
+    model, x = lived_in(Draws()).eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    before = torch.get_rng_state()
+    fold(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_plain_block_is_folded():

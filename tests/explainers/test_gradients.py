@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import softgate as sg
 from softgate import explainers
 from softgate.explainers.captum import ExcitationPullback as CaptumPullback
+from softgate.explainers.noise import draws
 
 RULE = sg.Surrogate()
 
@@ -129,6 +130,17 @@ def test_smoothgrad_without_noise_is_the_gradient_and_with_more_samples_steadier
         return float((seeds[0] - seeds[1]).norm())
 
     assert spread(32) < 0.5 * spread(2)
+
+
+def test_smoothgrads_noise_is_a_share_of_each_images_range_of_values(x):
+    model, images = built(Functional).eval(), x * torch.tensor([1.0, 5.0, 0.2]).view(3, 1, 1, 1)
+    expected = torch.zeros_like(images)
+    for i, image in enumerate(images):
+        for drawn in draws(image[None], 4, seed=7):
+            noisy = image[None] + 0.3 * (image.max() - image.min()) * drawn
+            expected[i] += explainers.gradient(model, noisy, int(TARGET[i]))[0] / 4
+    found = explainers.smoothgrad(model, images, TARGET, samples=4, noise=0.3, seed=7)
+    torch.testing.assert_close(found, expected)
 
 
 def test_leaky_backward_is_the_rule_of_that_name(x):

@@ -90,7 +90,7 @@ def test_a_shared_scale_keeps_ratios_between_pullbacks_and_saturates_half_a_perc
     v = torch.randn(4, 3, 32, 32) * torch.tensor([0.1, 0.5, 1.0, 2.0]).view(4, 1, 1, 1)
     scaled = grids.scale_shared(v)
     assert torch.allclose(scaled + grids.scale_shared(-v), torch.ones_like(v))
-    assert ((scaled <= 0) | (scaled >= 1)).float().mean() <= 0.006
+    assert 0.004 <= ((scaled <= 0) | (scaled >= 1)).float().mean() <= 0.006
     inside = (scaled > 0) & (scaled < 1)
     assert torch.allclose((scaled - 0.5)[inside], (v / (2 * grids.peak(v)))[inside], atol=1e-6)
     assert (grids.scale_shared(v, 1e9) - 0.5).abs().max() < 1e-6

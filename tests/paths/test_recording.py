@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from configs import TINY, composed, configured
 from path_networks import RULE, images, some
 from softgate import SoftgateError
 from softgate.paths.packing import Layout
-from softgate.paths.recording import HEAD_SIZE
+from softgate.paths.recording import HEAD_SIZE, Recorder
 from softgate.training import build
 from softgate.training.callbacks import PathRecorder
 from softgate.training.callbacks.paths import PathsConfig, log_spaced_steps
@@ -105,6 +106,16 @@ def test_rows_are_memory_mapped(recorded):
 def copy(recorded: Path, tmp_path: Path) -> Path:
     shutil.copytree(recorded / "paths", tmp_path / "paths")
     return tmp_path / "paths"
+
+
+def test_a_recording_goes_on_from_a_moment_that_stays_and_loses_later_ones(recorded, tmp_path):
+    place = copy(recorded, tmp_path)
+    found = sg.paths.Recording(place)
+    Recorder(place, found.header).begin(found.images, found.labels, after=3)
+    again = sg.paths.Recording(place)
+    assert [point.step for point in again.points] == [0, 1, 2, 3]
+    assert again.header == replace(found.header, hard=again.header.hard, soft=again.header.soft)
+    assert not list(place.glob("step=00000006.*"))
 
 
 def test_truncated_damaged_and_foreign_recordings_are_refused_in_one_sentence(recorded, tmp_path):

@@ -98,21 +98,51 @@ def test_a_checkpointed_model_is_recomputed_under_the_rule_of_its_forward_pass_o
     assert reference.distance(x.grad, expected) <= 1e-12
 
 
+class Repeated(nn.Module):
+    """One ReLU called twice, the second time in a checkpoint."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.a, self.b, self.relu = nn.Linear(6, 6).double(), nn.Linear(6, 6).double(), nn.ReLU()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return checkpoint(self.relu, self.b(self.relu(self.a(x))), use_reentrant=self.reentrant)
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_recomputed_call_belongs_to_the_site_it_recomputes(reentrant):
-    class Shared(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.relu = nn.Linear(6, 6).double(), nn.Linear(6, 6).double(), nn.ReLU()
-
-        def forward(self, x):
-            return checkpoint(self.relu, self.b(self.relu(self.a(x))), use_reentrant=reentrant)
-
-    with sg.attach(Shared(), RULE) as sites:
+    with sg.attach(Repeated(reentrant), RULE) as sites:
         gradients(sites.model, vectors())
         calls = {site.name: site.calls for site in sites.table()}
     assert calls["relu"] == 1
     assert calls["relu#2"] in (1, 2)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        sg.Surrogate(scale="channel"),
+        sg.Surrogate(gate=sg.gates.Random()),
+        sg.Surrogate(sites=sg.Select(names=["relu"])),
+    ],
+    ids=["scale", "random", "chosen"],
+)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_recomputed_call_whose_number_matters_is_refused(reentrant, rule):
+    with sg.attach(Repeated(reentrant).train(), rule) as sites, pytest.raises(sg.SoftgateError, match="more than once"):
+        gradients(sites.model, vectors())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpointed_function_is_refused_where_only_its_forward_pass_shows_it(reentrant):
+    def branching(z):
+        return checkpoint(F.relu, z, use_reentrant=reentrant) if z.sum() > -1e9 else z
+
+    with sg.attach(Applied(branching), RULE) as sites:
+        assert sites.table() == []  # it cannot be traced
+        with pytest.raises(sg.UnreachableSites, match="checkpoint a module instead"):
+            gradients(sites.model, vectors())
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -121,6 +121,32 @@ def test_attaching_leaves_what_a_model_remembers_of_its_last_forward():
     assert model.features is features
 
 
+def test_attaching_leaves_buffers_and_containers_that_a_forward_writes_to():
+    class Counting(Spelled):
+        def __init__(self):
+            super().__init__(None)
+            self.register_buffer("passes", torch.zeros(2))
+            self.shapes, self.last_by_name, self.kinds = ["bare"], {"bare": [0]}, {"bare"}
+
+        def forward(self, x):
+            self.passes += 1
+            self.shapes.append("one more")
+            self.last_by_name["bare"].append(1)
+            self.last_by_name["z"] = 2
+            self.kinds.add("relu")
+            return self.last(F.relu(self.first(x)))
+
+    model = Counting()
+    kept = model.passes, model.shapes, model.last_by_name, model.kinds
+    with sg.attach(model, RULE) as sites:
+        assert sites.count() == 1
+        assert kept == (model.passes, model.shapes, model.last_by_name, model.kinds)
+        assert model.passes.tolist() == [0, 0]
+        assert (model.shapes, model.last_by_name, model.kinds) == (["bare"], {"bare": [0]}, {"bare"})
+        model(vectors())
+    assert model.passes.tolist() == [1, 1]
+
+
 def test_attaching_fires_none_of_the_users_hooks(net):
     seen = []
     for module in net.modules():

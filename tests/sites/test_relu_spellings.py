@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import grad
 from torch.nn import functional as F
 
 import softgate as sg
@@ -155,3 +156,25 @@ def test_a_pre_activation_that_is_overwritten_later_trains_as_it_does_without_so
         found = gradients(model, x)
     assert torch.equal(found[0], bare[0])
     assert_close(found, soft_gradients(Spelled(lambda model, z: z + 2 * F.relu(z)), x))
+
+
+def test_a_constant_that_is_rectified_and_overwritten_later_trains_as_it_does_without_softgate():
+    class Gain(nn.Module):  # no parameter, so its ReLU is of no symbol, and the trace does not show what comes after
+        def __init__(self, in_place):
+            super().__init__()
+            self.gain, self.in_place = torch.linspace(-1, 1, 6, dtype=torch.float64, requires_grad=True), in_place
+
+        def forward(self, x):
+            gain = self.gain * 1
+            positive = F.relu(gain)
+            if self.in_place:
+                gain += 1
+            return F.relu(x * positive)
+
+    found = []
+    for in_place in (True, False):
+        model = Gain(in_place)
+        with sg.attach(model, RULE) as sites:
+            assert sites.count() == 2
+            found.append(grad(model(vectors()).sum(), model.gain)[0])
+    assert torch.equal(*found)

@@ -182,14 +182,15 @@ def test_a_pre_activation_written_to_before_the_backward_pass_is_an_error_not_a_
 
 
 def test_hooks_of_others_go_first_and_nothing_is_shared():
-    model, packed = Custom(CASES["used twice"]), []
-    x = images(12)
-    plain = everything(model, x, share=False)
-    with saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
-        found = everything(model, x, share=True)
-    assert len(packed) > 3
-    for one, other in zip(found, plain, strict=True):
-        assert torch.equal(one, other)
+    model, x = Custom(CASES["used twice"]), images(12)
+    plain, packed = everything(model, x, share=False), {True: [], False: []}
+    for share, seen in packed.items():
+        with saved_tensors_hooks(lambda t, seen=seen: seen.append(t.shape) or t, lambda t: t):
+            found = everything(model, x, share)
+        for one, other in zip(found, plain, strict=True):
+            assert torch.equal(one, other)
+    assert len(packed[True]) > 3
+    assert packed[True] == packed[False]  # every tensor is handed to them, none kept as a note
 
 
 def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind():

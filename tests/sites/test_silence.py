@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import softgate as sg
 from reference import distance
-from softgate.surrogate.functional import PiecewiseLinear, gated
+from softgate.surrogate.functional import PiecewiseLinear, gated, relu
 
 RULE = sg.Surrogate(gate=sg.gates.Sigmoid(0.3), pool=sg.pools.LSE(0.4))
 MIXED = sg.Surrogate(gate=sg.gates.Sigmoid(0.3), pool=sg.pools.LSE(0.4), mix=0.25)
@@ -93,13 +93,36 @@ def test_the_true_share_of_a_mixed_gradient_is_pytorchs_also_exactly_on_the_kink
     assert torch.allclose(found, torch.full_like(z, expected))
 
 
-def test_relu6_exactly_at_six_has_its_true_gradient_in_the_mix():
+@pytest.mark.parametrize("function", [F.relu6, lambda z: F.hardtanh(z, 0.0, 6.0)], ids=["relu6", "hardtanh"])
+def test_relu6_exactly_at_six_has_its_true_gradient_in_the_mix(function):
     z = torch.tensor([0.0, 6.0], dtype=torch.float64, requires_grad=True)
-    net = nn.ReLU6()
+    net = nn.Identity()
+    net.forward = function  # nn.ReLU6 calls hardtanh
     with sg.attach(net, sg.Surrogate(gate=sg.gates.Sigmoid(0.3), mix=0.25)):
         (found,) = torch.autograd.grad(net(z).sum(), z)
     soft = torch.sigmoid(z.detach() / 0.3) - torch.sigmoid((z.detach() - 6) / 0.3)
     assert torch.allclose(found, 0.25 * soft)  # PyTorch's own gradient is 0 at both ends
+
+
+NO_RELUS = {
+    "clamp with an upper end": lambda z: torch.clamp(z, 0, 0.5),
+    "clamp with an upper end, by name": lambda z: z.clamp(min=0.0, max=0.5),
+    "clamp above another number": lambda z: z.clamp(min=-0.1),
+    "maximum with more zeros": lambda z: torch.maximum(z, torch.zeros(2, *z.shape, dtype=z.dtype)).sum(0),
+    "maximum with another number": lambda z: torch.maximum(z, torch.full_like(z, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", NO_RELUS)
+def test_what_is_only_nearly_a_relu_keeps_its_forward_and_gradient_and_is_named(name):
+    between, x = NO_RELUS[name], images()
+    net, by_hand = model(lambda z: F.relu(between(z))), model(lambda z: relu(between(z), RULE))
+    with pytest.warns(sg.SoftgateWarning, match=name.split()[0]), sg.attach(net, RULE) as sites:
+        found = gradients(net, x)
+    assert [site.kind for site in sites.table() if site.calls] == ["relu"]  # the one behind it
+    expected = gradients(by_hand, x)
+    assert torch.equal(found[0], expected[0])
+    assert distance(found[1], expected[1]) <= 1e-12
 
 
 POOLINGS = {

@@ -10,6 +10,7 @@ import torch
 import reference
 from softgate import SoftgateError, Surrogate
 from softgate.surrogate import functional, gates, pools
+from softgate.surrogate.schedule import Ramp, Schedule
 
 SOFT = [
     (gates.Sigmoid, reference.sigmoid),
@@ -280,6 +281,19 @@ def test_controls_are_plain_data(gate):
     rule = Surrogate(gate=gate)
     assert Surrogate.from_dict(rule.to_dict()) == rule
     assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+def test_random_gates_follow_the_temperatures_schedule():
+    import softgate
+
+    schedule = Schedule(temperature=Ramp(start=1, end=3, until=4))
+    net, rule = torch.nn.Sequential(torch.nn.ReLU()), Surrogate(gates.Random(0.3), pools.Hard(), schedule=schedule)
+    x = torch.randn(2, 64, requires_grad=True)
+    with softgate.attach(net, rule) as sites:
+        for epoch, temperature in ((0, 0.3), (2, 0.6), (3, 0.75), (9, 0.9)):
+            sites.advance(epoch, 0)
+            (found,) = torch.autograd.grad(net(x).sum(), x)
+            assert torch.allclose(found, gates.Random(temperature).at_site("0")(x))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

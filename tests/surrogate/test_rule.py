@@ -154,6 +154,13 @@ def test_unit_rms_passes_on_the_gradient_energy_of_the_hard_gate(gate, mix):
 
 
 @given(rules)
+def test_the_fast_way_through_a_gate_is_the_factor_times_the_gradient(rule):
+    z = torch.linspace(-3, 3, 122, dtype=torch.float64)  # without zero, where a mixed gradient is PyTorch's own
+    upstream = torch.linspace(-1, 2, 122, dtype=torch.float64).flip(0)
+    torch.testing.assert_close(rule.pull(upstream, z), rule(z) * upstream, rtol=1e-9, atol=1e-12)
+
+
+@given(rules)
 def test_a_rule_says_whether_it_differs_from_the_true_gradient(rule):
     z = torch.linspace(-2, 2, 41, dtype=torch.float64)
     if not rule.softens_relu:

@@ -47,6 +47,22 @@ def test_a_run_that_still_runs_is_not_resumed_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "run.lock").exists()
 
 
+def test_a_lock_on_a_file_that_its_former_owner_takes_away_meanwhile_is_none(tmp_path, monkeypatch):
+    lock, files_locked, flock = tmp_path / locks.LOCK, [], fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if not files_locked:
+            lock.unlink()  # between the opening of the file and the locking
+        files_locked.append(os.fstat(file))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locks.held(tmp_path):
+        assert len(files_locked) == 2
+        assert os.path.samestat(files_locked[-1], lock.stat())
+        assert locks.Owner.read(lock).process == os.getpid()
+
+
 def test_an_evaluation_does_not_write_beside_another(tmp_path):
     with holding(tmp_path) as process, pytest.raises(SoftgateError, match=f"process {process.pid} on"):
         evaluate(composed("runs=none", name="evaluate", directory=tmp_path))

@@ -2,8 +2,11 @@
 
 import copy
 import json
+import random
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,6 +18,7 @@ from configs import TINY, composed, configured
 from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, build, tracking
+from softgate.training.plugins import StepSeeds
 from softgate.training.train import train
 from trained import BARE_GRIDS, equal, fitted
 
@@ -79,6 +83,32 @@ def test_surrogate_none_is_plain_training_of_the_bare_network(tmp_path):
     nn.functional.cross_entropy(bare(x), y).backward()
     for p, q in zip(module.net.parameters(), bare.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
+
+
+def test_the_validation_loss_is_the_cross_entropy_without_smoothing(tmp_path):
+    cfg = configured(*TINY, "model=squeezenet1_1", "optim.label_smoothing=0.5", directory=tmp_path)
+    module = build.module(cfg, build.data(cfg)).eval()
+    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    module.validation_step((x, y), 0)
+    torch.testing.assert_close(module.val_loss.compute(), nn.functional.cross_entropy(module(x), y))
+    assert module.criterion(module(x), y) != nn.functional.cross_entropy(module(x), y)
+
+
+def test_what_a_step_draws_is_a_function_of_seed_process_epoch_and_batch():
+    def drawn(seed: int = 0, rank: int = 0, epoch: int = 0, batch: int = 0) -> tuple[float, ...]:
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        StepSeeds(seed).on_train_batch_start(trainer, None, None, batch)
+        return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002
+
+    random_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        cases = [{}, {"seed": 1}, {"rank": 1}, {"epoch": 1}, {"batch": 1}]
+        found = [drawn(**case) for case in cases]
+        assert [drawn(**case) for case in cases] == found
+    random.setstate(random_state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    for numbers in zip(*found, strict=True):  # of torch, NumPy and Python
+        assert len(set(numbers)) == len(cases)
 
 
 def test_checkpoints_hold_plain_data_and_load_through_lightning(run):

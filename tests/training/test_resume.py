@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from configs import CONF, TINY, composed
 from softgate import SoftgateError, files
 from softgate.errors import Stopped
 from softgate.training import SoftgateModule, resume
+from softgate.training.callbacks.last import STATE, LastCheckpoint
 from softgate.training.metricsfile import MetricsFile
 from softgate.training.train import train
 
@@ -148,6 +150,23 @@ def test_a_run_that_is_asked_to_stop_ends_its_step_and_goes_on_bit_for_bit(finis
     # The clock of the epoch that went on starts with the process, not with the machine.
     speeds = [row["train/images_per_second"] for row in files.read_csv(tmp_path / "metrics.csv")]
     assert all(float(speed) * seconds > 1 for speed in speeds if speed)
+
+
+def test_a_run_that_goes_on_has_no_summary_until_it_ends(tmp_path):
+    files.write_json({"status": "interrupted"}, tmp_path / "summary.json")
+    resume.begin("seed: 0\n", tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
+    resume.begin("seed: 1\n", tmp_path)  # nor does it need one
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_the_seconds_of_earlier_parts_of_a_run_count(tmp_path):
+    last = LastCheckpoint(tmp_path / "last.ckpt")
+    kept: dict[str, Any] = {}
+    last.on_load_checkpoint(SimpleNamespace(is_global_zero=False), None, {STATE: {"seconds": 1e4, "pending": {}}})
+    last.on_save_checkpoint(SimpleNamespace(loggers=[]), None, kept)
+    assert 1e4 < kept[STATE]["seconds"] <= last.seconds < 1e4 + 100
 
 
 def test_gradients_that_are_being_summed_are_not_cut_off(tmp_path, monkeypatch):

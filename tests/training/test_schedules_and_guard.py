@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ import torch
 
 import softgate
 from configs import TINY, composed, configured
+from softgate.errors import CannotWrite
 from softgate.training import SoftgateModule, build
-from softgate.training.callbacks import DivergenceGuard
+from softgate.training.callbacks import DivergenceGuard, SaveOnException
 from softgate.training.callbacks.guard import GuardConfig
 from softgate.training.checkpoints import restore
+from softgate.training.scales import scaled
 from softgate.training.train import train
 
 RULE = (
@@ -74,7 +78,8 @@ def test_a_resumed_run_goes_on_with_its_schedule_and_scales_bit_for_bit(tmp_path
     again, resumed = fit(tmp_path / "again", *words, ckpt=half)
     assert [step for step, _ in again] == [4, 5, 6]
     assert again == rules[3:]
-    assert rules[0][1].gate.temperature > rules[3][1].gate.temperature > rules[5][1].gate.temperature
+    factors = [2 + math.cos(math.pi * step / 6) for step in range(6)]  # from 3 to 1, before each step
+    assert [rule.gate.temperature for _, rule in rules] == pytest.approx([0.3 * factor for factor in factors])
     assert [rule.mix for _, rule in rules] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6])
     assert len(whole["softgate_scales"]) == 18
     assert same(resumed["softgate_scales"], whole["softgate_scales"])
@@ -112,6 +117,20 @@ def test_given_weights_are_calibrated_before_training_and_read_out_by_channel(tm
     train(composed(*TINY, *words, directory=tmp_path / "run"))
     assert [len(scales) for scales in seen] == [18]
     assert all(scale.count == 32 for scale in seen[0].values())
+
+
+def test_scales_for_a_readout_by_another_rule_are_dropped_afterwards(tmp_path):
+    config = configured(*TINY, "model=squeezenet1_1", directory=tmp_path)
+    data = build.data(config)
+    module, readout = build.module(config, data), softgate.Surrogate(scale="channel")
+    with scaled(module, data, readout):
+        assert len(module.sites.scales) == len(module.sites.table())
+    assert not module.sites.scales
+    softgate.calibrate(module.net, [torch.randn(4, 3, 16, 16)], readout)
+    before = module.sites.scales.state_dict()
+    with scaled(module, data, readout):
+        assert not same(module.sites.scales.state_dict(), before)
+    assert same(module.sites.scales.state_dict(), before)
 
 
 def test_training_is_bit_identical_with_diagnostics_on_and_off_and_they_are_written(tmp_path):
@@ -176,6 +195,60 @@ def test_weights_that_the_last_step_spoilt_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(SoftgateModule, "on_train_batch_end", spoil)
     assert "at step 6 a weight is no finite number any more" in diverging(tmp_path)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_weights_that_a_step_within_an_epoch_spoilt_are_not_saved_either(tmp_path, monkeypatch):
+    def spoil(self: SoftgateModule, outputs: Any, batch: Any, index: int) -> None:
+        if self.global_step == 4:  # a module comes after its callbacks: step 4 is saved by now
+            with torch.no_grad():
+                next(self.net.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(SoftgateModule, "on_train_batch_end", spoil)
+    diverging(tmp_path, "callbacks.checkpoint.every_n_steps=1")
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_an_error_saves_the_weights_only_where_they_are_numbers_and_training_had_begun(tmp_path):
+    def saved(error: BaseException | None = None, step: int = 3, weight: float = 1.0, world: int = 1) -> list[Any]:
+        paths: list[Any] = []
+        state = SimpleNamespace(fn="fit")
+        trainer = SimpleNamespace(state=state, global_step=step, world_size=world, save_checkpoint=paths.append)
+        module = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(module.weight, weight)
+        SaveOnException(tmp_path / "exception.ckpt").on_exception(trainer, module, error or RuntimeError())
+        return paths
+
+    assert saved() == [tmp_path / "exception.ckpt"]
+    assert saved(weight=math.nan) == saved(step=0) == saved(world=2) == []
+    for error in (softgate.Diverged("it did"), KeyboardInterrupt(), CannotWrite("full")):
+        assert saved(error) == []
+
+
+def guarded(losses: list[float], accumulate: int = 1, **options: Any) -> str:
+    """What the guard says at the end of an epoch of these losses, one a step; empty where it lets them pass."""
+    guard, module = DivergenceGuard(GuardConfig(**options)), torch.nn.Linear(1, 1)
+    module.device, module.optim, module.sites = torch.device("cpu"), None, SimpleNamespace(rule=None)
+    strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
+    for step, loss in enumerate(losses, 1):
+        trainer = SimpleNamespace(accumulate_grad_batches=accumulate, global_step=step, strategy=strategy)
+        trainer.world_size, trainer.global_rank = 1, 0
+        guard.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, 0)
+    try:
+        guard.on_train_epoch_end(trainer, module)
+    except softgate.Diverged as ended:
+        return str(ended)
+    return ""
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_first_loss_that_is_no_number_is_told_also_where_the_weights_still_are(bad):
+    assert f"at step 2 the training loss was {bad}, " in guarded([1.0, bad, math.nan, 1.0])
+    assert guarded([1.0, 1e30]) == ""
+
+
+def test_the_losss_limit_is_of_the_whole_loss_where_batches_are_accumulated():
+    assert "the training loss was 1.2 (callbacks.guard.max_loss=1)" in guarded([0.4, 0.6], accumulate=2, max_loss=1)
+    assert guarded([0.6, 0.6], max_loss=1) == guarded([0.4, 0.4], accumulate=2, max_loss=1) == ""
 
 
 def test_the_guard_reads_the_device_only_every_n_steps(monkeypatch):

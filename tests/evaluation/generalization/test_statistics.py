@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -68,7 +68,8 @@ def test_resampled_means_are_those_of_drawing_rows_and_columns(monkeypatch):
     assert np.allclose(statistics.standardized(d, 50, 3), expected)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@given(st.lists(st.floats(0, 1) | st.floats(0, 0.1), min_size=1, max_size=8))
+@example([0.03, 0.04])  # the second step alone would reject at 5 %, the first does not
 def test_holm_is_the_step_down_procedure(p):
     adjusted = holm(p)
     for level in (0.01, 0.05, 0.3):
@@ -84,9 +85,19 @@ def test_holm_leaves_out_what_has_no_p():
     assert holm([0.01, math.nan, 0.02])[::2] == [0.02, 0.02]
 
 
-@pytest.mark.parametrize(("deltas", "p"), [([1, 1, 1, 1, 1], 1 / 16), ([1, -1, 1, 0], 1.0), ([0, 0], 1.0)])
+@pytest.mark.parametrize(
+    ("deltas", "p"), [([1, 1, 1, 1, 1], 1 / 16), ([1, 1, 0, 1, 1, 0, 1], 1 / 16), ([1, -1, 1, 0], 1.0), ([0, 0], 1.0)]
+)
 def test_the_sign_test_counts_seeds(deltas, p):
     assert sign_test(np.array(deltas, dtype=float)) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("seeds", "effect", "power"), [(10, 1.0, 0.803), (34, 0.5, 0.808), (5, 0.0, 0.025)])
+def test_power_is_that_of_published_tables_of_the_two_sided_paired_t_test(seeds, effect, power):
+    """Cohen's d of 1 and 0.5 at 5 %, to three digits; without an effect one end's share of the level."""
+    assert statistics.power(effect, statistics.Variance(1.0, 0.0, seeds, 0), seeds, 0.05) == pytest.approx(
+        power, abs=1e-3
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -99,6 +110,15 @@ def test_the_detectable_effect_is_found_with_80_percent(seeds, scale):
     assert abs(needed - seeds) <= 1
     if needed > 2:
         assert statistics.power(least, spread, needed - 1, 0.05) < 0.8 + 1e-3
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_long_tail_of_the_differences_draws_the_interval_to_the_other_side(sign):
+    """Seeds drawn anew miss the one large difference more often than not: the truth may lie further from it."""
+    found = paired(sign * np.array([0.0, 0.01, 0.02, 0.01, 0.0, 0.02, 0.01, 1.0]), np.zeros(8))
+    below, above = found.mean - found.low, found.high - found.mean
+    assert min(below, above) > 0
+    assert (below > 1.2 * above) if sign > 0 else (above > 1.2 * below)
 
 
 def test_where_the_examples_are_too_few_no_number_of_seeds_is_enough():
