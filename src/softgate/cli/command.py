@@ -33,8 +33,8 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
     0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 4
-    what could not be written, 5 memory that ran out, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; other errors raise. Of several
-    ranks all have the status of the one that failed, 137 where it was killed.
+    what could not be written, 5 memory that ran out, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; other errors raise. Of
+    several ranks all have the status of the one that failed, 137 where it was killed.
     """
     stops.watch(config_name)
     _speak_any_letters()
