@@ -5,6 +5,7 @@ a factor of ten. Drawn cases have no time limit and are the same on every machin
 """
 
 import runpy
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, settings
 
 from configs import ROOT
+from softgate import signals
 
 torch.set_num_threads(1)
 
@@ -29,6 +31,14 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """Commands take the signals over for good; tests end as pytest ends them."""
+    before = {number: signal.getsignal(number) for number in signals.ends()}
+    yield
+    signals.put_back(before)
 
 
 @pytest.fixture(autouse=True)

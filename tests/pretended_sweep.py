@@ -29,11 +29,12 @@ if do == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if do == "stubborn":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-if do in ("wait", "stubborn"):
+if do in ("wait", "stubborn", "slow"):
     (run / "waits").touch()
     try:
         time.sleep(60)
     except KeyboardInterrupt:
+        time.sleep(2 if do == "slow" else 0)
         (run / "checkpoint").touch()
         sys.exit(130)
 time.sleep(0.3)
@@ -55,8 +56,8 @@ class Pretender:
     """`train.py -m WORDS` with pretended jobs.
 
     Attributes:
-        plan: What each job does, by its number: raise, kill, wait (for Ctrl-C), stubborn (ignores it),
-            late (ends by Ctrl-C after its last act); else finish.
+        plan: What each job does, by its number: raise, kill, wait (for Ctrl-C), slow (in leaving then), stubborn
+            (ignores it), late (ends by Ctrl-C after its last act); else finish.
     """
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,16 +65,17 @@ class RankFailed(SoftgateError):
         self.status, self.told = status, told
 
 
-class Stopped(Exception):
-    """A run was stopped by a signal; its last checkpoint is written and its loggers are finished.
+class Stopped(KeyboardInterrupt):
+    """A signal ended what was under way; where that was a run's training, its last checkpoint is written.
 
     Attributes:
         signal: The signal's number: that of SIGINT after Ctrl-C.
+        kept: What is kept and how to go on, where whoever was stopped knows it; else empty.
     """
 
-    def __init__(self, signal: int) -> None:
+    def __init__(self, signal: int, kept: str = "") -> None:
         super().__init__(f"stopped by signal {signal}")
-        self.signal = signal
+        self.signal, self.kept = signal, kept
 
 
 class JobFailed(RuntimeError):

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from configs import TINY, composed
-from softgate import SoftgateError
-from softgate.cli.signals import ends_are_interrupts
+from softgate import SoftgateError, signals
 from softgate.evaluation.evaluate import evaluate
 from softgate.evaluation.paths import PathStudy, thinned
 from softgate.figures.panels import Line
@@ -164,7 +163,7 @@ def test_what_was_measured_is_written_also_where_the_rest_is_called_off(runs, tm
 
     monkeypatch.setattr(PathStudy, "look", once)
     words = (*ASKED, *FEW, "checkpoint=last", "paths.kernel_images=0")
-    with pytest.raises(KeyboardInterrupt), ends_are_interrupts():
+    with pytest.raises(KeyboardInterrupt), signals.raised():
         evaluate(composed(f"runs={runs}/*", *words, name="evaluate", directory=tmp_path))
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [run["label"] for run in kept["paths"]["runs"]] == ["excitation"]

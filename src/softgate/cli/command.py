@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from softgate import errors, locks
-from softgate.cli import exits
-from softgate.cli.exits import FAILED, INTERRUPTED, TRACED, refuse
-from softgate.cli.signals import ends_are_interrupts
+from softgate.cli import exits, stops
+from softgate.cli.exits import FAILED, TRACED, refuse
 from softgate.errors import JobFailed, SoftgateError
 
 OPTIONAL = ("alignment", "experiment", "debug", "paths")
@@ -34,9 +33,10 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     """Runs a `@hydra.main` function as a command and exits with its status.
 
     0 is success, 1 a sweep in which a job did not finish, 2 a mistake in what was asked for, 3 a run that diverged, 4
-    what could not be written, 5 memory that ran out, 130 Ctrl-C; other errors raise. Of several ranks all have the
-    status of the one that failed, 137 where it was killed.
+    what could not be written, 5 memory that ran out, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; other errors raise. Of
+    several ranks all have the status of the one that failed, 137 where it was killed.
     """
+    stops.watch(config_name)
     _speak_any_letters()
     flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
     # Hydra takes no null for a group, and these have no other default.
@@ -53,12 +53,11 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
         if config_name == "train":
             _place(bool(flags))
             sys.argv[1:] = flags + _completed(sys.argv[1 + len(flags) :], bool(flags), Path(config_dir))
-        # Lightning ends a training run itself, after its checkpoint is written.
-        with _full_errors(), nullcontext() if config_name == "train" else ends_are_interrupts():
+        with _full_errors():
             main()
-    except KeyboardInterrupt:
-        _concluded(bool(flags))
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _concluded(bool(flags), stopped=True)
+        sys.exit(stops.current.stopped(stops.number_of(stop)))
     except (HydraException, OmegaConfBaseException) as error:
         if TRACED:
             raise
@@ -126,13 +125,13 @@ def _place(swept: bool) -> None:
         sys.argv += resume.directory(sys.argv[1:])
 
 
-def _concluded(swept: bool) -> bool:
+def _concluded(swept: bool, stopped: bool = False) -> bool:
     """Prints a sweep's table; false where a job in it did not finish."""
     if not swept:
         return True
     from softgate.cli.sweep.launch import Sweep
 
-    return Sweep.latest is None or Sweep.latest.conclude()
+    return Sweep.latest is None or Sweep.latest.conclude(stopped)
 
 
 def _completed(words: list[str], several: bool, configs: Path) -> list[str]:

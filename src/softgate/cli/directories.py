@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from softgate import files, locks
-from softgate.cli import exits, ranks
+from softgate.cli import exits, ranks, stops
 from softgate.errors import SoftgateError
 from softgate.training.resume import quoted
 
@@ -73,4 +73,5 @@ def settle(config: DictConfig, kind: str) -> None:
         with read_write(config.hydra):
             place.dir = str(directory)
             words.append(f"hydra.{kind}.dir={quoted(directory)}")  # what a sweep's jobs are composed with
+    stops.current.directory = directory
     locks.take(directory)

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from softgate import signals
+from softgate.cli import stops
 from softgate.errors import (
     FULL,
     CannotWrite,
@@ -29,6 +31,7 @@ DIVERGED = Diverged.status
 DISK = CannotWrite.status
 MEMORY = OutOfMemory.status
 INTERRUPTED = 130
+"""After Ctrl-C; after another signal it is 128 and the signal's number: 143 after SIGTERM, 129 after SIGHUP."""
 
 TRACED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the user wants stack traces."""
@@ -36,10 +39,13 @@ TRACED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Runs one job; a `SoftgateError` ends the process, before Hydra adds lines of its own to the message."""
+    if HydraConfig.initialized():
+        stops.current.directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        return function(cfg)
+        with signals.raised():
+            return function(cfg)
     except Stopped as stopped:
-        sys.exit(128 + stopped.signal)  # what a shell says of a process that a signal ended
+        sys.exit(stops.current.stopped(stopped.signal, stopped.kept))
     except RankFailed as failed:
         if failed.__cause__ is not None and failed.status == FAILED:  # a bug keeps its trace
             traceback.print_exception(failed.__cause__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ from omegaconf import DictConfig
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError
 
-from softgate import files, locks, memory
+from softgate import files, locks, memory, signals
 from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
-from softgate.errors import require
+from softgate.errors import Stopped, require
 from softgate.evaluation import alignment, compare, config, grids, networks
 from softgate.evaluation.checkpoints import find_checkpoints, labelled
 from softgate.evaluation.config import EvaluationConfig
@@ -32,6 +33,9 @@ from softgate.training.module import accuracies
 
 SCHEMA = 1
 """Version of what `results.json` holds."""
+
+NAMED = 4
+"""How many runs that were not come to are named when an evaluation is stopped."""
 
 TAKES_LESS = {
     "grid": "grid.rows, grid.columns or grid.chunk",
@@ -54,6 +58,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         SoftgateError: For a mistake in the config, a missing or damaged checkpoint, or data that does not fit it.
         CannotWrite: If the disk is full, or the directory is gone or cannot be written.
         OutOfMemory: If memory is too short even for the validation images, one by one.
+        Stopped: After a signal in a command; what was measured by then is written.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
     files.folder(directory)
@@ -66,17 +71,17 @@ def _evaluate(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     device = _device(options.accelerator)
     paths = None if options.paths is None else PathStudy(options.paths, options.readout)
     evaluation = Evaluation(options, device, directory, _study(options), paths)
-    if options.networks:
-        return evaluation.finish(evaluation.of_networks())
-    several = compare.wanted(options)
+    several = [] if options.networks else compare.wanted(options)
     if several:
         return publish.publish(compare.compare(options, several, device, directory, restore), directory)
     found: list[dict[str, Any]] = []
     try:
-        evaluation.of_runs(found)
-    except BaseException:
+        (evaluation.of_networks if options.networks else evaluation.of_runs)(found)
+    except BaseException as error:
         if found:  # what took minutes is not thrown away with what failed
             evaluation.finish(found)
+            if isinstance(error, Stopped):
+                error.kept = evaluation.kept(found)
         raise
     return evaluation.finish(found)
 
@@ -105,6 +110,7 @@ class Evaluation:
         study: Of the alignment metrics, if they are asked for; it collects what it measures.
         paths: Of the paths, if they are asked for; it collects what it measures.
         left: A line on each part that memory was too short for.
+        asked: The checkpoints or networks that are looked at, in their order, once they are known.
     """
 
     options: EvaluationConfig
@@ -113,6 +119,7 @@ class Evaluation:
     study: alignment.Study | None
     paths: PathStudy | None
     left: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def _within_memory(self, label: str, part: str) -> AbstractContextManager[None]:
         """Leaves a part out, and notes it, if memory runs out; the rest of the evaluation goes on."""
@@ -125,6 +132,7 @@ class Evaluation:
             found: Takes what `results.json` holds of each, as soon as it is known.
         """
         checkpoints = find_checkpoints(self.options.patterns, self.options.checkpoint)
+        self.asked.extend(map(str, checkpoints))
         labels = labelled(checkpoints)
         restored = [(module, self.options.data.onto(own)) for module, own in map(restore, checkpoints)]
         for label, path, (module, images) in zip(labels, checkpoints, restored, strict=True):
@@ -170,20 +178,21 @@ class Evaluation:
         named["measured"] = data.config.measured_images
         return {**named, "classes": str(found), "model": model, "surrogate": rule, **scores}
 
-    def of_networks(self) -> list[dict[str, Any]]:
+    def of_networks(self, found: list[dict[str, Any]]) -> None:
         """Looks at the networks of `model`, or of `models`, one after the other.
 
-        Returns:
-            What `results.json` holds of each.
+        Args:
+            found: Takes what `results.json` holds of each, as soon as it is known.
         """
         options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
         asked = options.networks
+        self.asked.extend(network.name for network in asked)
         size = networks.image_size(asked[0], options.data)
         data = ImageData(options.data.whole(size), splits=("val",), measured=True)
         if study is not None:
             for network in asked:
                 study.expect(network.name, data.config, data.classes, len(data.val_listing))
-        subjects, found = [networks.build(network, data) for network in asked], []
+        subjects = [networks.build(network, data) for network in asked]
         for subject in subjects:
             grid.require_fit(len(data.classes), len(subject.names))
         data.setup("validate")
@@ -194,7 +203,6 @@ class Evaluation:
             named["measured"] = data.config.measured_images
             named |= {"classes": str(subject.found)} if subject.found else {}
             about = {"name": network.name, "weights": network.weights}
-            found.append({**named, "model": about, "surrogate": None, **scores})
             if not grid.figures:
                 place = self.directory if len(asked) == 1 else self.directory / network.name
                 with self._within_memory(network.name, "grid"):
@@ -203,24 +211,34 @@ class Evaluation:
                 with self._within_memory(network.name, "alignment"):
                     grids.scale(subject, data, [soft], grid)
                     study.look(network.name, None, subject, data)
+            found.append({**named, "model": about, "surrogate": None, **scores})
         if grid.figures:
             titles = [networks.about(subject, network) for subject, network in zip(subjects, asked, strict=True)]
             with self._within_memory("figures", "grid"):
                 grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
-        return found
 
     def finish(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prints and writes what was found of each run or network; returns what `results.json` holds."""
         results: dict[str, Any] = {"schema": SCHEMA, "runs": runs}
         if self.left:
             results["left_out"] = self.left
-        if self.study is not None and self.study.measured:
-            results["alignment"] = self.study.report(self.directory)
-        if self.paths is not None and self.paths.found:
-            results["paths"] = self.paths.report(self.directory)
-        files.write_json(results, self.directory / "results.json")
-        _print(results, self.directory)
+        with signals.deferred("writing the results"):
+            if self.study is not None and self.study.measured:
+                results["alignment"] = self.study.report(self.directory)
+            if self.paths is not None and self.paths.found:
+                results["paths"] = self.paths.report(self.directory)
+            files.write_json(results, self.directory / "results.json")
+            _print(results, self.directory)
         return results
+
+    def kept(self, runs: list[dict[str, Any]]) -> str:
+        """What `finish` has written of an evaluation that was stopped, and how to go on."""
+        left = self.asked[len(runs) :]
+        key = "models" if self.options.networks else "runs"
+        words = f"{key}={shlex.quote('[' + ','.join(left) + ']')}"
+        others = f"{words} measures the others, " if 0 < len(left) <= NAMED else ""
+        what = f"{len(runs)} of {len(self.asked)} are measured, see {self.directory / 'results.json'}"
+        return f"{what}; {others}the same command all of them again"
 
 
 @torch.inference_mode()

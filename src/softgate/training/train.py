@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from softgate import files, locks, memory
+from softgate import files, locks, memory, signals
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         Diverged: If the loss is no finite number any more; the last good checkpoint stays.
         OutOfMemory: If memory runs out, or a process that loads images is killed; the last checkpoint stays.
         RankFailed: If there are several ranks and one of them fails, in each of them.
-        Stopped: After Ctrl-C or SIGTERM; `last.ckpt` and the loggers are finished by then.
+        Stopped: After Ctrl-C, SIGTERM or SIGHUP; `last.ckpt` and the loggers are finished by then.
     """
     _calm()
     console = Terminal()
@@ -105,16 +105,23 @@ def _run(
         try:
             with build.phrasing_lightnings_refusals():
                 trainer.fit(module, datamodule=data, ckpt_path=former.checkpoint, weights_only=True)
-        except SystemExit:
+        except SystemExit as end:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:
                 conclude("interrupted")
-            raise Stopped(_stopped_by(trainer)) from None
+            raise Stopped(_stopped_by(trainer, end)) from None
         except Diverged:
             if first:
                 conclude("diverged")
             raise
-    return conclude() if first else {}
+    found: dict[str, Any] = {}
+    if first:
+        with signals.deferred("writing the summary"):
+            found = conclude()
+    last = _last(trainer)
+    if last is not None and last.stopped_by is not None:  # asked for when there was nothing left to stop
+        raise Stopped(last.stopped_by)
+    return found
 
 
 def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
@@ -127,10 +134,14 @@ def _seconds(trainer: pl.Trainer, started: float) -> float:
     return time.perf_counter() - started if last is None else last.seconds
 
 
-def _stopped_by(trainer: pl.Trainer) -> int:
-    """The signal that stopped a run; Lightning takes SIGINT for Ctrl-C without telling its number."""
+def _stopped_by(trainer: pl.Trainer, end: SystemExit) -> int:
+    """The signal that stopped a run; Lightning exits without telling its number."""
     last = _last(trainer)
-    return signal.SIGINT if last is None or last.stopped_by is None else last.stopped_by
+    if last is not None and last.stopped_by is not None:
+        return last.stopped_by
+    if isinstance(end.__context__, Stopped):  # before the first step
+        return end.__context__.signal
+    return signal.SIGTERM if trainer.received_sigterm else signal.SIGINT
 
 
 def _introduction(data: ImageData, module: SoftgateModule) -> str:

@@ -17,12 +17,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from pydantic import Field
 
-from softgate import files, locks
-from softgate.cli import ranks
-from softgate.cli.signals import ends_are_interrupts
+from softgate import files, locks, signals
+from softgate.cli import ranks, stops
 from softgate.cli.sweep import display, gpus, processes, resume
 from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job, admit, compose, require_same_places, said
-from softgate.errors import require
+from softgate.errors import Stopped, require
 from softgate.options import Count, Number, Options, Says
 from softgate.tables import Terminal
 
@@ -94,7 +93,7 @@ class Sweep:
 
         Raises:
             SoftgateError: Before any of them is started, for a mistake in any of them.
-            KeyboardInterrupt: After Ctrl-C, when the processes have ended.
+            Stopped: After a signal, when the processes have ended.
         """
         words = enumerate(job_overrides, initial_job_idx)
         jobs = [compose(number, overrides, self.context, self.config) for number, overrides in words]
@@ -103,15 +102,18 @@ class Sweep:
         files.folder(self.directory)
         locks.take(self.directory)
         resume.record(sys.argv[1:], self.directory)
+        stops.current.kept = self.left
         waiting = deque(job for job in jobs if job.status != FINISHED)
         running: list[processes.Process] = []
         dealer = gpus.Dealer(self.gpus, self.jobs_per_gpu)
         shown = display.Display(self.console, len(self.jobs))
         self._note()
-        with ends_are_interrupts():
+        with signals.noted() as came:  # and never raised in the midst of starting or ending a job
             try:
                 with shown.shown():
                     while waiting or running:
+                        if came:
+                            raise Stopped(came[0])
                         self._start(waiting, running, dealer, shown)
                         time.sleep(TICK)
                         self._collect(running, dealer, shown)
@@ -120,10 +122,12 @@ class Sweep:
             except BaseException:  # whatever goes wrong here, no job is left behind
                 with suppress(OSError):  # the terminal may be what has gone
                     self.console.print("ending the jobs ...")
-                processes.end(running, self.grace)
+                processes.end(running, self.grace, came)
                 raise
             finally:
                 self._note()
+        if came:  # while the last job ended
+            raise Stopped(came[0])
         return [job.returned() for job in jobs]
 
     def _check(self, jobs: Sequence[Job]) -> None:
@@ -189,21 +193,30 @@ class Sweep:
         if self.jobs and self.directory.is_dir():
             display.write_csv(self.jobs, self.directory / "sweep.csv")
 
-    def conclude(self) -> bool:
-        """Prints the table; whether all jobs finished."""
+    def left(self) -> str:
+        """How many jobs did not finish, and what goes on with them."""
+        left = [job for job in self.jobs if job.status != FINISHED]
+        if not left:
+            return f"every job that was begun has finished, see {self.directory}"
+        never = sum(job.status == WAITING for job in left)
+        started = f", {never} of them never started" if never else ""
+        return (
+            f"{len(left)} of {len(self.jobs)} jobs did not finish{started}; the same command with "
+            "sweep.resume=true goes on with them"
+        )
+
+    def conclude(self, stopped: bool = False) -> bool:
+        """Prints the table; whether all jobs finished.
+
+        Args:
+            stopped: Whether a signal ended it, so that `left` is said with the signal.
+        """
         if not self.jobs:
             return True
         title = f"sweep of {len(self.jobs)} job{'s' if len(self.jobs) > 1 else ''}"
         self.console.print(display.table(self.jobs, title).rich())
         self.console.print(f"sweep directory: {self.directory}", soft_wrap=True, markup=False)
-        left = [job for job in self.jobs if job.status != FINISHED]
-        if left:
-            never = sum(job.status == WAITING for job in left)
-            started = f", {never} of them never started" if never else ""
-            self.console.print(
-                f"{len(left)} of {len(self.jobs)} jobs did not finish{started}; the same command with "
-                f"sweep.resume=true goes on with them.",
-                soft_wrap=True,
-                style="bold red",
-            )
-        return not left
+        whole = all(job.status == FINISHED for job in self.jobs)
+        if not whole and not stopped:
+            self.console.print(f"{self.left()}.", soft_wrap=True, style="bold red")
+        return whole

@@ -28,9 +28,10 @@ ENDED = {
     exits.DISK: "could not write",
     exits.MEMORY: "out of memory",
     exits.INTERRUPTED: INTERRUPTED,
-    143: INTERRUPTED,
+    128 + signal.SIGTERM: INTERRUPTED,
+    128 + signal.SIGHUP: INTERRUPTED,
 }
-"""Exit status to what is said of the job; 143 is that of SIGTERM."""
+"""Exit status to what is said of the job."""
 
 
 def environment(job: Job, gpus: Sequence[str] | None, threads: int | None) -> dict[str, str]:
@@ -114,21 +115,21 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def end(running: Sequence[Process], grace: float) -> None:
+def end(running: Sequence[Process], grace: float, came: Sequence[int]) -> None:
     """Ends jobs as Ctrl-C ends a single run, so that each leaves a checkpoint; SIGKILL after `grace` seconds.
 
-    A second Ctrl-C waits no longer.
+    Args:
+        running: The jobs.
+        grace: Seconds.
+        came: The signals that have come, and come while this waits; a Ctrl-C after the first waits no longer.
     """
     for process in running:
         process.send(signal.SIGINT)
     left = list(running)
     deadline = time.monotonic() + grace
-    try:
-        while left and time.monotonic() < deadline:
-            time.sleep(0.1)
-            left = [process for process in left if not process.ended()]
-    except KeyboardInterrupt:
-        pass
+    while left and time.monotonic() < deadline and signal.SIGINT not in came[1:]:
+        time.sleep(0.1)
+        left = [process for process in left if not process.ended()]
     for process in left:
         process.send(signal.SIGKILL)
         while not process.ended():

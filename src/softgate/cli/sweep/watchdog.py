@@ -17,9 +17,8 @@ def follow_parent() -> None:
     Otherwise it would go on training beside the one that `sweep.resume=true` starts in its place.
     """
     parent = os.environ.get(PARENT)
-    if parent is None or int(parent) != os.getppid():
+    if parent is None or (int(parent) != os.getppid() and _lives(int(parent))):  # of a process that a job has started
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a sweep in the background has handed on an ignored one
 
     def watch() -> None:
         while os.getppid() == int(parent):
@@ -27,3 +26,13 @@ def follow_parent() -> None:
         os.killpg(os.getpgrp(), signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True, name="softgate-sweep").start()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

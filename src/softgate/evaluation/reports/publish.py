@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from softgate import files
+from softgate import files, signals
 from softgate.errors import SoftgateError, printable
 from softgate.evaluation import compare, runs
 from softgate.evaluation.compare import Comparison
@@ -29,6 +29,15 @@ def publish(found: Comparison, directory: Path) -> dict[str, Any]:
     Returns:
         What `results.json` holds.
     """
+    with signals.deferred("writing the report"):
+        results, tables, path = _write(found, directory)
+    if found.options.wandb is not None:
+        _log(found, tables, path, str(found.options.wandb), directory)
+    return results
+
+
+def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str, Table], Path]:
+    """Writes all files and prints; gives what `results.json` holds, the tables by their names, and the page."""
     plain = compare.plain(found)
     results = {"schema": 1, "runs": [], "comparison": plain}
     files.write_json(results, directory / "results.json")
@@ -52,9 +61,7 @@ def publish(found: Comparison, directory: Path) -> dict[str, Any]:
     for line in [*found.notes, *found.tuned, *sentences.claims(found)]:
         terminal.print(line, soft_wrap=True, markup=False, highlight=False)
     terminal.print(f"report: {path}", soft_wrap=True, markup=False)
-    if found.options.wandb is not None:
-        _log(found, tables, path, str(found.options.wandb), directory)
-    return results
+    return results, tables, path
 
 
 def markdown(found: Comparison, command: str) -> str:

@@ -14,6 +14,8 @@ import pytorch_lightning as pl
 from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from softgate import signals
+from softgate.errors import Stopped
 from softgate.options import Options, Says
 from softgate.training.callbacks.guard import finite_weights
 from softgate.training.metricsfile import MetricsFile
@@ -55,6 +57,7 @@ class LastCheckpoint(Checkpoint):
         self._seconds, self._since = 0.0, time.perf_counter()
         self._pending: dict[str, float] = {}
         self._saved = 0  # the step of the last checkpoint
+        self._speaks = True  # one of several processes is enough
 
     @property
     def seconds(self) -> float:
@@ -63,14 +66,21 @@ class LastCheckpoint(Checkpoint):
 
     # -- when --
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leaves SIGTERM to Lightning on SLURM: it requeues there, and would call a handler that is there too."""
+        if "SLURM_JOB_ID" in os.environ and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes over the signals that ask to stop."""
         self._saved = trainer.global_step
         if threading.current_thread() is not threading.main_thread():
             return
-        signal.signal(signal.SIGINT, self._ask)  # Lightning puts the former handlers back when fit ends
-        if "SLURM_JOB_ID" not in os.environ:  # there Lightning requeues by another signal and passes over this one
-            signal.signal(signal.SIGTERM, self._ask)
+        self._speaks = trainer.is_global_zero
+        # On SLURM Lightning requeues by another signal and passes over this one.
+        passed = [signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else []
+        # Lightning puts the former handlers back when fit ends.
+        signals.take(self._ask, [number for number in signals.ends() if number not in passed])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops between two epochs; the former has its checkpoint."""
@@ -136,11 +146,12 @@ class LastCheckpoint(Checkpoint):
     # -- signals --
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stopped_by = number
-        # Not print: a signal may come while another print holds the stream.
-        os.write(2, b"stopping after this step or validation; Ctrl-C again stops at once\n")
+        if self.stopped_by is None:
+            self.stopped_by = number
+            if self._speaks:
+                signals.say("stopping after this step or validation; Ctrl-C again stops at once")
+        elif number == signal.SIGINT:
+            raise Stopped(self.stopped_by)
 
     def _agreed(self, trainer: pl.Trainer) -> bool:
         asked = self.stopped_by is not None
