@@ -39,7 +39,8 @@ from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, at
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteTable
-from softgate.sites.tracing import avoid_inplace, in_order, is_overwritten, opaque_parts, trace
+from softgate.sites.tracing import in_order, opaque_parts, trace
+from softgate.sites.writes import avoid_inplace, overwritten
 from softgate.surrogate.rule import Surrogate
 
 
@@ -63,6 +64,7 @@ class Sites:
         check_attachable(model)
         check_methods(model, methods)
         gating = Gating(model, SiteTable(), ActiveRule(rule), share)
+        gating.learns = discover
         self._begin(model, gating, Audit(model, strict), tuple(methods))
         if discover:
             try:
@@ -325,7 +327,6 @@ class Sites:
             raise unreachable(self.model, opaque)
         first = trace(self.model, self._frames[0])
         if first is None:
-            self._gating.untraced = True
             return
         calls = first.calls
         self._table.fill(Site(call.site, call.kind, call.covered) for call in calls)
@@ -342,7 +343,8 @@ class Sites:
         self._order = in_order(calls, other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
         activations = [call for call in every if call.activates]
-        self._gating.overwritten = {call.site.module for call in activations if is_overwritten(call)}
+        self._gating.overwritten = overwritten(activations, self.model)
+        self._gating.traced = {(call.site.module, call.training) for call in activations}
         if other is not None:
             # An in-place call must copy its pre-activation to keep it, an ordinary one need not.
             inplace = [call for call in activations if call.inplace]
