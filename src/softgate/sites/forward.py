@@ -90,7 +90,7 @@ class State:
     def without_graph(self) -> bool:
         """Whether gradients are off here alone: in a no_grad block, or in the forward of an autograd Function."""
         inside = self.grad and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        return inside and not in_checkpoint(anywhere=True)
+        return inside and not in_first_run()
 
     def select(self, call: SelectingCall) -> None:
         """Takes note of a call that selects data with a gradient of its own, where there is a gradient."""
@@ -282,18 +282,23 @@ class Mode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def in_checkpoint(anywhere: bool = False) -> bool:
+def in_checkpoint() -> bool:
     """Whether the call comes from a function that torch.utils.checkpoint runs inside the current module's forward.
 
     It will be run again in the backward pass, by itself, where no mode is on: its gates would be hard. A
     checkpointed module is run through its own frame and is fine.
-
-    Args:
-        anywhere: Whether it comes from such a function or module, inside of any module's forward.
     """
     caller = sys._getframe(1)
-    while caller is not None and (anywhere or caller.f_code is not Frame.inner.__code__):
+    while caller is not None and caller.f_code is not Frame.inner.__code__:
         if caller.f_code.co_filename == checkpoint.__file__:
             return True
         caller = caller.f_back  # type: ignore[assignment]  # None ends the loop
     return False
+
+
+def in_first_run() -> bool:
+    """Whether a re-entrant checkpoint runs the call: without gradients now, and with them in the backward pass."""
+    caller = sys._getframe(1)
+    while caller is not None and caller.f_code is not checkpoint.CheckpointFunction.forward.__code__:
+        caller = caller.f_back  # type: ignore[assignment]  # None ends the loop
+    return caller is not None
