@@ -36,7 +36,7 @@ class Products(Block):
 class Selecting(Block):
     """Calls that select or bend data with a gradient of their own."""
 
-    KINDS = ("where", "abs", "sigmoid", "tanh", "topk", "softplus", "minimum", "sort")
+    KINDS = ("where", "abs", "sigmoid", "tanh", "topk", "softplus", "minimum", "sort", "clamp", "maximum", "amax")
 
     def __init__(self, draw, shape):
         super().__init__(shape)
@@ -58,6 +58,12 @@ class Selecting(Block):
             return F.relu(z) * z.flatten(1).topk(2).values.sum(1).view(-1, *[1] * (z.dim() - 1))
         if self.kind == "softplus":
             return F.relu(F.softplus(z) - 0.5)
+        if self.kind == "clamp":
+            return F.relu(z.clamp(-0.5, 0.8) + 0.1)
+        if self.kind == "maximum":
+            return F.relu(torch.maximum(z, 0.1 - z) - 0.2)
+        if self.kind == "amax":
+            return F.relu(z - 0.5 * z.amax(1, keepdim=True))
         if self.kind == "minimum":
             return F.relu(torch.minimum(z, -z) + 0.3)
         return F.relu(z.sort(1).values)
@@ -155,7 +161,8 @@ class Parametrized(Block):
 
     def __init__(self, draw, shape):
         super().__init__(shape)
-        self.layer = draw.choice([parametrizations.weight_norm, parametrizations.spectral_norm])(layer(shape))
+        how = draw.choice([parametrizations.weight_norm, parametrizations.spectral_norm])
+        self.layer, self.traceable = how(layer(shape)), how is parametrizations.weight_norm
 
     def forward(self, x):
         return F.relu(self.layer(x))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from random_blocks import ACTIVATIONS, Block, layer
-from random_combinators import COMBINATORS, Outputs, Pair
+from random_combinators import COMBINATORS, Checkpointed, Functional, Outputs, Pair
 from random_habits import HABITS
 from random_layers import LAYERS, ON_IMAGES, OWN_GRADIENT
 from random_refusals import REFUSED
@@ -42,13 +42,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network: blocks on images, blocks on vectors, and how its outputs are returned."""
+    """A network: blocks on images, blocks on vectors of a width, and how its outputs are returned."""
 
     seed: int
     images: tuple[Recipe, ...]
     vectors: tuple[Recipe, ...]
     output: str = "tensor"
-    refused: bool = field(default=False, compare=False)
+    width: int = 6
 
     def __str__(self) -> str:
         shown = " ".join(map(str, (*self.images, "flatten", *self.vectors)))
@@ -60,30 +60,33 @@ def draw(seed: int) -> Plan:
     chance = random.Random(f"network {seed}")
     images = _chain(chance, (EVERYWHERE, EVERYWHERE, ON_IMAGES), chance.choice((0, 1, 2, 3, 4)))
     vectors = _chain(chance, (EVERYWHERE,), chance.choice((1, 2, 3)))
-    refused = chance.random() < 1 / 6
-    if refused:
+    if chance.random() < 1 / 6:
         vectors.insert(chance.randrange(len(vectors) + 1), _recipe(chance, REFUSED))
     if chance.random() < 1 / 6:
         vectors.insert(chance.randrange(len(vectors) + 1), _recipe(chance, OWN_GRADIENT))
-    return Plan(seed, tuple(images), tuple(vectors), chance.choice(OUTPUTS), refused)
+    return Plan(seed, tuple(images), tuple(vectors), chance.choice(OUTPUTS))
 
 
 def _recipe(chance: random.Random, kinds: list[Any]) -> Recipe:
     return Recipe(chance.choice(kinds), chance.getrandbits(32))
 
 
-def _chain(chance: random.Random, kinds: tuple[list[Any], ...], length: int, depth: int = 2) -> list[Recipe]:
+def _chain(
+    chance: random.Random, kinds: tuple[list[Any], ...], length: int, depth: int = 2, holding: list[Any] = COMBINATORS
+) -> list[Recipe]:
     """Blocks one after another; a third of them hold others."""
     return [
-        _holding(chance, depth) if depth and chance.random() < 1 / 3 else _recipe(chance, chance.choice(kinds))
+        _holding(chance, depth, holding) if depth and chance.random() < 1 / 3 else _recipe(chance, chance.choice(kinds))
         for _ in range(length)
     ]
 
 
-def _holding(chance: random.Random, depth: int) -> Recipe:
-    kind = chance.choice(COMBINATORS)
+def _holding(chance: random.Random, depth: int, holding: list[Any]) -> Recipe:
+    kind = chance.choice(holding)
+    if kind is Functional:  # a checkpoint in it is run again with weights that it was not given, in PyTorch too
+        holding = [other for other in holding if not issubclass(other, Checkpointed)]
     count = getattr(kind, "count", 1)
-    bodies = [_chain(chance, (EVERYWHERE,), chance.choice((1, 1, 2)), depth - 1) for _ in range(count)]
+    bodies = [_chain(chance, (EVERYWHERE,), chance.choice((1, 1, 2)), depth - 1, holding) for _ in range(count)]
     return Recipe(kind, chance.getrandbits(32), tuple(map(tuple, bodies)))
 
 
@@ -104,7 +107,7 @@ class Network(nn.Module):
         shape: tuple[int, ...] = (4, 8, 8) if plan.images else (2, 2, 2)
         stem = layer((3, *shape[1:]), shape[0]) if plan.images else nn.Identity()
         self.images, shape = build(plan.images, shape)
-        width = 6
+        width = plan.width
         self.between = nn.Sequential(Flat(), nn.Linear(torch.Size(shape).numel(), width)).double()
         self.stem = stem
         self.vectors, _ = build(plan.vectors, (width,))

@@ -38,7 +38,7 @@ def small(seed: int, signs: bool) -> Plan:
 
     drawn = [block() for _ in range(chance.choice((1, 2)))]
     drawn.append(Recipe(Minus, chance.getrandbits(32), ((leaf(),),)) if signs else leaf())
-    return Plan(seed, (), tuple(drawn))
+    return Plan(seed, (), tuple(drawn), width=4)
 
 
 class _Watching(Reference):

@@ -80,7 +80,7 @@ def test_a_network_that_fails_is_reduced_to_the_blocks_that_fail():
     assert [recipe.kind for recipe in (*least.images, *least.vectors)] == [kind]
 
 
-@pytest.mark.parametrize("signs", [False, pytest.param(True, marks=pytest.mark.xfail(reason="signs are to come"))])
+@pytest.mark.parametrize("signs", [False, True])
 @pytest.mark.parametrize("seed", range(KERNELS))
 def test_the_path_kernel_is_the_sum_over_a_list_of_all_paths(seed, signs):
     plan = random_paths.small(seed, signs)
