@@ -236,7 +236,7 @@ class Examination:
 
     def check_pullback(self, rule):
         """A look at the network gives the attached network's gradient, and leaves the network as it was."""
-        if self.has(Reentrant):
+        if self.has(Reentrant) or not self.seen[False]:
             return
 
         def one(outputs):

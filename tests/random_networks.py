@@ -17,7 +17,7 @@ from torch import nn
 from random_blocks import ACTIVATIONS, Block, layer
 from random_combinators import COMBINATORS, Checkpointed, Functional, Outputs, Pair
 from random_habits import HABITS
-from random_layers import LAYERS, ON_IMAGES, OWN_GRADIENT
+from random_layers import LAYERS, ON_IMAGES, OWN_GRADIENT, Parametrized
 from random_refusals import REFUSED
 
 EVERYWHERE = [*ACTIVATIONS, *HABITS, *LAYERS]
@@ -82,11 +82,14 @@ def _chain(
 
 
 def _holding(chance: random.Random, depth: int, holding: list[Any]) -> Recipe:
-    kind = chance.choice(holding)
-    if kind is Functional:  # a checkpoint in it is run again with weights that it was not given, in PyTorch too
+    kind, kinds = chance.choice(holding), EVERYWHERE
+    # What is run again must be the same again: in PyTorch it has other weights in these two cases.
+    if kind is Functional:
         holding = [other for other in holding if not issubclass(other, Checkpointed)]
+    if issubclass(kind, Checkpointed):
+        kinds = [other for other in kinds if other is not Parametrized]
     count = getattr(kind, "count", 1)
-    bodies = [_chain(chance, (EVERYWHERE,), chance.choice((1, 1, 2)), depth - 1, holding) for _ in range(count)]
+    bodies = [_chain(chance, (kinds,), chance.choice((1, 1, 2)), depth - 1, holding) for _ in range(count)]
     return Recipe(kind, chance.getrandbits(32), tuple(map(tuple, bodies)))
 
 

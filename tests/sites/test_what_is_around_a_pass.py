@@ -290,3 +290,22 @@ def test_a_choice_by_depth_allows_a_branch_that_never_has_a_gradient():
         with torch.no_grad():
             assert torch.equal(net(vectors()), expected)
     assert [site.name for site in sites.table() if site.calls] == ["relu", "(model).relu"]
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pass_without_activations_is_fine_where_others_have_them(traceable, training):
+    """An auxiliary part that only training runs, or an early exit."""
+
+    class Sometimes(Plain):
+        def forward(self, x):
+            if not traceable and untraceable(x):
+                return x
+            return super().forward(x) if self.training else self.last(self.first(x))
+
+    net = Sometimes().train(training or not traceable)
+    with sg.attach(net, RULE):
+        soft = slopes(net.train())
+        linear = slopes(net.eval())
+    assert all(torch.equal(one, other) for one, other in zip(linear, slopes(net), strict=True))
+    assert not torch.equal(soft[0], slopes(net.train())[0])

@@ -284,6 +284,7 @@ class Sites:
             out = inner(*args, **kwargs)
         gating.learn(state)
         if audited:
+            state.known = bool(self._order or self._table.covered())
             active, rule = gating.active, gating.active.rule
             self._choose(active)
 
@@ -335,9 +336,9 @@ class Sites:
             missed = [call for call in calls if not call.reached and wants(call.site.name, call.kind)]
             if missed:
                 raise unreachable(self.model, [Miss(call.site, call.kind, call.why) for call in missed])
-            if not calls:
-                raise no_sites(self.model)
         other = trace(self.model, self._frames[0], flipped=True)
+        if self._active.ever_soft and not calls and (other is None or not other.calls):
+            raise no_sites(self.model)
         self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
         self._order = in_order(calls, other.calls if other else [])
