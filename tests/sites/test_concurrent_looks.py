@@ -238,3 +238,34 @@ def test_a_replica_for_another_device_runs_its_own_weights_under_the_rule():
         (found,) = torch.autograd.grad(replica(x)[:, 1].sum(), x)
         assert torch.equal(found, sg.pullback(twin, x, 1, RULES[1]))
         assert not torch.equal(found, sg.pullback(twin, x, 1))
+
+
+def test_a_look_fills_lists_of_its_own_through_hooks_that_hold_them():
+    class Keeper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+            self.closed, self.held = [], []
+            closed = self.closed
+            self.net[1].register_forward_hook(lambda module, given, returned: closed.append(returned))
+            self.net[2].register_forward_hook(Held(self.held))
+
+        def forward(self, x):
+            return self.net(x)
+
+    net = Keeper()
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    sg.pullback(net, x, 1, sg.Surrogate())
+    assert net.closed == net.held == []
+    net(x)
+    assert len(net.closed) == len(net.held) == 1
+
+
+class Held:
+    """A hook that keeps what a module returns."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def __call__(self, module, given, returned):
+        self.kept.append(returned)

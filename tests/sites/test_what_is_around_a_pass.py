@@ -247,3 +247,65 @@ def test_an_inplace_flag_that_is_flipped_after_attach_does_what_it_does_in_the_b
     net(vectors())
     net.relu.inplace = not inplace
     assert torch.equal(net(vectors()), bare(vectors()))
+
+
+class Guided(Plain):
+    """A teacher without gradients, whose activation no rule covers, beside the network."""
+
+    def __init__(self, traceable, checkpointed=None):
+        super().__init__()
+        self.teacher = nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.PReLU()).double()
+        self.part = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).double()
+        self.traceable, self.checkpointed = traceable, checkpointed
+
+    def forward(self, x):
+        if self.checkpointed is not None:
+            x = checkpoint(self.part, x, use_reentrant=self.checkpointed)
+        if not self.traceable and untraceable(x):
+            return x
+        with torch.no_grad():
+            wanted = self.teacher(x)
+        return super().forward(x) - wanted
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("checkpointed", [None, False, True])
+def test_a_teacher_without_gradients_is_no_reason_to_refuse(traceable, checkpointed):
+    net = Guided(traceable, checkpointed)
+    with sg.attach(net, RULE) as sites:
+        net(vectors()).sum().backward()
+    assert all(site.covered for site in sites.table())
+
+
+def test_a_choice_by_depth_allows_a_branch_that_never_has_a_gradient():
+    class Beside(Plain):
+        def forward(self, x):
+            with torch.no_grad():
+                beside = F.relu(self.first(x))
+            return self.last(self.relu(self.first(x)) + beside)
+
+    net = Beside()
+    with sg.attach(net, sg.Surrogate(sites=sg.Select(depth=(0.0, 0.5)))) as sites:
+        expected = net(vectors())
+        with torch.no_grad():
+            assert torch.equal(net(vectors()), expected)
+    assert [site.name for site in sites.table() if site.calls] == ["relu", "(model).relu"]
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pass_without_activations_is_fine_where_others_have_them(traceable, training):
+    """An auxiliary part that only training runs, or an early exit."""
+
+    class Sometimes(Plain):
+        def forward(self, x):
+            if not traceable and untraceable(x):
+                return x
+            return super().forward(x) if self.training else self.last(self.first(x))
+
+    net = Sometimes().train(training or not traceable)
+    with sg.attach(net, RULE):
+        soft = slopes(net.train())
+        linear = slopes(net.eval())
+    assert all(torch.equal(one, other) for one, other in zip(linear, slopes(net), strict=True))
+    assert not torch.equal(soft[0], slopes(net.train())[0])

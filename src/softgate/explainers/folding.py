@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from softgate.explainers.input_gradient import Stem
 from softgate.sites.sites import attached_sites
-from softgate.sites.tracing import SWITCHABLE
+from softgate.sites.writes import SWITCHABLE
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit, at which the folded copy is trusted."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from softgate.errors import SoftgateError
 from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
@@ -110,6 +112,8 @@ class ActiveRule:
         if name in self._known:
             return name in self._chosen
         if self.rule is not None and self.rule.sites.needs_order and self._known:
+            if not torch.is_grad_enabled():  # then it does not matter, as in a branch that never has a gradient
+                return False
             raise SoftgateError(
                 f"surrogate.sites.depth={self.rule.sites.depth}: {name} was not called in the pass that showed the "
                 f"order of the call sites; choose by names."

@@ -27,10 +27,10 @@ def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, 
 
     Raises:
         UnreachableSites: For activations out of reach.
-        NoCallSites: If there was nothing to gate.
+        NoCallSites: If there was nothing to gate, in this pass or in any other.
     """
     refuse_missed(model, counts)
-    if not counts.gated:
+    if not counts.gated and not counts.known:
         raise no_sites(model)
     if begun is None or rule is None:
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, UnsupportedCall
@@ -208,10 +209,15 @@ def _rectifier(
     return ActivationCall(func, args, kwargs, Kind.RELU, z, inplace, activation, shape)
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @lru_cache(maxsize=1)
 def _clamps_step() -> float:
     """The gradient of clamp(min=0) at zero, which is not the same in all versions of PyTorch."""
-    with torch.enable_grad(), torch.inference_mode(False):
+    # A checkpoint around the call must not count what is saved here: nothing will be when it is run again.
+    with torch.enable_grad(), torch.inference_mode(False), saved_tensors_hooks(_same, _same):
         zero = torch.zeros((), requires_grad=True)
         return float(torch.autograd.grad(torch.clamp(zero, min=0), zero)[0])
 

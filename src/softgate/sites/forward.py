@@ -80,6 +80,7 @@ class State:
         self.counts: dict[str, int] = {}
         self.missed: list[Miss] = []
         self.gated = 0
+        self.known = False  # whether the model has call sites that a rule covers, in this pass or in others
         self.hard: Counter[bool] = Counter()  # calls that kept their true gradient, by whether they pool
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
@@ -90,11 +91,11 @@ class State:
     def without_graph(self) -> bool:
         """Whether gradients are off here alone: in a no_grad block, or in the forward of an autograd Function."""
         inside = self.grad and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        return inside and not self.traced and not self.checkpointed and not in_checkpoint()
+        return inside and not in_first_run()
 
     def select(self, call: SelectingCall) -> None:
         """Takes note of a call that selects data with a gradient of its own, where there is a gradient."""
-        if torch.compiler.is_compiling() or (self.traced and call.kind in COMPARISONS):
+        if torch.compiler.is_compiling() or (self.traced and (call.kind in COMPARISONS or self.without_graph)):
             return
         if self.traced or (
             torch.is_grad_enabled() and any(_has_gradient(arg) for arg in (*call.args, *call.kwargs.values()))
@@ -294,3 +295,11 @@ def in_checkpoint() -> bool:
             return True
         caller = caller.f_back  # type: ignore[assignment]  # None ends the loop
     return False
+
+
+def in_first_run() -> bool:
+    """Whether a re-entrant checkpoint runs the call: without gradients now, and with them in the backward pass."""
+    caller = sys._getframe(1)
+    while caller is not None and caller.f_code is not checkpoint.CheckpointFunction.forward.__code__:
+        caller = caller.f_back  # type: ignore[assignment]  # None ends the loop
+    return caller is not None

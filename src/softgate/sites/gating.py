@@ -37,7 +37,9 @@ class Gating:
         fresh: Sites whose in-place call may be an ordinary one.
         overwritten: Modules whose activation's input is written to later; it is kept in a copy.
         hidden: Sites that torch.compile would not show.
-        untraced: Whether no trace has shown which inputs of activations are written to later; passes will show it.
+        traced: Modules and modes of which a trace has shown whether the inputs of their activations are written to
+            later; passes will show it of the others.
+        learns: Whether what a pass shows of that is of use to a later one; otherwise all inputs are kept in copies.
         watched: Whether hooks read what modules return, and may keep it, which must then be overwritten as it would be
             without softgate. Under torch.compile this is as it was at `attach`.
     """
@@ -52,15 +54,16 @@ class Gating:
         self.fresh: set[SiteId] = set()
         self.overwritten: set[str] = set()
         self.hidden: dict[SiteId, None] = {}
+        self.learns = True
         self.watched = False
-        self.untraced = False
-        self._seen: set[tuple[str, bool]] = set()  # modules and modes of which passes have shown it
+        self.traced: set[tuple[str, bool]] = set()
+        self._seen: set[tuple[str, bool]] = set()  # those of which passes have shown it
 
     def on_copy(self, model: nn.Module, active: ActiveRule) -> Gating:
         """The gating of a copy of the model, under a rule of its own, with what is known of the model's call sites."""
         made = Gating(model, self.table.copy(), active, self.share)
         made.fresh, made.overwritten, made.hidden = self.fresh, self.overwritten, self.hidden
-        made.untraced, made._seen = self.untraced, self._seen
+        made.traced, made._seen = self.traced, self._seen
         return made
 
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
@@ -85,8 +88,9 @@ class Gating:
         inplace = self.watched if site in self.fresh else call.inplace
         if rule is None or not rule.softens_relu:
             state.hard[False] += 1
-            out = call.original()
-            return call.z.copy_(out) if inplace and out is not call.z else out
+            if inplace and not call.inplace:  # a copy goes in: most activations keep their input for the true gradient
+                return call.z.copy_(call.activation(call.z.clone()))
+            return call.original()
         z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self.share and not inplace:
@@ -98,9 +102,10 @@ class Gating:
         if site.module in self.overwritten:
             return True
         key = site.module, state.frame.module.training
-        if not self.untraced or key in self._seen or not state.grad or torch.compiler.is_compiling():
+        if key in self.traced or key in self._seen or not state.grad or torch.compiler.is_compiling():
             return False
-        state.watched.append((key, call.z, call.z._version))
+        if self.learns:
+            state.watched.append((key, call.z, call.z._version))
         return True
 
     def learn(self, state: State) -> None:

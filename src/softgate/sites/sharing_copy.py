@@ -31,6 +31,9 @@ PLAIN = (str, bytes, int, float, bool, Tensor, type, types.ModuleType, types.Bui
 LONG = 4096
 """Containers with more entries are taken to hold data, not modules."""
 
+OWN = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
 OTHERS = ("torch", "torchvision", "numpy", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities")
 """Packages whose objects are not looked into: they hold no module of the network, or too much besides."""
 
@@ -61,6 +64,8 @@ def _copied(model: nn.Module, training: bool, differentiable: bool) -> nn.Module
     for module in modules:
         if hasattr(module, "_orig_mod"):
             copying.made[id(module)] = (module, copying.of(module._orig_mod))
+    for module in modules:
+        copying.containers(vars(module))
     for module, made in list(copying.made.values()):
         if hasattr(module, "_orig_mod"):
             continue
@@ -86,6 +91,12 @@ class _Copying:
 
     made: dict[int, tuple[nn.Module, Any]]
     known: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # with the original, so that no id is used again
+
+    def containers(self, of: dict[str, Any]) -> None:
+        """Copies the containers in a module's attributes before hooks and functions are met that may hold them too."""
+        for name, value in of.items():
+            if name not in OWN and type(value) in CONTAINERS:
+                self.own(value)
 
     def attributes(self, of: dict[str, Any], differentiable: bool) -> dict[str, Any]:
         """The attributes of a module's copy."""
@@ -168,9 +179,10 @@ class _Copying:
         return type(value)(*after) if hasattr(value, "_fields") else type(value)(after)
 
     def _function(self, function: types.FunctionType, depth: int) -> types.FunctionType:
-        cells = tuple(self._cell(cell, depth) for cell in function.__closure__ or ())
+        before = function.__closure__ or ()
+        cells = tuple(self._cell(cell, depth) for cell in before)
         defaults = self.of(function.__defaults__, depth)
-        if defaults is function.__defaults__ and cells == (function.__closure__ or ()):
+        if defaults is function.__defaults__ and all(a is b for a, b in zip(cells, before, strict=True)):
             return function
         made = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, cells)
         made.__kwdefaults__ = function.__kwdefaults__

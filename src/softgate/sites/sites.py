@@ -39,7 +39,8 @@ from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, at
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteTable
-from softgate.sites.tracing import avoid_inplace, in_order, is_overwritten, opaque_parts, trace
+from softgate.sites.tracing import in_order, opaque_parts, trace
+from softgate.sites.writes import avoid_inplace, overwritten
 from softgate.surrogate.rule import Surrogate
 
 
@@ -63,6 +64,7 @@ class Sites:
         check_attachable(model)
         check_methods(model, methods)
         gating = Gating(model, SiteTable(), ActiveRule(rule), share)
+        gating.learns = discover
         self._begin(model, gating, Audit(model, strict), tuple(methods))
         if discover:
             try:
@@ -282,6 +284,7 @@ class Sites:
             out = inner(*args, **kwargs)
         gating.learn(state)
         if audited:
+            state.known = bool(self._order or self._table.covered())
             active, rule = gating.active, gating.active.rule
             self._choose(active)
 
@@ -325,7 +328,6 @@ class Sites:
             raise unreachable(self.model, opaque)
         first = trace(self.model, self._frames[0])
         if first is None:
-            self._gating.untraced = True
             return
         calls = first.calls
         self._table.fill(Site(call.site, call.kind, call.covered) for call in calls)
@@ -334,15 +336,16 @@ class Sites:
             missed = [call for call in calls if not call.reached and wants(call.site.name, call.kind)]
             if missed:
                 raise unreachable(self.model, [Miss(call.site, call.kind, call.why) for call in missed])
-            if not calls:
-                raise no_sites(self.model)
         other = trace(self.model, self._frames[0], flipped=True)
+        if self._active.ever_soft and not calls and (other is None or not other.calls):
+            raise no_sites(self.model)
         self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
         self._order = in_order(calls, other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
         activations = [call for call in every if call.activates]
-        self._gating.overwritten = {call.site.module for call in activations if is_overwritten(call)}
+        self._gating.overwritten = overwritten(activations, self.model)
+        self._gating.traced = {(call.site.module, call.training) for call in activations}
         if other is not None:
             # An in-place call must copy its pre-activation to keep it, an ordinary one need not.
             inplace = [call for call in activations if call.inplace]

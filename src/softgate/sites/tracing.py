@@ -25,19 +25,11 @@ from softgate.sites.gating import IN_CHECKPOINT
 from softgate.sites.randomness import own_random_numbers
 from softgate.surrogate.selection import POOLS
 
-FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-"""Modules whose output is a new tensor, never their input or a view of it."""
-
 SEEN = METHODS | {kind for kind in SELECTING.values() if hasattr(Tensor, kind)}
 """Tensor methods that are call sites or select data."""
 
-SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
-"""Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
-
 OPERATORS = ("relu", "hardtanh", "threshold", "max_pool", "gelu", "silu", "hardswish", "elu")
 """Parts of the names of operators that are activations or max poolings."""
-
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 class _Symbol(fx.Proxy):
@@ -69,6 +61,7 @@ class TracedCall:
         why: Why no rule reaches it where it stands; empty where one does.
         hidden: Whether torch.compile would not show it.
         kept: Whether the forward pass keeps its input elsewhere, where it must hold what it holds without softgate.
+        training: Whether the module that makes it is in train mode.
     """
 
     site: SiteId
@@ -79,11 +72,20 @@ class TracedCall:
     why: str = ""
     hidden: bool = False
     kept: bool = False
+    training: bool = False
 
     @property
     def reached(self) -> bool:
         """Whether a rule would govern it."""
         return self.covered and not self.why
+
+    @property
+    def source(self) -> fx.Node | None:
+        """The symbol of its input."""
+        if self.node is None:
+            return None
+        found = self.node.args[0] if self.node.args else self.node.kwargs.get("input")
+        return found if isinstance(found, fx.Node) else None
 
     @property
     def activates(self) -> bool:
@@ -99,11 +101,14 @@ class _Tracing:
 
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What the true function returns."""
-        why = _why_not(state)
         out = call.original()
+        if state.without_graph:
+            return out
+        why = _why_not(state)
         if isinstance(call, ActivationCall):
             node, hidden = getattr(out, "node", None), call.func in HIDDEN_IN_COMPILE
-            self.calls.append(TracedCall(site, call.kind, True, call.inplace, node, why, hidden))
+            training = state.frame.module.training
+            self.calls.append(TracedCall(site, call.kind, True, call.inplace, node, why, hidden, training=training))
         else:
             covered = isinstance(call, PoolCall) and call.covered
             self.calls.append(TracedCall(site, call.kind, covered, why=why))
@@ -182,48 +187,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def reads_alone(call: TracedCall, root: nn.Module) -> bool:
-    """Whether an activation's input is a new tensor that nothing else reads, so that in-place is not needed.
-
-    Errs on the side of no: whatever could alias another tensor (a view, a chunk, a dropout in eval mode, the
-    model's own input) counts as read by others.
-    """
-    source = None if call.kept else _source(call)
-    while source is not None and len(source.users) == 1:
-        if source.op == "call_module":
-            return isinstance(root.get_submodule(str(source.target)), FRESH)
-        if source.target in (operator.add, torch.add, torch.cat):
-            return True
-        if source.target is not operator.iadd:
-            return False
-        source = source.args[0] if isinstance(source.args[0], fx.Node) else None
-    return False
-
-
-def is_overwritten(call: TracedCall) -> bool:
-    """Whether something else writes into an activation's input, which must then be kept in a copy."""
-    source = _source(call)
-    if source is None:
-        return call.node is None
-    return any(_writes(user, source) for user in source.users if user is not call.node)
-
-
-def _source(call: TracedCall) -> fx.Node | None:
-    if call.node is None:
-        return None
-    source = call.node.args[0] if call.node.args else call.node.kwargs.get("input")
-    return source if isinstance(source, fx.Node) else None
-
-
-def _writes(node: fx.Node, target: fx.Node) -> bool:
-    if not node.args or node.args[0] is not target:
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
-    function = node.op == "call_function" and (node.target in IN_PLACE or name.endswith("_"))
-    return method or function or bool(node.kwargs.get("inplace"))
-
-
 def opaque_parts(model: nn.Module) -> list[str]:
     """The parts of a model whose calls Python does not see."""
     return [
@@ -262,15 +225,19 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
     state.traced = True
 
     def method(name: str, node: fx.Node) -> None:
+        if state.without_graph:
+            return
         why, call = _why_not(state), classify(getattr(Tensor, name), node.args, node.kwargs)
         if isinstance(call, SelectingCall):
             state.select(call)
         elif call is not None:
-            inplace = isinstance(call, ActivationCall) and call.inplace
-            tracing.calls.append(TracedCall(state.identify(call.kind), call.kind, True, inplace, node, why))
+            inplace, training = isinstance(call, ActivationCall) and call.inplace, state.frame.module.training
+            site = state.identify(call.kind)
+            tracing.calls.append(TracedCall(site, call.kind, True, inplace, node, why, training=training))
 
     def operator(name: str) -> None:
-        tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
+        if not state.without_graph:
+            tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
 
     try:
         with (
@@ -289,7 +256,7 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
     except Exception:
         # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.
         return None
-    calls = [replace(call, kept=_source(call) in kept) for call in tracing.calls]
+    calls = [replace(call, kept=call.source in kept) for call in tracing.calls]
     return Trace(calls, state.selected)
 
 
@@ -329,24 +296,3 @@ def _kept(model: nn.Module) -> set[fx.Node]:
     for module in model.modules():
         collect(module.__dict__, 4)
     return found
-
-
-def avoid_inplace(model: nn.Module, calls: Iterable[TracedCall]) -> tuple[set[SiteId], list[nn.Module]]:
-    """Switches in-place off where the traces, in train and in eval mode, show that nobody needs it.
-
-    Args:
-        model: The model that was traced.
-        calls: Its in-place calls.
-
-    Returns:
-        The call sites that need not work in place, and the modules whose `inplace` was switched off.
-    """
-    calls = list(calls)
-    needed = {call.site.module for call in calls if not reads_alone(call, model)}
-    fresh = {call.site for call in calls if call.site.module not in needed}
-    switched: list[nn.Module] = []
-    for name, module in model.named_modules():
-        if isinstance(module, SWITCHABLE) and module.inplace and SiteId(name) in fresh:
-            module.inplace = False
-            switched.append(module)
-    return fresh, switched
