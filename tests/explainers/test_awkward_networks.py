@@ -43,6 +43,7 @@ LOOKS = {
     "ascend": lambda net, x: sg.ascend(net, x, TARGET, RULE, steps=3, step_size=0.5, radius=1.0, bounds=(0, 1)).image,
     "predict": predict,
     "logits": logits,
+    "representation": lambda net, x: sg.representation(net, x, TARGET, RULE).represented,
     "record": lambda net, x: sg.paths.record(net, x, RULE).sites["(model).relu"].values,
     "calibrate": lambda net, x: sg.calibrate(net, [x])["(model).relu"],
     "grad_cam": lambda net, x: explainers.grad_cam(net, x, TARGET),
@@ -103,7 +104,7 @@ def test_the_gates_of_other_examples_have_no_last_chunk_of_one(count):
 
 
 def test_gates_of_other_examples_that_have_no_other_one_are_refused():
-    with pytest.raises(SoftgateError, match=r"gate\.name=shuffled: .* batches, and chunks, of 2 are needed"):
+    with pytest.raises(SoftgateError, match=r"gate\.name=shuffled: .* batches of 2, and chunks of 2, are needed"):
         sg.pullback(network(), pixels(), 1, sg.Surrogate(sg.gates.Shuffled()), chunk=1)
 
 

@@ -117,7 +117,7 @@ def _pull(model: nn.Module, x: Tensor, targets: Tensor, centred: bool) -> tuple[
     """All logits, the target logits [B, K] and their pullbacks [B, K, ...]."""
     x = x.detach().clone().requires_grad_()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}  # they need no gradient
-    out: Any = torch.func.functional_call(model, parameters, (x,))
+    out: Any = torch.func.functional_call(model, parameters, (x.clone(),))  # it may be written to
     outputs = getattr(out, "logits", out)
     picked = target_logits(outputs, targets, centred)
     columns = picked.unbind(1)

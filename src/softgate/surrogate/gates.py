@@ -323,7 +323,7 @@ class Shuffled(_Blind, name="shuffled"):
         """
         if z.dim() == 0 or len(z) < 2 or in_transforms():
             raise SoftgateError(
-                "gate.name=shuffled: it takes the gates of another example; batches, and chunks, of 2 are needed."
+                "gate.name=shuffled: it takes the gates of another example; batches of 2, and chunks of 2, are needed."
             )
         return (z.roll(1, 0) / self.temperature).sigmoid_()
 
