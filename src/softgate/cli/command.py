@@ -23,10 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 from softgate import errors, locks
 from softgate.cli import exits, stops
 from softgate.cli.exits import FAILED, TRACED, refuse
+from softgate.cli.words import for_hydra, last_part
 from softgate.errors import JobFailed, SoftgateError
 
 OPTIONAL = ("alignment", "experiment", "debug", "paths")
 """Groups that may be left without a choice."""
+
+
+OmegaConf.register_new_resolver("last_part", last_part, replace=True)
 
 
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
@@ -44,7 +48,7 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
-    words = [_of_any_path(word) for word in words]
+    words = for_hydra([_of_any_path(word) for word in words])
     sys.argv[1:] = flags + words
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
     for word in words:

@@ -303,7 +303,7 @@ def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
     require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
     if found.in_order:
         return []
-    models.reorder_head(module.net, module.architecture.name, found.indexes)
+    models.reorder_head(module.net, module.architecture["name"], found.indexes)
     module.classes = list(data.classes)
     return [f"{label}: {found}, put in the order of the test images'."]
 
