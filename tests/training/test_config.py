@@ -209,7 +209,7 @@ def test_whatever_stands_at_a_key_is_taken_or_refused_in_one_sentence(path, valu
     [
         (
             "callbacks.mine",
-            {"_target_": "my.Callback"},
+            {"every_n_epochs": 1},
             r"callbacks\.mine: .*alignment, checkpoint, diagnostics, grids",
         ),
         ("callbacks.checkpoint.every_n_steps", -1, r"every_n_steps=-1: a whole number >= 0 is needed; 0 is per epoch"),
