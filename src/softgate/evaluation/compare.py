@@ -303,6 +303,8 @@ def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
     require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
     if found.in_order:
         return []
+    own = "_target_" in module.architecture
+    require(not own, f"{start}: its classes are in another order than those of {label}, a network of your own.")
     models.reorder_head(module.net, module.architecture["name"], found.indexes)
     module.classes = list(data.classes)
     return [f"{label}: {found}, put in the order of the test images'."]
