@@ -180,7 +180,7 @@ def test_a_run_of_ones_own_network_optimiser_metric_and_callback(typed, tmp_path
         (["model._target_=mine.headless"], "logits (1, 10) are needed"),
         (
             ["model._target_=mine.Net", "model.weights=DEFAULT"],
-            "there is no such file; weights of a target come from a file",
+            "there is no such file; a target's come from one",
         ),
         (["optim._target_=torch.optim.Adam", "optim.lrr=1"], "optim.lrr: torch.optim.Adam takes no such argument"),
         (["optim._target_=mine.Net"], "no subclass of torch's Optimizer"),

@@ -8,7 +8,6 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-import softgate
 from softgate.cli.exits import refuse
 from softgate.errors import unknown
 
@@ -39,7 +38,7 @@ def main() -> None:
 
 def script_of(name: str) -> Path:
     """`train.py` or `evaluate.py`, beside which `conf/` lies: in the package where it is installed, else in the tree."""
-    package = Path(softgate.__file__).parent
+    package = Path(__file__).parents[1]
     return next(path for path in (package / f"{name}.py", package.parents[1] / f"{name}.py") if path.is_file())
 
 

@@ -11,12 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from softgate import models
-from softgate.classes import Match
+from softgate.classes import Classes, Match, match
 from softgate.data import ImageData
 from softgate.errors import require
 from softgate.evaluation.config import DataChanges
 from softgate.models import NetworkConfig
-from softgate.training import networks
+from softgate.training import SoftgateModule, networks
 from softgate.training.networks import TargetNetwork
 
 OSTRICH = "ostrich"
@@ -90,6 +90,29 @@ def _of_target(network: TargetNetwork, data: ImageData) -> Subject:
     networks.begin_with(net, network, data.identity)
     networks.check_output(net, network.called, data.size, channels, classes)
     return Subject(network.called, net.eval(), data.classes, list(range(classes)))
+
+
+def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
+    """Gives a network its classes in the order of the data; returns a line on it where they were in another.
+
+    Args:
+        module: The network; its last layer is put in order, in place.
+        data: The images.
+        label: Says which run it is.
+
+    Raises:
+        SoftgateError: If its classes are not the data's.
+    """
+    start = f"data.root={data.config.root}"
+    found = match(data.identity, Classes.of(module.classes), start, label)
+    require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
+    if found.in_order:
+        return []
+    own = "_target_" in module.architecture
+    require(not own, f"{start}: its classes are in another order than those of {label}, a network of your own.")
+    models.reorder_head(module.net, module.architecture["name"], found.indexes)
+    module.classes = list(data.classes)
+    return [f"{label}: {found}, put in the order of the test images'."]
 
 
 def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
