@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def script_of(name: str) -> Path:
-    """`train.py` or `evaluate.py`, beside which `conf/` lies: in the package where it is installed, else in the tree."""
+    """`train.py` or `evaluate.py`, with `conf/` beside it: in the package where it is installed, else in the tree."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / f"{name}.py", package.parents[1] / f"{name}.py") if path.is_file())
 

@@ -1,4 +1,4 @@
-"""A network of your own: any nn.Module. softgate fills in num_classes; other arguments are keys under `model.`"""
+"""A network of your own: any nn.Module. softgate fills in num_classes; other arguments are keys under `model.`."""
 
 from torch import Tensor, nn
 
@@ -17,4 +17,5 @@ class SmallNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] to logits [B, num_classes]."""
-        return self.head(self.features(x).mean((2, 3)))
+        logits: Tensor = self.head(self.features(x).mean((2, 3)))
+        return logits
