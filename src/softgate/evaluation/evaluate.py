@@ -186,7 +186,7 @@ class Evaluation:
         """
         options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
         asked = options.networks
-        self.asked.extend(network.name for network in asked)
+        self.asked.extend(network.called for network in asked)
         size = networks.image_size(asked[0], options.data)
         data = ImageData(options.data.whole(size), splits=("val",), measured=True)
         if study is not None:
