@@ -116,7 +116,7 @@ def sentence(model: type[Options], error: ValidationError, given: Any) -> str:
         if group is None:
             break
         if _is_unknown(first) and str(key) not in group.model_fields:
-            return _unknown_key(path, str(key), group)
+            return unknown_key(path, str(key), group)
         path = f"{path}.{key}" if path else str(key)
         absent = isinstance(value, Mapping) and key not in value
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -134,7 +134,14 @@ def _is_unknown(error: ErrorDetails) -> bool:
     return error["type"] in ("extra_forbidden", "invalid_key")
 
 
-def _unknown_key(under: str, key: str, group: type[Options]) -> str:
+def unknown_key(under: str, key: str, group: type[Options]) -> str:
+    """The sentence for a key that a group does not have.
+
+    Args:
+        under: Where the group stands.
+        key: The key.
+        group: The group, whose keys are the known ones.
+    """
     known = sorted(group.model_fields)
     if not under:
         return str(unknown(ROOT, key, known))

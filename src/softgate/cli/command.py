@@ -23,10 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 from softgate import errors, locks
 from softgate.cli import exits, stops
 from softgate.cli.exits import FAILED, TRACED, refuse
+from softgate.cli.words import for_hydra, last_part, nearest, own_configs
 from softgate.errors import JobFailed, SoftgateError
 
 OPTIONAL = ("alignment", "experiment", "debug", "paths")
 """Groups that may be left without a choice."""
+
+
+OmegaConf.register_new_resolver("last_part", last_part, replace=True)
 
 
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
@@ -44,7 +48,7 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
-    words = [_of_any_path(word) for word in words]
+    words = [*for_hydra([_of_any_path(word) for word in words]), *own_configs(words, Path(config_dir))]
     sys.argv[1:] = flags + words
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed
     for word in words:
@@ -215,8 +219,7 @@ def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
     while parent and not siblings:  # the nearest part of the key that there is
         parent = parent.rpartition(".")[0]
         siblings = sorted(path for path in known if path.rpartition(".")[0] == parent)
-    near = get_close_matches(key, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = f" Did you mean {meant}?" if (meant := nearest(key, known)) else ""
     where = f"allowed under {parent}: " if parent and siblings else "allowed: "
     listed = siblings or sorted(path for path in known if "." not in path)
     return f"{key}: there is no such option; {where}{', '.join(s.rpartition('.')[2] for s in listed)}.{hint}"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from softgate import files, memory, models
-from softgate.classes import Classes, match
+from softgate import files, memory
+from softgate.classes import Classes
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
@@ -23,7 +23,7 @@ from softgate.evaluation.config import CompareConfig, DataChanges, EvaluationCon
 from softgate.evaluation.generalization import measures, statistics
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
 from softgate.evaluation.generalization.statistics import Difference
-from softgate.evaluation.networks import Subject
+from softgate.evaluation.networks import Subject, align
 from softgate.evaluation.runs import Run, never_started, read, require_known, sort, tune, without_doubles
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
@@ -285,27 +285,6 @@ def _chosen_on(options: CompareConfig, data: DataConfig) -> list[str]:
         f"The {what} were chosen on the images that are measured here, {data.measured_images}: figures are too good by "
         f"the luck of that choice; train with data.val_split=0.1, and it is made on other images."
     ]
-
-
-def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
-    """Gives a network its classes in the order of the data; returns a line on it where they were in another.
-
-    Args:
-        module: The network; its last layer is put in order, in place.
-        data: The images.
-        label: Says which run it is.
-
-    Raises:
-        SoftgateError: If its classes are not the data's.
-    """
-    start = f"data.root={data.config.root}"
-    found = match(data.identity, Classes.of(module.classes), start, label)
-    require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
-    if found.in_order:
-        return []
-    models.reorder_head(module.net, module.architecture.name, found.indexes)
-    module.classes = list(data.classes)
-    return [f"{label}: {found}, put in the order of the test images'."]
 
 
 def differences(found: Comparison) -> list[Row]:

@@ -25,7 +25,9 @@ from softgate.metrics.control_table import BETTER
 from softgate.models import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
-from softgate.training.config import check_readout, load_plugins
+from softgate.training import targets
+from softgate.training.config import check_readout, load_plugins, trust_packages
+from softgate.training.networks import TargetNetwork, read_network
 
 CHECKPOINTS = ("best", "last")
 
@@ -288,6 +290,10 @@ class DataChanges:
         return DataConfig.read({**self.values, "size": size, "batch_size": self.values.get("batch_size") or 64})
 
 
+def _network(given: Any) -> Any:
+    return None if given is None else read_network(given)
+
+
 class EvaluationConfig(Options):
     """The whole config of `evaluate.py`; `alignment`, `paths`, `compare` and `model` are None where not chosen."""
 
@@ -300,12 +306,15 @@ class EvaluationConfig(Options):
     )
     checkpoint: Annotated[str, _known("checkpoint", CHECKPOINTS)] = Field(description="which of a run's")
     plugins: Names = Field(description="modules that are imported first")
+    trust: Names = Field((), description="packages that checkpoints may name classes of")
     measure: bool = Field(description="on all validation images; false only draws")
     grid: Annotated[GridConfig, _under("grid", "it has options under it, such as grid.rows=2")]
     data: Annotated[DataChanges, BeforeValidator(_changes)]
     accelerator: Annotated[str, _known("accelerator", ACCELERATORS)] = Field(description="the device")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the soft rule of read-outs")
-    model: NetworkConfig | None = Field(None, description="a network that no run here trained")
+    model: Annotated[NetworkConfig | TargetNetwork | None, BeforeValidator(_network)] = Field(
+        None, description="a network that no run here trained"
+    )
     alignment: Annotated[AlignmentConfig | None, _choice("alignment", "full", "null")] = None
     paths: Annotated[PathsConfig | None, _choice("paths", "full", "null")] = None
     compare: Annotated[CompareConfig | None, _choice("compare", "full", "none", "quick")] = None
@@ -319,15 +328,18 @@ class EvaluationConfig(Options):
         require(self.runs is None, "runs and model: only one of them can be given.")
         require(self.paths is None, "paths=full: it looks at recorded runs; give runs=, not model=.")
         require(self.data.chosen, "data is not chosen; give the images too, such as data=imagenette.")
-        new = self.model.new_head
+        new = isinstance(self.model, NetworkConfig) and self.model.new_head
         require(not new, f"model.new_head={new}: an evaluation trains no new last layer; false is needed.")
         return self
 
     @property
-    def networks(self) -> list[NetworkConfig]:
+    def networks(self) -> list[NetworkConfig | TargetNetwork]:
         """Those of `model`, or of `models`: nothing is built."""
         if self.model is None:
             return []
+        if isinstance(self.model, TargetNetwork):
+            require(self.models is None, f"models={list(self.models or ())}: they are names; model has a _target_.")
+            return [self.model]
         return [NetworkConfig.read({**self.model.plain, "name": name}) for name in self.models or [self.model.name]]
 
     @property
@@ -350,4 +362,6 @@ def options(cfg: DictConfig) -> EvaluationConfig:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     load_plugins(plain.get("plugins", []))
+    trust_packages(plain.get("trust", []))
+    targets.note_typed(plain)
     return EvaluationConfig.read(plain)

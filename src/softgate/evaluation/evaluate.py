@@ -186,12 +186,12 @@ class Evaluation:
         """
         options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
         asked = options.networks
-        self.asked.extend(network.name for network in asked)
+        self.asked.extend(network.called for network in asked)
         size = networks.image_size(asked[0], options.data)
         data = ImageData(options.data.whole(size), splits=("val",), measured=True)
         if study is not None:
             for network in asked:
-                study.expect(network.name, data.config, data.classes, len(data.val_listing))
+                study.expect(network.called, data.config, data.classes, len(data.val_listing))
         subjects = [networks.build(network, data) for network in asked]
         for subject in subjects:
             grid.require_fit(len(data.classes), len(subject.names))
@@ -202,15 +202,15 @@ class Evaluation:
             named = {"data": data.config.name, "images": len(data.val_listing)}
             named["measured"] = data.config.measured_images
             named |= {"classes": str(subject.found)} if subject.found else {}
-            about = {"name": network.name, "weights": network.weights}
+            about = {"name": network.called, "weights": network.weights}
             if not grid.figures:
-                place = self.directory if len(asked) == 1 else self.directory / network.name
-                with self._within_memory(network.name, "grid"):
+                place = self.directory if len(asked) == 1 else self.directory / network.called
+                with self._within_memory(network.called, "grid"):
                     grids.draw(subject, data, soft, grid, place, networks.about(subject, network))
             if study is not None:
-                with self._within_memory(network.name, "alignment"):
+                with self._within_memory(network.called, "alignment"):
                     grids.scale(subject, data, [soft], grid)
-                    study.look(network.name, None, subject, data)
+                    study.look(network.called, None, subject, data)
             found.append({**named, "model": about, "surrogate": None, **scores})
         if grid.figures:
             titles = [networks.about(subject, network) for subject, network in zip(subjects, asked, strict=True)]

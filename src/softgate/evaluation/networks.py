@@ -11,11 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from softgate import models
-from softgate.classes import Match
+from softgate.classes import Classes, Match, match
 from softgate.data import ImageData
 from softgate.errors import require
 from softgate.evaluation.config import DataChanges
 from softgate.models import NetworkConfig
+from softgate.training import SoftgateModule, networks
+from softgate.training.networks import TargetNetwork
 
 OSTRICH = "ostrich"
 """The paper's further target."""
@@ -40,16 +42,16 @@ class Subject:
     found: Match | None = None
 
 
-def image_size(network: NetworkConfig, images: DataChanges) -> int:
+def image_size(network: NetworkConfig | TargetNetwork, images: DataChanges) -> int:
     """`data.size` where it was typed or an experiment sets it; else what the published weights were made for."""
     typed = any(word.lstrip("+").startswith("data.size=") for word in HydraConfig.get().overrides.task)
     chosen = HydraConfig.get().runtime.choices.get("experiment")
-    if typed or chosen or network.weights is None:
+    if typed or chosen or network.weights is None or isinstance(network, TargetNetwork):
         return int(images.values["size"])
     return 299 if network.name == "inception_v3" else 224
 
 
-def build(network: NetworkConfig, data: ImageData) -> Subject:
+def build(network: NetworkConfig | TargetNetwork, data: ImageData) -> Subject:
     """Builds a network, loads its weights and finds the data's classes among its own.
 
     Args:
@@ -60,6 +62,8 @@ def build(network: NetworkConfig, data: ImageData) -> Subject:
         SoftgateError: For weights that do not fit, a class of the data that the network does not have, or images of a
             size that it does not take.
     """
+    if isinstance(network, TargetNetwork):
+        return _of_target(network, data)
     name, weights, channels = network.name, network.weights, data.config.channels
     stem = models.resolve_stem(network.stem, data.size, weights)
     transform = models.needs_transformed_input(name, weights)
@@ -78,6 +82,39 @@ def build(network: NetworkConfig, data: ImageData) -> Subject:
     return Subject(name, net.eval(), known.names, numbers, found)
 
 
+def _of_target(network: TargetNetwork, data: ImageData) -> Subject:
+    """A network of the user's own, which has the data's classes."""
+    classes = len(data.classes)
+    channels = data.config.channels
+    net = networks.build(networks.of_run(network, data.size, channels), classes)
+    networks.begin_with(net, network, data.identity)
+    networks.check_output(net, network.called, data.size, channels, classes)
+    return Subject(network.called, net.eval(), data.classes, list(range(classes)))
+
+
+def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
+    """Gives a network its classes in the order of the data; returns a line on it where they were in another.
+
+    Args:
+        module: The network; its last layer is put in order, in place.
+        data: The images.
+        label: Says which run it is.
+
+    Raises:
+        SoftgateError: If its classes are not the data's.
+    """
+    start = f"data.root={data.config.root}"
+    found = match(data.identity, Classes.of(module.classes), start, label)
+    require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
+    if found.in_order:
+        return []
+    own = "_target_" in module.architecture
+    require(not own, f"{start}: its classes are in another order than those of {label}, a network of your own.")
+    models.reorder_head(module.net, module.architecture["name"], found.indexes)
+    module.classes = list(data.classes)
+    return [f"{label}: {found}, put in the order of the test images'."]
+
+
 def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
     """The classes to read out, as the network counts them: those of the images, then ostrich, then others by chance.
 
@@ -93,7 +130,7 @@ def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
     return [*labels, *others[: count - len(labels)]]
 
 
-def about(subject: Subject, network: NetworkConfig) -> str:
+def about(subject: Subject, network: NetworkConfig | TargetNetwork) -> str:
     """One line on the network for a title."""
     weights = network.weights
     said = "random weights" if weights is None else f"weights {weights.rpartition('/')[2]}"

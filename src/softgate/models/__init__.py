@@ -17,6 +17,7 @@ from softgate.models.weights import (
     head,
     load,
     load_weights,
+    read_file,
     read_weights,
     reorder_head,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "load_weights",
     "names",
     "needs_transformed_input",
+    "read_file",
     "read_weights",
     "reorder_head",
     "resolve_stem",

@@ -48,6 +48,11 @@ class NetworkConfig(Options):
         None, description="classes of the last layer"
     )
 
+    @property
+    def called(self) -> str:
+        """The network's name."""
+        return self.name
+
     @model_validator(mode="after")
     def _exists(self) -> Self:
         if self.name not in names():
@@ -123,12 +128,12 @@ def needs_transformed_input(name: str, weights: str | None) -> bool:
     return name in ("googlenet", "inception_v3") and weights is not None and not Path(weights).expanduser().is_file()
 
 
-def check_size(net: nn.Module, name: str, size: int, channels: int = 3) -> None:
-    """Raises `SoftgateError` if the network cannot take images of this size."""
+def check_size(net: nn.Module, name: str, size: int, channels: int = 3) -> Any:
+    """What the network returns for one image of this size; raises `SoftgateError` if it cannot take it."""
     training = net.training
     try:
         with torch.no_grad():
-            net.eval()(torch.zeros(1, channels, size, size))
+            return net.eval()(torch.zeros(1, channels, size, size))
     except SoftgateError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:

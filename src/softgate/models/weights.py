@@ -217,8 +217,7 @@ def _read(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | None]:
 
 
 def _as_given(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | None]:
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    if not Path(weights).expanduser().is_file():
         found = published(name, weights)
         try:
             fetched: dict[str, Tensor] = found.get_state_dict(progress=True, check_hash=True)
@@ -226,8 +225,20 @@ def _as_given(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | Non
             raise SoftgateError(f"model.weights={weights}: {found.url}: {error}.") from None
         named = tuple(found.meta["categories"] or IMAGENET)
         return fetched, Classes.imagenet() if named == IMAGENET else Classes(named)
+    return read_file(weights)
+
+
+def read_file(weights: str) -> tuple[dict[str, Tensor], Classes | None]:
+    """The state dict in a file, or in a checkpoint of softgate, which says the classes too; nothing in it is run.
+
+    Args:
+        weights: The path.
+
+    Raises:
+        SoftgateError: If it holds anything else.
+    """
     try:
-        state = files.load(path)
+        state = files.load(Path(weights).expanduser())
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SoftgateError(f"model.weights={weights}: not a file of plain tensors ({reason}).") from None

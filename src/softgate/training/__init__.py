@@ -1,5 +1,6 @@
-"""Training: the LightningModule, its optimiser and schedule, and the callbacks."""
+"""Training: the LightningModule, its callbacks and what a run writes."""
 
 from softgate.training.module import SoftgateModule
+from softgate.training.targets import trust
 
-__all__ = ["SoftgateModule"]
+__all__ = ["SoftgateModule", "trust"]

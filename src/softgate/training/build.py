@@ -15,10 +15,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from softgate import models
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require
-from softgate.training import SoftgateModule, tracking
+from softgate.training import SoftgateModule, networks, targets, tracking
 from softgate.training.callbacks import (
     AlignmentCurves,
     BestCheckpoint,
@@ -33,6 +32,7 @@ from softgate.training.callbacks import (
     SiteDiagnostics,
     Throughput,
 )
+from softgate.training.callbacks.last import CheckpointConfig
 from softgate.training.callbacks.progress import PROGRESS
 from softgate.training.config import TrainConfig
 from softgate.training.metricsfile import MetricsFile
@@ -55,15 +55,11 @@ def data(config: TrainConfig) -> ImageData:
 
 def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
     """The LightningModule of `model=`, `surrogate=` and `optim=`, with its weights loaded."""
-    name, weights, found = config.model.name, config.model.weights, len(images.classes)
-    classes = config.model.num_classes
+    found = len(images.classes)
+    classes = config.model.plain.get("num_classes")
     fits = classes is None or classes == found
     require(fits, f"model.num_classes={classes}: the data has {found} classes; leave it null or set {found}.")
-    stem = models.resolve_stem(config.model.stem, images.size, weights)
-    architecture: dict[str, Any] = {"name": name, "stem": stem}
-    architecture["transform_input"] = models.needs_transformed_input(name, weights)
-    if config.data.channels != 3:  # checkpoints of colour images stay as they were
-        architecture["channels"] = config.data.channels
+    architecture = networks.of_run(config.model, images.size, config.data.channels)
     built = SoftgateModule(
         model=architecture,
         surrogate=config.surrogate.to_dict(),
@@ -71,10 +67,10 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
         optim=config.optim.plain,
         channels_last=config.channels_last,
         compile=config.compile,
+        metrics=config.metrics,
     )
-    if weights is not None:
-        built.found = models.begin_with(built.net, config.model, images.identity)
-    models.check_size(built.net, name, images.size, config.data.channels)
+    built.found = networks.begin_with(built.net, config.model, images.identity)
+    networks.check_output(built.net, str(architecture["name"]), images.size, config.data.channels, found)
     return built
 
 
@@ -89,6 +85,9 @@ def loggers(config: TrainConfig, directory: Path, step: int | None = None) -> li
     made: list[Logger] = [MetricsFile(directory / "metrics.csv")]
     if config.logger.tensorboard:
         made.append(TensorBoardLogger(directory, name="tensorboard", version="", purge_step=step))
+    for name, given in config.logger.own.items():
+        targets.check_trusted(given, f"logger.{name}")
+        made.append(targets.make(given, f"logger.{name}", Logger, save_dir=str(directory)))
     if config.logger.wandb is not None:
         group = None if config.sweep.name is None else str(config.sweep.name)
         made.append(tracking.logger(config.logger.wandb, config, directory, group, config.resume))
@@ -117,17 +116,20 @@ def callbacks(config: TrainConfig, directory: Path) -> list[Callback]:
         made.append(PathRecorder(directory / "paths", config.readout, options.paths))
     if config.ema is not None:
         made.append(MovingAverage(decay=config.ema))  # after the grids: they show what was validated
+    for name, given in options.own.items():
+        targets.check_trusted(given, f"callbacks.{name}")
+        made.append(targets.make(given, f"callbacks.{name}", Callback))
     if config.trainer.enable_checkpointing is not False and not dry:
-        made += checkpoints(directory / "checkpoints", options.checkpoint.every_n_steps)
+        made += checkpoints(directory / "checkpoints", options.checkpoint)
     return made
 
 
-def checkpoints(folder: Path, every_n_steps: int = 0) -> list[Callback]:
-    """`last.ckpt` to go on from, `best.ckpt` by validation accuracy, `exception.ckpt` for looking into an error."""
+def checkpoints(folder: Path, options: CheckpointConfig) -> list[Callback]:
+    """`last.ckpt` to go on from, `best.ckpt` by what is monitored, `exception.ckpt` for looking into an error."""
     return [
-        BestCheckpoint(folder),
+        BestCheckpoint(folder, options.monitor, options.mode),
         SaveOnException(folder / "exception.ckpt"),
-        LastCheckpoint(folder / "last.ckpt", every_n_steps),  # the last of all: everything else is in it
+        LastCheckpoint(folder / "last.ckpt", options.every_n_steps),  # the last of all: everything else is in it
     ]
 
 
@@ -151,7 +153,7 @@ def trainer(config: TrainConfig, directory: Path, step: int | None = None) -> pl
         options |= dict.fromkeys((*off, "num_sanity_val_steps")) | {"logger": False}
     else:
         options |= {"logger": loggers(config, directory, step), "callbacks": callbacks(config, directory)}
-    options["plugins"] = [WholeCheckpoints(), *_listed(given.plugins)]
+    options["plugins"] = [WholeCheckpoints(), *_plugins(given.plugins)]
     with phrasing_lightnings_refusals():
         made = pl.Trainer(**options, default_root_dir=directory)
     for logger in made.loggers:
@@ -160,8 +162,14 @@ def trainer(config: TrainConfig, directory: Path, step: int | None = None) -> pl
     return made
 
 
-def _listed(names: str | list[str] | None) -> list[Any]:
-    return [names] if isinstance(names, str) else list(names or ())
+def _plugins(given: Any) -> list[Any]:
+    made = []
+    for each in given if isinstance(given, list) else [given] if given else []:
+        if isinstance(each, dict):
+            targets.check_trusted(each, "trainer.plugins")
+            each = targets.make(each, "trainer.plugins", None)
+        made.append(each)
+    return made
 
 
 @contextmanager

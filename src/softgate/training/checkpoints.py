@@ -9,7 +9,7 @@ from typing import Any
 from softgate import files
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError
-from softgate.training import SoftgateModule, checkpoints
+from softgate.training import SoftgateModule, checkpoints, targets
 
 
 def read(path: Path, option: str) -> dict[str, Any]:
@@ -56,6 +56,7 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
     try:
         settings = dict(checkpoint["hyper_parameters"])
         options = dict(checkpoint["datamodule_hyper_parameters"]["options"])
+        targets.check_trusted(settings, f"{option}={path}: it")
         module = SoftgateModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
         module.on_load_checkpoint(checkpoint)

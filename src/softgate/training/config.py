@@ -7,26 +7,31 @@ callback's beside the callback. `Surrogate.from_dict` reads the rules.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from torchmetrics import Metric
 
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require
 from softgate.models import NetworkConfig
-from softgate.options import Options, Says, Whole, Words
+from softgate.options import Options, Says, Whole, Words, unknown_key
 from softgate.surrogate.rule import Surrogate
+from softgate.training import targets
 from softgate.training.callbacks.alignment import AlignmentConfig
 from softgate.training.callbacks.diagnostics import DiagnosticsConfig
 from softgate.training.callbacks.grids import GridsConfig
 from softgate.training.callbacks.guard import GuardConfig
 from softgate.training.callbacks.last import CheckpointConfig
 from softgate.training.callbacks.paths import PathsConfig, check_range
-from softgate.training.optim import OptimConfig
+from softgate.training.networks import TargetNetwork, read_network
+from softgate.training.optim import OptimConfig, TargetOptim, read_optim
 from softgate.training.tracking import WandbConfig
 from softgate.training.trainer_config import TrainerConfig
 
@@ -45,6 +50,39 @@ def load_plugins(modules: Any) -> None:
             raise SoftgateError(f"plugins: {name} cannot be imported ({error}).") from None
 
 
+def trust_packages(packages: Any) -> None:
+    """Trusts the packages of `trust=`, for the time of the process."""
+    fine = isinstance(packages, (list, tuple)) and all(isinstance(name, str) and name for name in packages)
+    require(fine, f"trust={packages}: a list of package names is needed, such as trust=[my_models].")
+    targets.trust(*packages)
+
+
+def check_targets(given: Mapping[str, Any], option: str, kind: type) -> None:
+    """Checks the targets of a group; none is called."""
+    for name, each in given.items():
+        targets.check(each, f"{option}.{name}", kind)
+        targets.check_arguments(each, f"{option}.{name}", FILLED)
+
+
+FILLED = ("num_classes", "task", "save_dir")
+"""Arguments that targets get from softgate where they have them."""
+
+
+def _is_target(given: Any) -> bool:
+    return isinstance(given, Mapping) and targets.KEY in given
+
+
+def read_metrics(given: Any) -> dict[str, Any]:
+    """The targets of `metrics.`."""
+    require(isinstance(given, Mapping), f"metrics={given}: it has options under it, such as metrics.f1._target_=...")
+    for name, each in given.items():
+        require(_is_target(each), f"metrics.{name}={each}: a _target_ with its arguments is needed.")
+        taken = name in ("loss", "acc", "acc5")
+        require(not taken, f"metrics.{name}: val/{name} is there already; give it another name.")
+    check_targets(given, "metrics", Metric)
+    return dict(given)
+
+
 def read_rule(given: Any) -> Surrogate:
     """The rule of `surrogate=`, from plain data."""
     return given if isinstance(given, Surrogate) else Surrogate.from_dict(given)
@@ -58,10 +96,32 @@ def check_readout(given: Any) -> Surrogate:
         raise SoftgateError(f"readout: {error}") from None
 
 
-class LoggerConfig(Options):
+class WithTargets(Options):
+    """A group of fixed keys, beside which there may be any name with a `_target_` under it."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: ClassVar[type]
+    """What the targets are."""
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The targets by name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _of_targets(self) -> Self:
+        for name, each in self.own.items():
+            if not _is_target(each):
+                raise SoftgateError(unknown_key(self.at, name, type(self)))
+        check_targets(self.own, self.at, self.kind)
+        return self
+
+
+class LoggerConfig(WithTargets):
     """The loggers of `logger=`, beside `metrics.csv`."""
 
     at: ClassVar[str] = "logger"
+    kind: ClassVar[type] = Logger
 
     csv: bool = Field(True, description="metrics.csv is always written")
     tensorboard: bool = Field(False, description="event files in the run's directory")
@@ -91,10 +151,11 @@ class SweepConfig(Options):
         return self
 
 
-class CallbacksConfig(Options):
+class CallbacksConfig(WithTargets):
     """The options under `callbacks.`: what happens beside training."""
 
     at: ClassVar[str] = "callbacks"
+    kind: ClassVar[type] = Callback
 
     grids: GridsConfig
     alignment: AlignmentConfig
@@ -108,13 +169,16 @@ class TrainConfig(Options):
     """The config of `conf/train.yaml`; `plain` is what config.yaml keeps of it."""
 
     data: DataConfig
-    model: NetworkConfig
+    model: Annotated[NetworkConfig | TargetNetwork, BeforeValidator(read_network)]
     surrogate: Annotated[Surrogate, BeforeValidator(read_rule)] = Field(description="the rule of training")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the rule of read-outs")
-    optim: OptimConfig
+    optim: Annotated[OptimConfig | TargetOptim, BeforeValidator(read_optim)]
     trainer: TrainerConfig
     logger: LoggerConfig
     callbacks: CallbacksConfig
+    metrics: Annotated[dict[str, Any], BeforeValidator(read_metrics)] = Field(
+        {}, description="torchmetrics by name, each a _target_ with its arguments; logged as val/NAME"
+    )
     sweep: SweepConfig
     seed: Annotated[int, Field(ge=0, lt=2**32), Says("a whole number from 0 to 2^32 - 1 is needed")] = Field(
         description="of the initial weights, the data order and the augmentation"
@@ -126,6 +190,7 @@ class TrainConfig(Options):
         description="decay of an exponential moving average of the weights, for each step; null is off"
     )
     plugins: Words = Field(description="Python modules that were imported first")
+    trust: Words = Field((), description="packages that checkpoints and files of runs may name classes of")
     print_config: bool = Field(description="print the config before the run starts")
     name: str | int | float = Field(description="what the run is called")
 
@@ -136,8 +201,9 @@ class TrainConfig(Options):
         Raises:
             SoftgateError: For the first thing that is wrong; no data is loaded and no network built.
         """
-        if isinstance(given, dict) and "plugins" in given:
-            load_plugins(given["plugins"])
+        if isinstance(given, dict):
+            load_plugins(given.get("plugins", []))
+            trust_packages(given.get("trust", []))
         return super().read(given)
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 FREE = (
     *LENGTH,
     *("resume", "sweep", "name", "print_config", "plugins", "logger", "callbacks", "readout", "compile"),
+    *("trust", "metrics"),
     *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download", "data.test"),
     *("trainer.min_epochs", "trainer.min_steps", "trainer.accelerator", "trainer.log_every_n_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),
@@ -25,6 +26,7 @@ FREE = (
 SINCE: Mapping[str, Mapping[str, Any]] = {
     "data": {"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
     "model": {"classes": None},
+    "optim": {"scheduler": "cosine", "interval": "epoch", "monitor": "val/loss"},
 }
 """Options that came after 0.1.0, and what runs from before had in their place."""
 

@@ -16,13 +16,13 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-from softgate import models
 from softgate.classes import Match
-from softgate.errors import SoftgateWarning
+from softgate.errors import SoftgateWarning, require
 from softgate.sites.attaching import attach
 from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
-from softgate.training.optim import OptimConfig, build_optimizer, warmup_cosine
+from softgate.training import networks, targets
+from softgate.training.optim import Plan, build_optimizer, build_schedule, read_optim
 
 Batch = tuple[Tensor, Tensor]
 
@@ -51,19 +51,21 @@ def moment(rule: Surrogate | None) -> dict[str, float]:
 
 
 class SoftgateModule(pl.LightningModule):
-    """A torchvision classifier attached to a backward rule.
+    """A classifier attached to a backward rule.
 
     All arguments are plain data, so that checkpoints load with `weights_only` and through
     `SoftgateModule.load_from_checkpoint(path)`. State-dict names are `net.` and torchvision's own, so a trained
     checkpoint loads into a bare torchvision model.
 
     Args:
-        model: `name` and `stem` of the network, `transform_input` where it has that option, and `channels` if not 3.
+        model: `name` and `stem` of a network of `softgate.models`, `transform_input` where it has that option, and
+            `channels` if not 3; or `_target_`, its arguments and a `name`, for any other.
         surrogate: The backward rule of training, as `Surrogate.to_dict` writes it.
         classes: Names of the classes.
         optim: The options of `optim=`; None for a module that is only evaluated.
         channels_last: Keep weights and images in channels-last order.
         compile: Compile the network when training starts.
+        metrics: Targets of torchmetrics by name, logged after each epoch as `val/NAME`.
 
     Attributes:
         found: Where its classes were found in the weights that it begins with; None where it was not so.
@@ -80,17 +82,16 @@ class SoftgateModule(pl.LightningModule):
         optim: Mapping[str, Any] | None = None,
         channels_last: bool = False,
         compile: bool = False,
+        metrics: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        self.optim = None if optim is None else OptimConfig.read(optim)
+        self.save_hyperparameters(ignore=() if metrics else ("metrics",))
+        self.optim = None if optim is None else read_optim(optim)
         self.classes = list(classes)
         self.found: Match | None = None
         self.compile_net = compile
-        self.architecture = built = models.Architecture.read(model)
-        self.net: nn.Module = models.build(
-            built.name, len(self.classes), built.stem, built.transform_input, built.channels
-        )
+        self.architecture = dict(model)
+        self.net: nn.Module = networks.build(model, len(self.classes))
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.channels_last = channels_last
@@ -103,6 +104,8 @@ class SoftgateModule(pl.LightningModule):
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
         self.train_scores = accuracies(len(self.classes)).clone(prefix="train/")
         self.val_scores = accuracies(len(self.classes)).clone(prefix="val/")
+        own = {name: _metric(name, given, len(self.classes)) for name, given in (metrics or {}).items()}
+        self.own_scores = MetricCollection(own, prefix="val/", compute_groups=False)  # type: ignore[arg-type]  # metrics
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes] for images [B, C, H, W]."""
@@ -189,10 +192,20 @@ class SoftgateModule(pl.LightningModule):
             return
         self.val_loss.update(nn.functional.cross_entropy(logits.float(), labels), len(x))
         self.val_scores.update(logits, labels)
+        self.own_scores.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation loss and accuracy."""
         self._log_epoch("val", self.val_loss, self.val_scores)
+        for name, value in self.own_scores.compute().items():
+            self.log(name, self._number(name, value))
+        self.own_scores.reset()
+
+    @staticmethod
+    def _number(name: str, value: Any) -> Any:
+        one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+        require(one, f"metrics.{name.removeprefix('val/')}: it computes no single number, which is what can be logged.")
+        return value
 
     def _running(self) -> list[Metric]:
         return [self.train_loss, *self.train_scores.values(copy_state=False)]
@@ -211,8 +224,8 @@ class SoftgateModule(pl.LightningModule):
         assert self.optim is not None
         optimizer = build_optimizer(self.net, self.optim)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, steps, float(self.optim.warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+        plan: Any = {"optimizer": optimizer, **build_schedule(optimizer, self.optim, steps)}
+        return plan  # type: ignore[no-any-return]  # Lightning's is a TypedDict
 
     def _log_epoch(self, split: str, loss: MeanMetric, scores: MetricCollection) -> None:
         values = {f"{split}/loss": loss.compute(), **scores.compute()}
@@ -222,7 +235,14 @@ class SoftgateModule(pl.LightningModule):
         self.log(f"{split}/acc", values[f"{split}/acc"], prog_bar=True)
 
 
-def _mixing(classes: int, options: OptimConfig) -> v2.Transform | None:
+def _metric(name: str, given: Mapping[str, Any], classes: int) -> Metric:
+    option = f"metrics.{name}"
+    targets.check_trusted(given, option)
+    made: Metric = targets.make(given, option, Metric, task="multiclass", num_classes=classes)
+    return made
+
+
+def _mixing(classes: int, options: Plan) -> v2.Transform | None:
     mixes: list[v2.Transform] = []
     if options.mixup:
         mixes.append(v2.MixUp(alpha=float(options.mixup), num_classes=classes))

@@ -77,7 +77,7 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
     own = {_key(word) for word in mine}
     kept = [word for word in began if _key(word) not in own and _key(word) != "resume"]
     strangers.check_links(directory, f"resume={directory}")
-    strangers.check_words(kept, directory / BEGAN, configs)
+    strangers.check_words(kept, directory / BEGAN, configs, mine)
     # The first part's .hydra stays as it is: it is what further parts are completed from.
     return [*kept, *mine, "resume=true", f"hydra.run.dir={quoted(directory)}", "hydra.output_subdir=null"]
 

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from softgate.errors import SoftgateError, require
 from softgate.options import Options
+from softgate.training import targets
 from softgate.training.config import TrainConfig
 
 PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
@@ -30,13 +31,15 @@ _INTERPOLATION = re.compile(r"\$\{[A-Za-z][\w.\[\]]*\}")
 """Of another option. One with a colon calls a resolver, such as oc.env."""
 
 
-def check_words(words: Sequence[str], file: Path, configs: Path) -> None:
+def check_words(words: Sequence[str], file: Path, configs: Path, typed: Sequence[str] = ()) -> None:
     """Refuses words of a file that do more than set an option of a run.
 
     Args:
         words: What the file would add to a command line.
         file: For the error.
         configs: The folder with `train.yaml` and its groups.
+        typed: The words that the person who runs the command has typed. A target that is among them may be in the
+            file too, and one of a package in `trust=`; then so may its arguments.
 
     Raises:
         SoftgateError: For the first word that is none of `key=value` with a known key and a plain value.
@@ -44,13 +47,47 @@ def check_words(words: Sequence[str], file: Path, configs: Path) -> None:
     defaults: Any = OmegaConf.to_container(OmegaConf.load(configs / "train.yaml"))
     groups = {str(key) for entry in defaults["defaults"] if isinstance(entry, dict) for key in entry}
     parser = OverridesParser.create()
+    packages: set[str] = set()
+    for word in typed:
+        if word.startswith("trust="):
+            named: Any = parser.parse_override(word).value()
+            packages.update(map(str, named if isinstance(named, list) else ()))
+    places = [*_places(typed)]
     for word in words:
         try:
-            why = _objection(parser.parse_override(word), word, groups, configs)
+            read = parser.parse_override(word)
+            found = [*_places([word])]
+            if found:
+                targets.check_trusted({found[0]: _value(read)}, f"{file}: {word}", packages)
+                places += found
+            why = "" if _is_argument(word, places) else _objection(read, word, groups, configs)
         except HydraException:
             why = "it cannot be read as KEY=VALUE"
         if why:
             raise SoftgateError(f"{file}: {word} is not taken from a file of a run: {why}.")
+
+
+_PLACE = re.compile(
+    r"\+{0,2}((?:model|data|optim)(?:\.scheduler)?|(?:callbacks|logger|metrics)\.[\w-]+)(?:\._target_=|=\{.*_target_)"
+)
+
+
+def _places(words: Sequence[str]) -> Iterator[str]:
+    """Where words put targets, such as "model" or "callbacks.mine"."""
+    yield from (found[1] for word in words if (found := _PLACE.match(word)))
+
+
+def _value(word: Override) -> Any:
+    """What a word sets, as the data of a target where it names one."""
+    value = word.value()
+    return {targets.KEY: value} if word.key_or_group.endswith(f".{targets.KEY}") else value
+
+
+def _is_argument(word: str, places: Sequence[str]) -> bool:
+    """Whether a word sets a plain argument of a target, or the target itself, which was checked before."""
+    key, _, value = word.lstrip("+").partition("=")
+    inside = any(key == place or key.startswith(f"{place}.") for place in places)
+    return inside and "${" not in value
 
 
 def _objection(word: Override, raw: str, groups: set[str], configs: Path) -> str:

@@ -24,7 +24,7 @@ from softgate import files, locks, memory, signals
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
-from softgate.training import SoftgateModule, build, provenance, resume, summary, tracking
+from softgate.training import SoftgateModule, build, provenance, resume, summary, targets, tracking
 from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
 from softgate.training.config import TrainConfig, place
 from softgate.training.scales import calibrate_for_training
@@ -54,6 +54,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     files.folder(directory)
     with open_dict(cfg):
         cfg.sweep = place(cfg.sweep)
+    targets.note_typed(OmegaConf.to_container(cfg))
     config = TrainConfig.read(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     first = getattr(rank_zero_only, "rank", 0) == 0
     lock = locks.held(directory) if first and os.environ.get("NODE_RANK", "0") == "0" else nullcontext()
@@ -147,11 +148,12 @@ def _stopped_by(trainer: pl.Trainer, end: SystemExit) -> int:
 def _introduction(data: ImageData, module: SoftgateModule) -> str:
     relus, pools = module.sites.count("relu"), module.sites.count("max_pool2d")
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
-    name, stem = module.architecture.name, module.architecture.stem
+    name, stem = module.architecture["name"], module.architecture.get("stem")
     images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
     own = escape("; ".join(module.sites.unaffected))
+    stem = f"{stem} stem, " if stem else ""
     return (
-        f"[bold]{name}[/] ({stem} stem, {parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
+        f"[bold]{name}[/] ({stem}{parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
         f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
         f"backward rule: {module.rule.gate}, {module.rule.pool}"
         + (f"; classes of the weights: {escape(str(module.found))}" if module.found else "")

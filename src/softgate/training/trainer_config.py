@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -13,6 +14,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 from softgate.errors import is_whole, require, unknown
 from softgate.options import Count, Number, Options, Says, Whole
+from softgate.training import targets
 
 PRECISIONS = (
     *("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
@@ -83,7 +85,7 @@ class TrainerConfig(Options):
     ] = Field(None, description="time what Lightning does")
     detect_anomaly: bool = Field(False, description="find the operation that makes a NaN; slow")
     barebones: bool = Field(False, description="Lightning with everything off, for timing")
-    plugins: str | list[str] | None = Field(None, description="Lightning plugins by name")
+    plugins: Any = Field(None, description="Lightning plugins by name, or each a _target_ with its arguments")
     reload_dataloaders_every_n_epochs: Whole = Field(0, description="rebuild the loaders every n epochs")
     enable_autolog_hparams: bool = Field(True, description="hand the hyper-parameters to the loggers")
     model_registry: str | None = Field(None, description="Lightning's model registry")
@@ -94,6 +96,18 @@ class TrainerConfig(Options):
         said = f"trainer.limit_train_batches={batches}: there is nothing to train on; null is no limit."
         require(batches is None or batches > 0, said)
         return batches
+
+    @field_validator("plugins")
+    @classmethod
+    def _named(cls, plugins: Any) -> Any:
+        each = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+        fine = all(isinstance(one, str) or (isinstance(one, Mapping) and targets.KEY in one) for one in each)
+        require(fine, f"trainer.plugins={plugins}: names, or dicts with a _target_, are needed, or null.")
+        for one in each:
+            if isinstance(one, Mapping):
+                targets.check(one, "trainer.plugins")
+                targets.check_arguments(one, "trainer.plugins")
+        return plugins
 
     @field_validator("precision")
     @classmethod

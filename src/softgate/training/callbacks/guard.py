@@ -94,7 +94,8 @@ class DivergenceGuard(Callback):
 
 def _circumstances(module: SoftgateModule) -> str:
     rule = module.sites.rule
-    lr = "" if module.optim is None else f" and optim.lr={module.optim.lr:g}"
+    rate = getattr(module.optim, "lr", None)
+    lr = "" if rate is None else f" and optim.lr={rate:g}"
     gain = "" if rule is None or rule.gain == "raw" else f", gain={rule.gain}"
     return f"under {rule.gate if rule else None}, {rule.pool if rule else None}{gain}{lr}"
 

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 from pydantic import Field
@@ -38,6 +38,8 @@ class CheckpointConfig(Options):
     every_n_steps: Annotated[int, Field(ge=0), Says("a whole number >= 0 is needed; 0 is per epoch")] = Field(
         1000, description="optimiser steps between two checkpoints within an epoch; each epoch's end has one"
     )
+    monitor: str = Field("val/acc", description="the metric that best.ckpt is chosen by, such as val/NAME of metrics")
+    mode: Literal["max", "min"] = Field("max", description="whether more of it is better, or less")
 
 
 class LastCheckpoint(Checkpoint):
@@ -159,16 +161,16 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt` by validation accuracy: the weights that were validated, without what a run goes on with.
+    """`best.ckpt` by accuracy, or another metric: the weights that were validated, without what a run goes on with.
 
     A run whose directory was moved still knows what its best was.
     """
 
     _saving = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: str = "val/acc", mode: str = "max") -> None:
         options: dict[str, Any] = {"enable_version_counter": False, "auto_insert_metric_name": False}
-        super().__init__(folder, filename="best", monitor="val/acc", mode="max", **options)
+        super().__init__(folder, filename="best", monitor=monitor, mode=mode, **options)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self._saving = True

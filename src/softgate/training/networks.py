@@ -1,0 +1,134 @@
+"""The network of a run: one of `softgate.models` by its name, or any `nn.Module` by its target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from torch import nn
+
+from softgate import models
+from softgate.classes import Classes, Match
+from softgate.errors import require
+from softgate.models import Architecture, NetworkConfig
+from softgate.options import Options, Says
+from softgate.training import targets
+
+OWN = ("name", "weights")
+"""Keys under `model.` that are softgate's beside a target; all others are the target's arguments."""
+
+
+class TargetNetwork(Options):
+    """The options of `model=` with a `_target_`: a class or function that makes the network, and its arguments."""
+
+    at: ClassVar[str] = "model"
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    target: str = Field(alias="_target_", description="dotted name of a class or a function that gives an nn.Module")
+    name: str | None = Field(None, description="what it is called; null is the target's last part")
+    weights: Annotated[str | None, Says("a file with a state dict, or null is needed")] = Field(
+        None, description="a file that the network begins with; null is fresh weights"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        found = targets.check(self.plain_target, "model", nn.Module)
+        filled = ["num_classes"] if targets.takes(found, "num_classes") else []
+        targets.check_arguments(self.plain_target, "model", filled)
+        return self
+
+    @property
+    def plain_target(self) -> dict[str, Any]:
+        """`_target_` and the arguments."""
+        return {"_target_": self.target, **(self.model_extra or {})}
+
+    def takes(self, name: str) -> bool:
+        """Whether the target has an argument of that name."""
+        return targets.takes(targets.check(self.plain_target, "model"), name)
+
+    @property
+    def called(self) -> str:
+        """The network's name."""
+        return self.name or self.target.rpartition(".")[2]
+
+
+def read_network(given: Any) -> Any:
+    """The options of `model=`, of either kind."""
+    if isinstance(given, Mapping) and targets.KEY in given:
+        return TargetNetwork.read(given)
+    return given if isinstance(given, Options) else NetworkConfig.read(given)
+
+
+def of_run(options: NetworkConfig | TargetNetwork, size: int, channels: int) -> dict[str, Any]:
+    """What a checkpoint keeps of a network: enough to build it anew.
+
+    Args:
+        options: Those of `model=`.
+        size: Pixels a side of the images, which the stem depends on.
+        channels: Of the images.
+    """
+    if isinstance(options, TargetNetwork):
+        grey = {"channels": channels} if channels != 3 and "channels" not in options.plain_target else {}
+        return {**options.plain_target, **(grey if options.takes("channels") else {}), "name": options.called}
+    stem = models.resolve_stem(options.stem, size, options.weights)
+    transform = models.needs_transformed_input(options.name, options.weights)
+    found = {"name": options.name, "stem": stem, "transform_input": transform}
+    return found | ({"channels": channels} if channels != 3 else {})  # those of colour images stay as they were
+
+
+def begin_with(net: nn.Module, options: NetworkConfig | TargetNetwork, data: Classes) -> Match | None:
+    """Loads `model.weights`, where they are given, into a network for the data's classes.
+
+    Returns:
+        Where the classes were found among the weights'; None where that is not known, or there are no weights.
+
+    Raises:
+        SoftgateError: As `models.begin_with`; for a target whose weights are no file, do not fit, or are of others.
+    """
+    if options.weights is None:
+        return None
+    if isinstance(options, NetworkConfig):
+        return models.begin_with(net, options, data)
+    start = f"model.weights={options.weights}"
+    require(Path(options.weights).expanduser().is_file(), f"{start}: there is no such file; a target's come from one.")
+    state, known = models.read_file(options.weights)
+    own = net.state_dict()
+    odd = sorted(own.keys() ^ state.keys()) or [key for key in own if own[key].shape != state[key].shape]
+    said = f"not the weights of {options.called}: {len(odd)} names or shapes differ, such as {''.join(odd[:1])}"
+    require(not odd, f"{start}: {said}.")
+    if known is not None:
+        require(list(known.names) == list(data.names), f"{start}: its classes are not the data's, or in another order.")
+    net.load_state_dict(state)
+    return None
+
+
+def check_output(net: nn.Module, name: str, size: int, channels: int, classes: int) -> None:
+    """Raises `SoftgateError` if a network does not take images of a size, or does not give logits [B, classes]."""
+    logits = models.check_size(net, name, size, channels)
+    shape = tuple(getattr(logits, "shape", ()))
+    said = f"model={name}: it returns {shape or type(logits).__name__} for one image; logits (1, {classes}) are needed."
+    require(shape == (1, classes), said)
+
+
+def build(architecture: Mapping[str, Any], num_classes: int, option: str = "model") -> nn.Module:
+    """Builds a network with fresh weights from what a checkpoint keeps of it.
+
+    Args:
+        architecture: `Architecture` as plain data, or `_target_`, its arguments and a `name`.
+        num_classes: Size of the last layer; a target is told so where it has an argument `num_classes`.
+        option: What names the target, for errors.
+
+    Raises:
+        SoftgateError: If there is no such network, or the target is not trusted, fails or gives none.
+    """
+    if targets.KEY not in architecture:
+        built = Architecture.read(architecture)
+        return models.build(built.name, num_classes, built.stem, built.transform_input, built.channels)
+    given = {key: value for key, value in architecture.items() if key != "name"}
+    targets.check_trusted(given, option)
+    net: nn.Module = targets.make(given, option, nn.Module, num_classes=num_classes)
+    wanted = given.get("num_classes", num_classes)
+    require(wanted == num_classes, f"model.num_classes={wanted}: the data has {num_classes} classes.")
+    return net
