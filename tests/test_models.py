@@ -7,7 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
+import softgate as sg
 from softgate import SoftgateError, models
+from softgate.models import small_images
 
 
 def test_small_stem_keeps_resolution_and_the_max_pool():
@@ -133,3 +135,56 @@ def test_unknown_model_gives_the_nearest_name():
 def test_an_image_too_small_for_the_network_is_named_before_training():
     with pytest.raises(SoftgateError, match=r"data\.size=32: model=inception_v3 does not take"):
         models.check_size(models.build("inception_v3", 10), "inception_v3", 32)
+
+
+# -- networks that torchvision lacks -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "relus"), [("resnet20", 0.27, 19), ("resnet32", 0.46, 31), ("resnet56", 0.85, 55)]
+)
+def test_cifar_resnets_have_their_published_size(name, parameters, relus):
+    net = models.build(name, 10)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == parameters
+    with sg.attach(net, sg.Surrogate()) as sites:
+        assert sites.count("relu") == relus
+    assert models.resolve_stem("auto", 32, None, name) == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["plain8", "plain20"])
+def test_plain_networks_have_neither_norms_nor_shortcuts(name):
+    net = models.build(name, 4, channels=1)
+    assert not any("Norm" in type(m).__name__ for m in net.modules())
+    out = net(torch.randn(2, 1, 32, 32))
+    assert out.shape == (2, 4)
+    # He's initialisation keeps the size of what goes through.
+    assert 0.05 < float(net.features(torch.randn(8, 1, 32, 32)).std()) < 5
+
+
+def test_a_shortcut_without_parameters_is_every_second_pixel_and_zeros():
+    block = small_images.Block(16, 32)
+    for module in (block.conv1, block.conv2):
+        torch.nn.init.zeros_(module.weight)
+    x = torch.rand(1, 16, 8, 8)
+    out = block.eval()(x)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert float(out[:, :8].abs().sum() + out[:, 24:].abs().sum()) == 0
+
+
+def test_timms_networks_are_built_by_name_and_refused_by_name():
+    pytest.importorskip("timm")
+    config = models.NetworkConfig.read({"name": "resnet18d", "library": "timm"})
+    assert config.full_name == "timm/resnet18d"
+    net = models.build(config.full_name, 7, channels=1)
+    assert net(torch.randn(1, 1, 64, 64)).shape == (1, 7)
+    assert models.head(config.full_name) == ("fc.weight", "fc.bias")
+    with pytest.raises(
+        SoftgateError, match=r"model\.name=resnet26x: timm .* has no network of that name\. Did you mean resnet26"
+    ):
+        models.NetworkConfig.read({"name": "resnet26x", "library": "timm"})
+    with pytest.raises(
+        SoftgateError, match=r"model\.weights=DEFAULT: no such file; of timm's networks there is 'pretrained'"
+    ):
+        models.NetworkConfig.read({"name": "resnet26", "library": "timm", "weights": "DEFAULT"})
+    with pytest.raises(SoftgateError, match="nobody publishes weights of resnet20"):
+        models.NetworkConfig.read({"name": "resnet20", "weights": "DEFAULT"})

@@ -64,8 +64,8 @@ def build(network: NetworkConfig | TargetNetwork, data: ImageData) -> Subject:
     """
     if isinstance(network, TargetNetwork):
         return _of_target(network, data)
-    name, weights, channels = network.name, network.weights, data.config.channels
-    stem = models.resolve_stem(network.stem, data.size, weights)
+    name, weights, channels = network.full_name, network.weights, data.config.channels
+    stem = models.resolve_stem(network.stem, data.size, weights, name)
     transform = models.needs_transformed_input(name, weights)
     known, found = data.identity, None
     if weights is not None:

@@ -1,4 +1,4 @@
-"""Backbones by name: any torchvision classifier, a stem for small images, one channel or three.
+"""Backbones by name: torchvision's, timm's, and small ones of our own; a stem for small images, one channel or three.
 
 Everything here speaks in the options a user sets (`model.name`, `model.weights`, ...), because its errors do.
 """
@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from softgate.errors import SoftgateError, require, unknown
+from softgate.models import small_images, timm_networks
 from softgate.options import Count, Options, Says, Words
 
 STEMS = ("auto", "imagenet", "small", "cifar")
@@ -24,9 +25,16 @@ SMALL_BELOW = 96
 
 
 def names() -> list[str]:
-    """Every classifier that torchvision has."""
+    """Every classifier that torchvision has, and softgate's own for small images."""
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return found
+    return [*found, *small_images.KNOWN]
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(timm_networks.PREFIX):
+        timm_networks.check(name.removeprefix(timm_networks.PREFIX))
+    elif name not in names():
+        raise unknown("model.name", name, names())
 
 
 class NetworkConfig(Options):
@@ -34,7 +42,8 @@ class NetworkConfig(Options):
 
     at: ClassVar[str] = "model"
 
-    name: str = Field(description="any classifier of torchvision.models")
+    name: str = Field(description="a classifier of torchvision.models, one of softgate's, or of timm")
+    library: Literal["torchvision", "timm"] = Field("torchvision", description="where the name is looked up")
     stem: str = Field("auto", description="one of `STEMS`; auto is small below 96 px, else as published")
     weights: Annotated[str | None, Says("the name of torchvision's weights, a file, or null is needed")] = Field(
         None, description="what the network begins with; null is fresh weights"
@@ -53,14 +62,19 @@ class NetworkConfig(Options):
         """The network's name."""
         return self.name
 
+    @property
+    def full_name(self) -> str:
+        """The name by which everything here knows the network: "timm/resnet26" for one of timm."""
+        prefix = timm_networks.PREFIX if self.library == "timm" else ""
+        return prefix + self.name.removeprefix(prefix)
+
     @model_validator(mode="after")
     def _exists(self) -> Self:
-        if self.name not in names():
-            raise unknown("model.name", self.name, names())
+        _check_name(self.full_name)
         if self.stem not in STEMS:
             raise unknown("model.stem", self.stem, STEMS)
         if self.weights is not None and not Path(self.weights).expanduser().is_file():
-            published(self.name, self.weights)
+            check_published(self.full_name, self.weights)
         return self
 
 
@@ -69,7 +83,7 @@ class Architecture(Options):
 
     at: ClassVar[str] = "model"
 
-    name: str = Field(description="any classifier of torchvision.models")
+    name: str = Field(description="the full name: any classifier of torchvision.models, softgate's, timm/NAME")
     stem: str = Field(description="imagenet, small or cifar")
     transform_input: bool = Field(False, description="GoogLeNet's and Inception's option for published weights")
     channels: Literal[1, 3] = Field(3, description="of the images: 3 for colours, 1 for grey")
@@ -95,17 +109,23 @@ def build(
     Raises:
         SoftgateError: For an unknown name or stem, or a stem the network has no place for.
     """
-    if name not in names():
-        raise unknown("model.name", name, names())
+    _check_name(name)
     if stem not in STEMS[1:]:
         raise unknown("model.stem", stem, STEMS)
+    if name in small_images.KNOWN:
+        return small_images.KNOWN[name](num_classes, channels)
+    if name.startswith(timm_networks.PREFIX):
+        net: nn.Module = timm_networks.build(name.removeprefix(timm_networks.PREFIX), num_classes, channels)
+        if stem != "imagenet":
+            _shrink_stem(net, name, stem)
+        return net
     settings: dict[str, Any] = {"num_classes": num_classes}
     takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
     if name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True, "transform_input": transform_input}
     elif "init_weights" in takes:
         settings["init_weights"] = True
-    net: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
+    net = torchvision.models.get_model(name, weights=None, **settings)
     if stem != "imagenet":
         _shrink_stem(net, name, stem)
     if channels == 1:
@@ -114,13 +134,21 @@ def build(
     return net
 
 
-def resolve_stem(stem: str, size: int, weights: str | None) -> str:
-    """Turns "auto" into a stem: small below 96 px, but as published where published weights are to fit in."""
+def resolve_stem(stem: str, size: int, weights: str | None, name: str = "") -> str:
+    """Turns "auto" into a stem: small below 96 px, but as published for weights to fit in and networks of small images.
+
+    Args:
+        stem: One of `STEMS`.
+        size: Pixels a side.
+        weights: Those of the option, or None.
+        name: The network's full name.
+    """
     if stem not in STEMS:
         raise unknown("model.stem", stem, STEMS)
     if stem != "auto":
         return stem
-    return "small" if size < SMALL_BELOW and weights is None else "imagenet"
+    as_published = name in small_images.KNOWN or name.startswith(timm_networks.PREFIX) or weights is not None
+    return "imagenet" if as_published or size >= SMALL_BELOW else "small"
 
 
 def needs_transformed_input(name: str, weights: str | None) -> bool:
@@ -151,6 +179,17 @@ def _take_grey(net: nn.Module, name: str) -> None:
     assert first is not None
     first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
     first.in_channels = 1
+
+
+def check_published(name: str, weights: str) -> None:
+    """Raises `SoftgateError` if nobody publishes weights of that name for the network; fetches none."""
+    if name.startswith(timm_networks.PREFIX):
+        fits = weights == "pretrained"
+        require(fits, f"model.weights={weights}: no such file; of timm's networks there is 'pretrained'.")
+    elif name in small_images.KNOWN:
+        raise SoftgateError(f"model.weights={weights}: no such file, and nobody publishes weights of {name}.")
+    else:
+        published(name, weights)
 
 
 def published(name: str, weights: str) -> WeightsEnum:

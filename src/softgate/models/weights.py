@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from softgate import files
 from softgate.classes import IMAGENET, Classes, Match, match
 from softgate.errors import SoftgateError, SoftgateWarning, require
-from softgate.models.networks import NetworkConfig, build, published
+from softgate.models.networks import NetworkConfig, build, check_published, published
+from softgate.models.timm_networks import PREFIX, pretrained
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """Names in DenseNet's published files, from before torchvision renamed its layers: `norm.1.` is `norm1.` now."""
@@ -57,9 +58,9 @@ def read_weights(network: NetworkConfig, data: Classes) -> Weights:
         SoftgateError: If there are no such weights, or more or fewer classes are named than they have.
     """
     assert network.weights is not None
-    state, known = _read(network.name, network.weights)
+    state, known = _read(network.full_name, network.weights)
     found = Weights(f"model.weights={network.weights}", state, known)
-    count, named = found.count(network.name), network.classes
+    count, named = found.count(network.full_name), network.classes
     if known is not None and count not in (None, len(known)):  # a file that contradicts itself
         known = None
     if named is not None:
@@ -101,7 +102,7 @@ def begin_with(net: nn.Module, network: NetworkConfig, data: Classes) -> Match |
         SoftgateError: If the weights do not fit, or have other classes and `model.new_head` is not set.
     """
     weights = read_weights(network, data)
-    count, name = weights.count(network.name), network.name
+    count, name = weights.count(network.full_name), network.full_name
     found: Match | None = None
     if count is not None:
         try:
@@ -218,6 +219,10 @@ def _read(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | None]:
 
 def _as_given(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | None]:
     if not Path(weights).expanduser().is_file():
+        check_published(name, weights)
+        if name.startswith(PREFIX):
+            timms = dict(pretrained(name.removeprefix(PREFIX)))
+            return timms, None
         found = published(name, weights)
         try:
             fetched: dict[str, Tensor] = found.get_state_dict(progress=True, check_hash=True)

@@ -25,7 +25,7 @@ FREE = (
 
 SINCE: Mapping[str, Mapping[str, Any]] = {
     "data": {"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
-    "model": {"classes": None},
+    "model": {"classes": None, "library": "torchvision"},
     "optim": {"scheduler": "cosine", "interval": "epoch", "monitor": "val/loss"},
 }
 """Options that came after 0.1.0, and what runs from before had in their place."""

@@ -72,9 +72,9 @@ def of_run(options: NetworkConfig | TargetNetwork, size: int, channels: int) -> 
     if isinstance(options, TargetNetwork):
         grey = {"channels": channels} if channels != 3 and "channels" not in options.plain_target else {}
         return {**options.plain_target, **(grey if options.takes("channels") else {}), "name": options.called}
-    stem = models.resolve_stem(options.stem, size, options.weights)
+    stem = models.resolve_stem(options.stem, size, options.weights, options.full_name)
     transform = models.needs_transformed_input(options.name, options.weights)
-    found = {"name": options.name, "stem": stem, "transform_input": transform}
+    found = {"name": options.full_name, "stem": stem, "transform_input": transform}
     return found | ({"channels": channels} if channels != 3 else {})  # those of colour images stay as they were
 
 
