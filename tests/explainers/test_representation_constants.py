@@ -230,7 +230,7 @@ REFUSED = {
     "matrices": (lambda m, y: y @ y, "product or quotient"),
     "sorted": (lambda m, y: y.flatten(1).gather(1, y.flatten(1).argsort(1)), "not affine"),
     "by its values": (lambda m, y: y * float(y.detach().amax()), "not affine"),
-    "scripted additions": (lambda m, y: scripted(scaled_and_shifted)(y), "scripted code outside of Python"),
+    "scripted additions": (lambda m, y: scripted(scaled_and_shifted)(y), "scripted code"),
     "scripted relu": (lambda m, y: scripted(relu)(y), "outside of Python"),
     "too many rows": (lambda m, y: torch.cat([y, y]), "logits of 6 images for 3"),
 }

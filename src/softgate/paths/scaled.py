@@ -48,6 +48,12 @@ class Range:
 
     faint = False
 
+    def watch(self, value: Tensor, least: float) -> None:
+        """Looks for values other than zero below the least."""
+        if not self.faint:
+            size = value.abs()
+            self.faint = bool(((size < least) & (size > 0)).any())
+
 
 class Scaled(Tensor):
     """The numbers value * exp(exponent); see the module.
@@ -65,7 +71,7 @@ class Scaled(Tensor):
     @staticmethod
     def __new__(cls, value: Tensor, exponent: float, range: Range) -> Scaled:
         """The numbers value * exp(exponent)."""
-        made: Scaled = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
+        made: Scaled = Tensor._make_wrapper_subclass(
             cls,
             value.shape,
             strides=value.stride(),
@@ -87,7 +93,9 @@ class Scaled(Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch annotates what stands for none
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         inplace = func._schema.is_mutable
@@ -114,19 +122,18 @@ class Scaled(Tensor):
         """The values for another exponent."""
         if exponent == self.exponent:
             return self.value
-        moved = self.value * math.exp(self.exponent - exponent)
-        _watch(moved, self.range)
-        return moved
+        step = self.exponent - exponent
+        self.range.watch(self.value, FAINT * _exp(-step))
+        return self.value * _exp(step)
 
     def like(self, value: Tensor) -> Scaled:
         """Other values with the same exponent, which is changed where they are very large or small."""
         largest = float(value.abs().max()) if value.numel() else 0.0
         if largest == 0 or not math.isfinite(largest) or LEAST < largest < GREATEST:
-            _watch(value, self.range)
+            self.range.watch(value, FAINT)
             return Scaled(value, self.exponent, self.range)
-        value = value / largest
-        _watch(value, self.range)
-        return Scaled(value, self.exponent + math.log(largest), self.range)
+        self.range.watch(value, FAINT * largest)
+        return Scaled(value / largest, self.exponent + math.log(largest), self.range)
 
     def part(self, value: Tensor) -> Scaled:
         """Some of the values, or all in another order."""
@@ -142,7 +149,7 @@ class Weight(Tensor):
     def __new__(cls, shape: Iterable[int], device: torch.device) -> Weight:
         """Ones of a shape."""
         ones = torch.ones((), dtype=torch.float64, device=device).expand(tuple(shape))
-        made: Weight = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch does not annotate it
+        made: Weight = Tensor._make_wrapper_subclass(
             cls, ones.shape, strides=ones.stride(), dtype=ones.dtype, device=device
         )
         made.ones = ones
@@ -152,7 +159,9 @@ class Weight(Tensor):
         return f"Weight({tuple(self.shape)})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch annotates what stands for none
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if any(issubclass(kind, Scaled) for kind in types):
             return NotImplemented  # its turn comes next
         args, kwargs = tree_map(lambda v: v.ones if isinstance(v, Weight) else v, (args, kwargs or {}))
@@ -207,8 +216,5 @@ def _marked(value: Any) -> Any:
     return Weight(value.shape, value.device) if trainable(value) and not isinstance(value, Weight) else value
 
 
-def _watch(value: Tensor, range: Range) -> None:
-    if range.faint or not value.numel():
-        return
-    size = value.abs()
-    range.faint = bool(((size < FAINT) & (size > 0)).any())
+def _exp(power: float) -> float:
+    return math.exp(power) if power < 709 else math.inf

@@ -19,7 +19,7 @@ PIECES = (
 
 SUMS = (
     "clone contiguous repeat roll flip index index_select gather sum mean cumsum tril triu trace pixel_shuffle "
-    "pixel_unshuffle channel_shuffle im2col col2im diag_embed positive neg "
+    "pixel_unshuffle channel_shuffle im2col col2im diag_embed neg "
     "_adaptive_avg_pool2d _adaptive_avg_pool3d "
     "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
@@ -36,11 +36,10 @@ def _pieces(op: Any, x: Scaled, *args: Any, **kwargs: Any) -> Any:
     return type(out)(map(x.part, out)) if isinstance(out, (tuple, list)) else x.part(out)
 
 
-def _sum(op: Any, x: Scaled, *args: Any, dtype: Any = None, memory_format: Any = None, **kwargs: Any) -> Scaled:
+def _sum(op: Any, x: Scaled, *args: Any, dtype: Any = None, **kwargs: Any) -> Scaled:
     if not isinstance(x, Scaled) or count(args, list(kwargs.values())):
         raise refused(str(op.__name__))
-    value = x.value if op is torch.ops.aten.neg else op(x.value, *args, **kwargs)
-    return x.like(value.clone() if value is x.value else value)
+    return x.like(x.value.clone() if op is torch.ops.aten.neg else op(x.value, *args, **kwargs))
 
 
 def _averaged(op: Any, x: Scaled, *args: Any) -> Scaled:
@@ -54,11 +53,11 @@ def _created(op: Any, x: Scaled, *args: Any, **kwargs: Any) -> Tensor:
     return out
 
 
-def _cast(op: Any, x: Scaled, *args: Any, device: Any = None, **kwargs: Any) -> Scaled:
-    return x.like(x.value.to(device=device, copy=True))
+def _cast(op: Any, x: Scaled, *args: Any, dtype: Any = None, **kwargs: Any) -> Scaled:
+    return x.like(op(x.value, **kwargs))  # to another device; values stay float64
 
 
-def _added(op: Any, a: Any, b: Any, *, alpha: float = 1) -> Scaled:
+def _added(op: Any, a: Any, b: Any, alpha: float = 1) -> Scaled:
     (first, second), finish = together((a, b))
     return finish(first + abs(alpha) * second)
 
@@ -92,8 +91,13 @@ def _matrix(op: Any, a: Any, b: Any) -> Scaled:
     return _product(op.__name__, op, a, b)
 
 
-def _matrix_added(op: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Scaled:
-    times = {"addmm": torch.mm, "addmv": torch.mv, "baddbmm": torch.bmm, "addr": torch.outer}
+def _matrix_added(op: Any, c: Scaled, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Scaled:
+    times: dict[str, Callable[[Any, Any], Tensor]] = {
+        "addmm": torch.mm,
+        "addmv": torch.mv,
+        "baddbmm": torch.bmm,
+        "addr": torch.outer,
+    }
     times["addbmm"] = lambda a, b: torch.bmm(a, b).sum(0)
     added = _product(op.__name__, times[op.__name__], a, b) if count(a, b) else None
     if added is None:
@@ -103,9 +107,9 @@ def _matrix_added(op: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: fl
     return finish(abs(beta) * first + abs(alpha) * second)
 
 
-def _product_added(op: Any, c: Any, a: Any, b: Any, *, value: float = 1) -> Scaled:
+def _product_added(op: Any, c: Scaled, a: Any, b: Any, *, value: float = 1) -> Scaled:
     if not count(a, b):
-        shape = torch.broadcast_shapes(c.shape, a.shape, b.shape)
+        shape = torch.broadcast_tensors(c.value, constant(a), constant(b))[0].shape
         return c.like(c.value.expand(shape).clone())
     both = _times(op, a, b) if op.__name__ == "addcmul" else _divided(op, a, b)
     return _added(op, c, both, alpha=value)
@@ -138,7 +142,7 @@ def _convolution(
     if transposed or not trainable(weight):
         return input.like(op(x, factors, None, *settings, groups))
     # Weights are all one, so that all outputs of a group are alike: one of them is computed.
-    sums = x.unflatten(1, (groups, -1)).sum(2)
+    sums = x.reshape(len(x), groups, -1, *x.shape[2:]).sum(2)
     out = op(sums, factors[:groups, :1].contiguous(), None, *settings, groups)
     return input.like(out.repeat_interleave(weight.shape[0] // groups, 1))
 
