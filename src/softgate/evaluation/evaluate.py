@@ -298,7 +298,6 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
             "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else "published weights or a file",
             "images": f"{run['images']}, {run['measured']}",
         }
-        rows |= {"classes": run["classes"]} if "classes" in run else {}
         scores = {
             "top-1": "acc",
             "top-1 among the data's classes": "acc_among_data_classes",
@@ -308,6 +307,8 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         }
         rows |= {name: run[key] for name, key in scores.items() if key in run}
         console.print(summary.table("evaluation", rows).rich())
+        if "classes" in run:  # below the table, which would cut it off
+            console.print(f"classes: {run['classes']}", soft_wrap=True, markup=False)
         if "checkpoint" in run:
             console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True, markup=False)
     for line in results.get("left_out", ()):
