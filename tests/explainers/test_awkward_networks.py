@@ -43,7 +43,7 @@ LOOKS = {
     "ascend": lambda net, x: sg.ascend(net, x, TARGET, RULE, steps=3, step_size=0.5, radius=1.0, bounds=(0, 1)).image,
     "predict": predict,
     "logits": logits,
-    "representation": lambda net, x: sg.representation(net, x, TARGET, RULE).represented,
+    "representation": lambda net, x: sg.representation(net, x, TARGET, RULE),
     "record": lambda net, x: sg.paths.record(net, x, RULE).sites["(model).relu"].values,
     "calibrate": lambda net, x: sg.calibrate(net, [x])["(model).relu"],
     "grad_cam": lambda net, x: explainers.grad_cam(net, x, TARGET),

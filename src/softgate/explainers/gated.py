@@ -246,14 +246,16 @@ def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk:
         model = sites.model
         active = chosen(model, sites, x, rule)
 
-        def look(part: slice) -> Gates:
+        def look(part: slice, active: ActiveRule = active) -> Gates:
             images = x[part].detach().clone()
             recorder = Recorder(sites, active, len(images))
             with sites.handled_by(recorder):
                 model(images)
             return Gates(recorder.found)
 
-        look(slice(0, 1))  # rows that are not images can be as many as the images by chance, but not as few as one
+        # Rows that are not images can be as many as the images by chance, but not as few as one. Hard gates do: those
+        # of other examples need another one.
+        look(slice(0, 1), ActiveRule(None))
         parts = _in_chunks(look, x, len(x), CHUNK if chunk is None else chunk)
         if not parts[0].sites:
             raise no_sites(model)
