@@ -56,14 +56,14 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed: two to seven blocks; one in six has a block that no rule covers."""
+    """The plan of a seed: two to seven blocks; one in six has one that no rule covers, one a gradient of its own."""
     chance = random.Random(f"network {seed}")
     images = _chain(chance, (EVERYWHERE, EVERYWHERE, ON_IMAGES), chance.choice((0, 1, 2, 3, 4)))
     vectors = _chain(chance, (EVERYWHERE,), chance.choice((1, 2, 3)))
-    if chance.random() < 1 / 6:
-        vectors.insert(chance.randrange(len(vectors) + 1), _recipe(chance, REFUSED))
-    if chance.random() < 1 / 6:
-        vectors.insert(chance.randrange(len(vectors) + 1), _recipe(chance, OWN_GRADIENT))
+    for turn, kinds in ((0, REFUSED), (3, OWN_GRADIENT)):
+        if seed % 6 == turn:
+            recipe = Recipe(kinds[seed // 6 % len(kinds)], chance.getrandbits(32))
+            vectors.insert(chance.randrange(len(vectors) + 1), recipe)
     return Plan(seed, tuple(images), tuple(vectors), chance.choice(OUTPUTS))
 
 
