@@ -135,11 +135,19 @@ def test_ema_weights_are_validated_and_saved(tmp_path, run):
     # The weights that are trained are the ones of the run without EMA.
     assert equal(checkpoint["current_model_state"], plain)
     assert "val/acc" in summary
+
+
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_the_best_checkpoint_holds_the_validated_weights_and_nothing_to_go_on_with(tmp_path, ema):
+    state, _ = fitted(tmp_path, f"ema={ema}", "trainer.max_epochs=1", "callbacks=none", "optim.lr=0.01")
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert equal(best["state_dict"], state)  # of the only epoch: with ema, the average in both
     assert not {"optimizer_states", "current_model_state", "averaging_state"} & best.keys()
-    if summary["best/epoch"] == 1:  # the last: what was validated is the average
-        assert equal(best["state_dict"], state)
-    assert (tmp_path / "checkpoints" / "best.ckpt").stat().st_size < 1.1 * sum(v.nbytes for v in state.values())
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["state"]
+    assert ("current_model_state" in last) == (ema != "null")
+    weights = sum(value.nbytes for value in state.values())
+    assert (tmp_path / "checkpoints" / "best.ckpt").stat().st_size < 1.1 * weights
 
 
 @pytest.mark.parametrize(
