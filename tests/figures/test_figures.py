@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from softgate import SoftgateError, grids
-from softgate.figures import training
+from softgate.figures import panels, training
 from softgate.grids.sheet import width_of, wrap
 
 
@@ -84,6 +84,13 @@ def test_curves_draw_every_panel_that_has_points():
 
 
 # -- scales -------------------------------------------------------------------------------------------
+
+
+def test_a_panel_none_of_whose_points_is_a_number_is_drawn_empty():
+    undefined = [(0.0, float("nan")), (1.0, float("nan"))]
+    for history in ({"a": {"x": undefined}}, {"a": {"x": undefined}, "b": {"y": [(0.0, 1.0)]}}):
+        assert training.curves(history).width > 100
+        assert panels.draw({name: {k: panels.Line(v) for k, v in lines.items()} for name, lines in history.items()})
 
 
 def test_a_shared_scale_keeps_ratios_between_pullbacks_and_saturates_half_a_percent_of_all():

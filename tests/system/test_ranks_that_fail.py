@@ -72,7 +72,9 @@ WORDS = (
 LIGHTNING: tuple[str, ...] = (sys.executable,)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29621")
 
-KEPT = "run/checkpoints/last.ckpt is kept, and resume=run goes on from it."
+
+def kept(cwd: Path) -> str:
+    return f"{cwd}/run/checkpoints/last.ckpt is kept, and resume={cwd}/run goes on from it."
 
 
 def command(cwd: Path, fails: str, *words: str, program: tuple[str, ...] = LIGHTNING, **env: str) -> tuple[int, str]:
@@ -96,7 +98,7 @@ def test_where_a_rank_is_killed_the_first_says_so_and_what_is_kept_and_both_end(
     assert status == 137, errors
     (said,) = sentences(errors)
     assert said.startswith("error: rank 1 of 2: its process ")
-    assert said.endswith(f"was killed by SIGKILL, as the system does where memory runs out. {KEPT}")
+    assert said.endswith(f"was killed by SIGKILL, as the system does where memory runs out. {kept(tmp_path)}")
     assert "Traceback" not in errors
     assert "gloo" not in errors
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
@@ -135,7 +137,7 @@ def test_however_a_rank_ends_the_other_ends_with_it(tmp_path, how, status, said,
     assert not more
     assert first.startswith(f"error: rank {rank} of 2: ")
     assert said in first
-    assert first.endswith(KEPT)
+    assert first.endswith(kept(tmp_path))
     assert "gloo" not in errors
     assert errors.count("the cause's own words") == (2 if how == "raises" else 0)  # with the trace of a bug
     if program is LIGHTNING:  # torchrun's own status is 1

@@ -21,7 +21,7 @@ EVERYTHING = (
     *(*TINY, "callbacks=alignment", "callbacks.alignment.images=10", "callbacks.alignment.few=2"),
     *("callbacks.alignment.draws=2", "callbacks.alignment.dear_epochs=0", "callbacks.paths.recordings=2"),
     *("callbacks.paths.images=10", "callbacks.diagnostics.images=4", "trainer.num_sanity_val_steps=0"),
-    *("data.batch_size=4", "callbacks.grids.classes=4"),
+    *("data.batch_size=4", "callbacks.grids.classes=4", "optim.lr=0.001"),
 )
 MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 

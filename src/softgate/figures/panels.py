@@ -65,7 +65,7 @@ def draw(panels: Mapping[str, Mapping[str, Line]], title: str = "") -> Image.Ima
 def whole_epochs(axes: Any) -> None:
     """Whole numbers along the axis of epochs, which a single epoch is in the middle of."""
     low, high = axes.dataLim.intervalx
-    if high - low < 1:
+    if low <= high and high - low < 1:  # where no point is a number there are no limits
         axes.set_xlim(low - 1, high + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

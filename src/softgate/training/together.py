@@ -27,7 +27,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 
-from softgate import memory
+from softgate import memory, signals
 from softgate.errors import FULL, CannotWrite, Diverged, OutOfMemory, RankFailed, SoftgateError, Stopped, printable
 from softgate.training.contact import Client, Contact, End, Server
 
@@ -98,16 +98,19 @@ class Together(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Tells the other ranks before anything is cleared up, which takes time."""
         self._noticed.set()
-        if not _lost(exception):
+        if not self._follows(exception):
             self._tell(exception)
 
     # -- this rank's end --
 
     def conclude(self, error: BaseException) -> None:
         """Raises what stands for an error where there are several ranks; returns where that is the error itself."""
-        if self._contact is None:
-            return
-        if _lost(error) and self._heard.wait(DELAY):
+        if self._contact is not None:
+            with signals.noted():  # torchrun sends SIGTERM to all ranks as soon as one has ended
+                self._conclude(error)
+
+    def _conclude(self, error: BaseException) -> None:
+        if self._follows(error) and self._heard.wait(DELAY):
             assert self.cause is not None
             self._cause_left.wait(LAST_WORDS if self.rank == 0 else 0)
             self._end_children()
@@ -116,13 +119,19 @@ class Together(Callback):
             raise RankFailed(self._sentence(self.cause), self.cause.status, told=True) from None
         self._tell(error)
         self._end_children()
-        agreed, interrupted = isinstance(error, Diverged), isinstance(error, (Stopped, KeyboardInterrupt))
+        agreed, interrupted = isinstance(error, Diverged), isinstance(error, KeyboardInterrupt)
         if self.rank > 0 and (agreed or interrupted):  # all ranks end by it, and torchrun ends all with the first
             self._first_left.wait(LIMIT)
         if interrupted or (agreed and self.rank == 0):
             return
         end = self._own(error)
         raise RankFailed(self._sentence(end), end.status, told=agreed) from error
+
+    def _follows(self, error: BaseException) -> bool:
+        """Whether an error may come of another rank's end, and not the other way round."""
+        if isinstance(error, KeyboardInterrupt):
+            return self.cause is not None and not _interrupted(self.cause)
+        return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _LOST)
 
     def leave(self) -> None:
         """Says that this rank is done."""
@@ -240,11 +249,6 @@ def ranks(directory: Path, nodes: int) -> Iterator[Together]:
         raise
     finally:
         together.leave()
-
-
-def _lost(error: BaseException) -> bool:
-    """Whether an error may come of another rank's end, and not the other way round."""
-    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _LOST)
 
 
 def _told(error: BaseException) -> tuple[str, int]:
