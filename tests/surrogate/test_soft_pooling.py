@@ -380,3 +380,14 @@ def test_an_attached_pooling_returns_the_true_values_and_indices(case, kind, tem
     torch.testing.assert_close(
         grad(out, x, upstream)[0], pulled(x, case, kind(temperature), upstream), rtol=1e-12, atol=1e-13
     )
+
+
+@given(cases(), KINDS, st.floats(0.05, 3))
+def test_a_windows_weights_are_those_it_gathers_by_and_padding_has_none(case, kind, temperature):
+    x, values = case.normal() - 3, case.distinct()  # below zero: padding of zeros would be the largest
+    window = functional.window_of(*case.sizes)
+    pooling = functional.soft_pooling(window, kind(temperature))
+    expected = pooling.gather(values, x)
+    padded = F.pad(values, window.pads(x.shape, expected.shape), value=1e6)
+    pieces = zip(pooling.weights(x).unbind(-3), window.slices(padded, expected.shape), strict=True)
+    torch.testing.assert_close(sum(weight * piece for weight, piece in pieces), expected, rtol=1e-9, atol=1e-9)
