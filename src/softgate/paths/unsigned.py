@@ -109,7 +109,7 @@ def _matrix_added(op: Any, c: Scaled, a: Any, b: Any, *, beta: float = 1, alpha:
 
 def _product_added(op: Any, c: Scaled, a: Any, b: Any, *, value: float = 1) -> Scaled:
     if not count(a, b):
-        shape = torch.broadcast_tensors(c.value, constant(a), constant(b))[0].shape
+        shape = (c.value + constant(a) + constant(b)).shape
         return c.like(c.value.expand(shape).clone())
     both = _times(op, a, b) if op.__name__ == "addcmul" else _divided(op, a, b)
     return _added(op, c, both, alpha=value)
