@@ -70,7 +70,7 @@ def test_a_metric_that_does_not_fit_into_memory_is_left_out_and_the_gate_counts_
     for row in found.values():
         assert not {"infidelity", "target_specificity"} & row.keys()
         assert {"deletion", "noise_cosine", "representation"} <= row.keys()
-    assert failures(found)["pullback"] == ["target_specificity"]
+    assert "target_specificity" in failures(found)["pullback"]
 
 
 def scores(value, sane=True):
