@@ -179,6 +179,24 @@ def test_an_absurd_learning_rate_ends_the_run_with_a_sentence_and_the_last_good_
         assert all(torch.isfinite(value).all() for value in state.values())
 
 
+def test_without_the_guard_weights_that_are_no_numbers_are_not_saved_either(tmp_path, monkeypatch):
+    original = SoftgateModule.training_step
+
+    def spoilt(self: SoftgateModule, batch: Any, index: int) -> Any:
+        return original(self, batch, index) * (float("nan") if self.current_epoch == 1 else 1)
+
+    monkeypatch.setattr(SoftgateModule, "training_step", spoilt)
+    off = (
+        "callbacks.guard.every_n_steps=0",
+        "callbacks.grids.every_n_epochs=0",
+        "callbacks.diagnostics.every_n_epochs=0",
+    )
+    train(composed(*QUIET, *off, "trainer.max_epochs=2", directory=tmp_path))
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
+
+
 def test_a_loss_over_its_limit_ends_the_run_at_the_first_such_step_and_names_both(tmp_path):
     said = diverging(tmp_path, "callbacks.guard.max_loss=0.01", "callbacks.guard.every_n_steps=2")
     assert "at step 1 the training loss was" in said

@@ -104,8 +104,9 @@ class LastCheckpoint(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves."""
-        self._save(trainer, logs=True)
+        """Saves, unless a weight is no finite number: the last good checkpoint stays."""
+        if _everywhere(trainer, finite_weights(pl_module)):
+            self._save(trainer, logs=True)
 
     # -- what --
 
