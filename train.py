@@ -1,29 +1,16 @@
 """Train a network with a backward rule: `uv run train.py`, `uv run train.py --help`."""
 
-import atexit
-import os
-import signal
-
-
-def stop(number: int, frame: object) -> None:
-    """Ends the process in the seconds that the imports below take; `command.run` takes over from there."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        os.write(2, f"stopped by {name}: nothing was begun.\n".encode())
-    os._exit(128 + number)
-
+import softgate_start
 
 if __name__ == "__main__":
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-        atexit.register(signal.signal, each, signal.SIG_IGN)  # the last act of all: the exit status stands by then
+    softgate_start.watch()  # before the seconds that the other imports take
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import hydra  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
+import hydra
+from omegaconf import DictConfig
 
-from softgate.cli import command, exits  # noqa: E402
+from softgate.cli import command, exits
 
 CONFIGS = str(Path(__file__).parent / "conf")
 

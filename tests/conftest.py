@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from configs import ROOT
 from softgate import signals
+from softgate.cli import stops
 
 torch.set_num_threads(1)
 
@@ -35,8 +36,10 @@ def _cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _handlers():
-    """Commands take the signals over for good; tests end as pytest ends them."""
+    """Commands take the signals over for good, and say once that they were stopped; tests end as pytest ends them."""
     before = {number: signal.getsignal(number) for number in signals.ends()}
+    stops.watch("train")
+    signals.put_back(before)
     yield
     signals.put_back(before)
 

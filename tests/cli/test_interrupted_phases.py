@@ -157,6 +157,7 @@ def test_networks_that_are_measured_are_kept_too(runs, tmp_path, capfd, monkeypa
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 1
 
 
+@pytest.mark.slow
 def test_the_alignment_of_runs_that_are_measured_is_kept(runs, tmp_path, capfd, monkeypatch):
     interrupting(monkeypatch, alignment.Study, "look", signal.SIGINT, call=2)
     asked = ("alignment=full", "alignment.images=4", "alignment.dear_images=2", "alignment.draws=2", "measure=false")

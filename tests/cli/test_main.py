@@ -58,10 +58,10 @@ def test_the_wheel_alone_trains_and_evaluates_in_an_empty_folder(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     assert (tmp_path / "site" / "softgate" / "conf" / "train.yaml").is_file()
     entry = next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt"
-    assert "softgate = softgate.cli.main:main" in entry.read_text()
+    assert "softgate = softgate_start:main" in entry.read_text()
 
     def softgate(*words, where):
-        code = "import sys; from softgate.cli.main import main; sys.argv[0] = 'softgate'; main()"
+        code = "import sys; from softgate_start import main; sys.argv[0] = 'softgate'; main()"
         environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
         subprocess.run([sys.executable, "-c", code, *words], cwd=where, env=environment, check=True)
 

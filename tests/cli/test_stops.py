@@ -32,6 +32,11 @@ def trained(tmp_path, monkeypatch) -> stops.Command:
     return stops.current
 
 
+def before(folder: Path) -> dict[str, str]:
+    """An environment in which Python finds modules of a folder before all others."""
+    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"}
+
+
 def begun(directory: Path) -> None:
     (directory / ".hydra").mkdir()
     (directory / ".hydra" / "overrides.yaml").write_text("[]\n")
@@ -42,10 +47,19 @@ def begun(directory: Path) -> None:
 def test_a_signal_in_the_first_imports_is_one_line(script, number, tmp_path):
     (tmp_path / "hydra.py").write_text(f"import signal; signal.raise_signal({int(number)}); [0 for _ in range(99)]")
     line = [sys.executable, str(ROOT / script)]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(line, capture_output=True, text=True, env=before(tmp_path))
     assert done.returncode == 128 + number
     assert done.stderr == f"stopped by {NUMBERS[number]}: nothing was begun.\n"
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_while_the_command_softgate_is_imported_is_one_line(number, tmp_path):
+    (tmp_path / "softgate.py").write_text(f"import signal; signal.raise_signal({int(number)}); [0 for _ in range(99)]")
+    line = [sys.executable, "-c", "from softgate_start import main; main()"]
+    done = subprocess.run(line, capture_output=True, text=True, env=before(tmp_path))
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"stopped by {NUMBERS[number]}: nothing was begun.\n"
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
@@ -71,11 +85,11 @@ def test_a_signal_while_python_ends_changes_no_status(script, number, tmp_path):
     """
     (tmp_path / "softgate" / "cli.py").write_text(textwrap.dedent(code))
     line = [sys.executable, str(ROOT / script)]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(line, capture_output=True, text=True, env=before(tmp_path))
     assert (done.returncode, done.stderr) == (7, "")
 
 
-def test_importing_a_script_takes_no_signals_over():
+def test_importing_a_script_takes_no_signals_over(tmp_path):
     code = "import signal, sys; sys.path.insert(0, sys.argv[1]); import {};"
     code += "print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)"
     # Its own imports would take seconds, and what they do is not asked here.
@@ -85,7 +99,8 @@ def test_importing_a_script_takes_no_signals_over():
     fakes += "sys.modules['softgate.cli'].command = sys.modules['softgate.cli'].exits = None;"
     for script in ("train", "evaluate"):
         line = [sys.executable, "-c", fakes + code.format(script), str(ROOT)]
-        assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "True\n"
+        done = subprocess.run(line, capture_output=True, text=True, check=True, env=before(tmp_path))
+        assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("number", NUMBERS)
