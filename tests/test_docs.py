@@ -55,6 +55,7 @@ def test_commands_in_the_documents_use_options_that_exist():
     from importlib.util import find_spec
 
     from configs import composed
+    from softgate.cli.words import for_hydra
 
     searches = find_spec("optuna") and find_spec("submitit")
     for page in PAGES:
@@ -65,7 +66,8 @@ def test_commands_in_the_documents_use_options_that_exist():
                     composed(*shlex.split(words[1]), name="evaluate", directory=Path("x"))
                 words = re.match(r"(?:uv run|python) train\.py(.*)", line.split("#")[0].strip())
                 if words and "--help" not in line and (searches or "hydra/" not in line):
-                    composed(*[one_of(w) for w in shlex.split(words[1]) if w != "-m"], directory=Path("x"))
+                    typed = for_hydra([one_of(w) for w in shlex.split(words[1]) if w not in ("-m", "experiment=first")])
+                    composed(*typed, directory=Path("x"))
 
 
 def test_readme_doctest_of_the_package_runs():

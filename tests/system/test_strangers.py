@@ -492,8 +492,13 @@ def test_no_module_reads_what_could_run_code():
     text = {path.relative_to(source).as_posix(): path.read_text() for path in source.rglob("*.py")}
     never = [r"\bpickle\.load", "allow_pickle=True", r"\byaml\.\w*load\(", r"weights_only=False[,)]", "extract_archive"]
     never += [r"(?<![.\w])eval\(", r"(?<![.\w])exec\(", r"hydra\.utils", r"\binstantiate\(", r"(?<![\w.])Console\("]
+    asks_first = {
+        r"hydra\.utils": ["training/targets.py"],
+        r"\binstantiate\(": ["training/targets.py"],
+    }  # tests/training/test_targets.py
     for pattern in never:
-        assert [path for path, content in text.items() if re.search(pattern, content)] == [], pattern
+        found = [path for path, content in text.items() if re.search(pattern, content)]
+        assert found == asks_first.get(pattern, []), pattern
     assert [path for path, content in text.items() if "torch.load(" in content] == ["files.py"]
 
 

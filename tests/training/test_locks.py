@@ -188,14 +188,14 @@ BUILD = """
 import numpy as np
 from softgate.data import images, index, store
 real = images.decode
-def decode(listing, size):
+def decode(listing, size, channels):
     print("decoded", flush=True)
     time.sleep(.3)
-    return real(listing, size)
+    return real(listing, size, channels)
 store.decode = decode
 folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
 wait()
-paths, labels, classes = index.index(folder, cache)
+paths, labels, classes, _ = index.index(folder, cache)
 (kept,) = cache.glob("index-*.npz")
 found = dict(np.load(kept))
 for _ in range(100):
@@ -203,36 +203,36 @@ for _ in range(100):
     assert set(np.load(kept)) == set(found), "the index was seen half written"
 index.index(folder, cache)
 listing = images.Listing(list(paths), labels, classes)
-print(int(store.decoded(listing, 16, cache).long().sum()))
+print(int(store.decoded(listing, 16, 3, cache)[0].long().sum()))
 """
 
 
 def test_two_processes_that_build_one_cache_end_with_one_good_cache(tmp_path):
     folder, cache = tmp_path / "images", tmp_path / "cache"
     images(folder)
-    paths, labels, classes = index(folder, None)
+    paths, labels, classes, _ = index(folder, None)
     listing = Listing(list(paths), labels, classes)
-    whole = decode(listing, 16)
+    whole, _ = decode(listing, 16)
     said = at_once(BUILD, 2, [str(folder), str(cache)], tmp_path / "gate")
     words = " ".join(said).split()
     assert words.count("decoded") == 1  # the second waits for the first
     assert [word for word in words if word != "decoded"] == [str(int(whole.long().sum()))] * 2
-    assert torch.equal(decoded(listing, 16, cache), whole)
+    assert torch.equal(decoded(listing, 16, 3, cache)[0], whole)
     assert index(folder, cache)[0] == paths
-    assert sorted(path.suffix for path in cache.iterdir() if path.suffix != ".lock") == [".bin", ".npz"]
+    assert sorted(path.suffix for path in cache.iterdir() if path.suffix != ".lock") == [".bin", ".json", ".npz"]
 
 
 def test_a_cache_where_there_are_no_locks_is_a_warning(tmp_path, monkeypatch):
     folder = tmp_path / "images"
     images(folder)
-    paths, labels, classes = index(folder, None)
+    paths, labels, classes, _ = index(folder, None)
 
     def refuse(self) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr("filelock.FileLock._acquire", refuse)
     with pytest.warns(SoftgateWarning, match=r"data\.cache_dir=.*cannot be kept there"):
-        decoded(Listing(list(paths), labels, classes), 16, tmp_path / "cache")
+        decoded(Listing(list(paths), labels, classes), 16, 3, tmp_path / "cache")
     assert index(folder, tmp_path / "cache")[0] == paths
 
 

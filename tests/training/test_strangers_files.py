@@ -168,7 +168,8 @@ def test_every_option_of_every_choice_is_known():
         for path in (CONF / group).rglob("*.yaml"):
             choice = path.relative_to(CONF / group).with_suffix("")
             if choice.name not in ("default", "paper_figures", "target"):
-                named = ["data.name=Flowers102"] if choice.name == "torchvision" else []
+                words = {"torchvision": "data.name=Flowers102", "timm": "model.name=resnet26"}
+                named = [words[choice.name]] if choice.name in words else []
                 plain = composed(f"{group}={choice}", *named, directory=Path("x"))
                 leaves |= {*strangers._paths("", _plain(plain))}
     assert len(leaves) > 100

@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-import torch
-
 from softgate import files, locks, signals
 from softgate.cli import ranks
 from softgate.errors import printable
@@ -96,7 +94,7 @@ def _trained(directory: Path, since: float) -> str:
     if last.is_file():
         step = ""
         with suppress(Exception):  # one that is damaged is for the next part to refuse
-            step = f", step {torch.load(last, map_location='cpu', mmap=True, weights_only=True)['global_step']}"
+            step = f", step {files.load(last)['global_step']}"
         return f"kept {last}{step}; {goes_on} goes on from it"
     begins = f"{goes_on} begins anew" if (directory / BEGAN).is_file() else _AGAIN
     return f"no checkpoint of {directory} is written yet; {begins}"
