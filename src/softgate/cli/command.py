@@ -23,14 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from softgate import errors, locks
 from softgate.cli import exits, stops
 from softgate.cli.exits import FAILED, TRACED, refuse
-from softgate.cli.words import for_hydra, last_part, nearest, own_configs
+from softgate.cli.words import for_hydra, nearest, own_configs
 from softgate.errors import JobFailed, SoftgateError
 
 OPTIONAL = ("alignment", "experiment", "debug", "paths")
 """Groups that may be left without a choice."""
-
-
-OmegaConf.register_new_resolver("last_part", last_part, replace=True)
 
 
 def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:

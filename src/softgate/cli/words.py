@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 GROUPS = ("model", "data", "optim")
 """Groups that a target replaces as a whole; `GROUP=target` is the choice that has nothing but the target."""
 
@@ -104,3 +106,6 @@ def own_configs(words: Sequence[str], configs: Path) -> list[str]:
 def last_part(name: str) -> str:
     """What a target is called: the last part of its dotted name."""
     return name.rpartition(".")[2]
+
+
+OmegaConf.register_new_resolver("last_part", last_part, replace=True)  # for the names of targets in conf/
