@@ -52,7 +52,7 @@ def main() -> None:
             print(f"| {name} | {size} | refused: {row['refused']} |", flush=True)
         else:
             equal = "forward equal" if row["forward"] else "FORWARD DIFFERS"
-            own = "; ".join(map(str, row["own"])) or "-"  # type: ignore[call-overload]
+            own = "; ".join(map(str, row["own"])) or "-"  # type: ignore[call-overload]  # a row holds several types
             print(
                 f"| {name} | {size} | {equal}, {row['relus']} relu, {row['pools']} max pools; own gradient: {own} |",
                 flush=True,

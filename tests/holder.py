@@ -33,7 +33,7 @@ def holding(directory: Path, code: str = HOLD) -> Iterator[subprocess.Popen[str]
 
 def at_once(code: str, count: int, words: Sequence[str], gate: Path) -> list[str]:
     """Runs code in several processes, which wait for one moment after their imports by `wait()`; what each printed."""
-    begin = f"import sys, time\nfrom pathlib import Path\ndef wait():\n    print('ready', flush=True)\n    while not Path({str(gate)!r}).exists():\n        time.sleep(.001)\n"  # noqa: E501
+    begin = f"import sys, time\nfrom pathlib import Path\ndef wait():\n    print('ready', flush=True)\n    while not Path({str(gate)!r}).exists():\n        time.sleep(.001)\n"  # noqa: E501  (one line of another process)
     pipe = subprocess.PIPE
     line = [sys.executable, "-c", begin + code, *words]
     processes = [subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]

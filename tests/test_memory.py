@@ -103,7 +103,7 @@ def test_what_an_error_held_is_free_when_it_is_passed_over():
     assert alive == [False]
     assert said == ["memory ran out at 2.00 GiB more"]
     with pytest.raises(ZeroDivisionError), memory.spared(tell):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  (the error is what is wanted)
 
 
 def test_a_command_ends_with_one_sentence_that_says_what_is_kept():

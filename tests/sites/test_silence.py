@@ -303,7 +303,7 @@ def test_what_a_hook_keeps_holds_what_it_holds_in_the_bare_network(rule, when):
         if when == "after":
             hooked(net, kept)
         if when == "global":
-            convolutions = lambda module, given, out: kept.append(out) if isinstance(module, nn.Conv2d) else None  # noqa: E731
+            convolutions = lambda module, given, out: kept.append(out) if isinstance(module, nn.Conv2d) else None  # noqa: E731  (one hook, used twice)
             handle = nn.modules.module.register_module_forward_hook(convolutions)
         try:
             net(x)

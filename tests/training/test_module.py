@@ -98,15 +98,15 @@ def test_what_a_step_draws_is_a_function_of_seed_process_epoch_and_batch():
     def drawn(seed: int = 0, rank: int = 0, epoch: int = 0, batch: int = 0) -> tuple[float, ...]:
         trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
         StepSeeds(seed).on_train_batch_start(trainer, None, None, batch)
-        return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002
+        return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002  (the global state is what is looked at)
 
-    random_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  (the global state is what is looked at)
     with torch.random.fork_rng():
         cases = [{}, {"seed": 1}, {"rank": 1}, {"epoch": 1}, {"batch": 1}]
         found = [drawn(**case) for case in cases]
         assert [drawn(**case) for case in cases] == found
     random.setstate(random_state)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    np.random.set_state(numpy_state)  # noqa: NPY002  (the global state is what is looked at)
     for numbers in zip(*found, strict=True):  # of torch, NumPy and Python
         assert len(set(numbers)) == len(cases)
 

@@ -99,7 +99,7 @@ def unquoted(value: str) -> str:
 
 def _home(value: str) -> Path:
     path = Path(value).expanduser()
-    # Path.exists would raise for a name that is too long.
+    # Path.exists (PTH110) would raise for a name that is too long.
     require(os.path.exists(path), f"resume={value}: there is no such run; give its directory, or true.")  # noqa: PTH110
     if path.is_dir():
         return path
