@@ -8,8 +8,8 @@ import zipfile
 import pytest
 
 from configs import ROOT
+from softgate import targets
 from softgate.cli import main
-from softgate.training import targets
 
 
 def said(monkeypatch, capfd, *words):
@@ -47,8 +47,10 @@ def test_the_starter_folder_trains_as_it_is(monkeypatch, capfd, tmp_path, typed)
     words = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "callbacks=none"]
     status, text = typed("train.py", "experiment=first", *words, "hydra.run.dir=out", "print_config=false")
     assert (status, text) == (0, "")
-    assert "_target_: my_model.SmallNet" in (tmp_path / "out" / "config.yaml").read_text()
-    sys.modules.pop("my_model", None)
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    assert all(f"_target_: {name}" in config for name in ("my_model.SmallNet", "my_data.make"))
+    for name in ("my_model", "my_data"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.slow
@@ -69,5 +71,5 @@ def test_the_wheel_alone_trains_and_evaluates_in_an_empty_folder(tmp_path):
     home = tmp_path / "mine"
     few = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "print_config=false", "hydra.run.dir=out"]
     softgate("train", "experiment=first", *few, where=home)
-    softgate("evaluate", "runs=out", "trust=[my_model]", "hydra.run.dir=seen", where=home)
+    softgate("evaluate", "runs=out", "trust=[my_model,my_data]", "hydra.run.dir=seen", where=home)
     assert (home / "seen" / "results.json").is_file()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from configs import ROOT, TINY
-from softgate.training import targets
+from softgate import targets
 
 SECTIONS = {
     title: re.findall(r"```(\w+)\n(.*?)```", body, re.DOTALL)
@@ -19,7 +19,8 @@ SECTIONS = {
 
 def test_all_are_there():
     kinds = " ".join(SECTIONS).lower()
-    assert all(word in kinds for word in ("gate", "backbone", "optimiser", "metric", "callback", "experiment"))
+    wanted = ("gate", "backbone", "data set", "optimiser", "metric", "callback", "experiment")
+    assert all(word in kinds for word in wanted)
 
 
 @pytest.mark.parametrize("title", SECTIONS)

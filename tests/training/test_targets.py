@@ -9,9 +9,10 @@ import yaml
 from torch import nn
 
 from configs import TINY
+from softgate import targets
 from softgate.cli.words import for_hydra
 from softgate.errors import SoftgateError
-from softgate.training import strangers, targets
+from softgate.training import strangers
 from softgate.training.checkpoints import restore
 from softgate.training.networks import TargetNetwork
 from softgate.training.optim import build_optimizer, build_schedule, read_optim

@@ -1,15 +1,22 @@
-"""The options of `data=`: which images, of what size, how augmented, where they are kept."""
+"""The options of `data=`: which images, of what size, how augmented, where they are kept.
+
+`NamedData` is a data set of softgate or torchvision by its name, `TargetData` one that a `_target_` makes.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+import pytorch_lightning as pl
+from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
+from softgate import targets
 from softgate.data.published import PUBLISHED
 from softgate.data.sources import ARCHIVES, SOURCES, WITH_TEST
-from softgate.errors import require, unknown
+from softgate.errors import SoftgateError, require, unknown
 from softgate.options import Count, Number, Options, Pair, Says, Whole
 
 PerChannel = Annotated[tuple[Number, ...], Strict(False)]
@@ -34,15 +41,12 @@ class AugmentConfig(Options):
 
 
 class DataConfig(Options):
-    """The options of `data=`; `conf/data/default.yaml` has them with their values."""
+    """The options of `data=` that every data set has; `conf/data/default.yaml` has them with their values."""
 
     at: ClassVar[str] = "data"
 
     name: str = Field(description="the data set")
-    root: str | int | float = Field(
-        "data", description="the folder that holds the data set's; YAML reads a folder 2024 as a number"
-    )
-    size: Annotated[int, Field(ge=8)] = Field(description="height and width of the images, in pixels")
+    size: Annotated[int, Field(ge=8)] | None = Field(description="height and width of the images, in pixels")
     batch_size: Count = Field(64, description="images per step and device")
     num_workers: Annotated[Whole | None, Says("a whole number >= 0 is needed")] = Field(
         None, description="processes that decode images, where these are not kept in memory; null is one per core"
@@ -60,11 +64,6 @@ class DataConfig(Options):
     )
     fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images, by class")
     fraction_seed: Whole = Field(0, description="picks them")
-    download: bool = Field(False, description="fetch the archive if it is not there")
-    cache: bool | Literal["auto"] = Field("auto", description="keep decoded images in memory; auto is up to 2 GiB")
-    cache_dir: Annotated[
-        str | Literal[False] | None, Says("a folder, null for ~/.cache/softgate, or false is needed")
-    ] = Field(None, description="where listings and decoded images stay for the next run")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
     channels: Annotated[Literal[1, 3], Says("3 for colours or 1 for grey is needed")] = Field(
         3, description="of the images and the network: 3 for colours, 1 for grey"
@@ -75,21 +74,24 @@ class DataConfig(Options):
     std: Annotated[PerChannel, Says("three numbers > 0 are needed, or one where data.channels=1")] = Field(
         description="then divided by, per channel"
     )
-    archive: str = Field("160px", description="which official archive, of those data sets that have several")
 
-    @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SOURCES and name not in PUBLISHED:
-            raise unknown("data.name", name, [*SOURCES, *PUBLISHED])
-        return name
+    def read(cls, given: Any) -> Self:
+        """Reads plain data, as the kind of data set that it is of.
 
-    @field_validator("cache_dir")
-    @classmethod
-    def _named(cls, folder: str | Literal[False] | None) -> str | Literal[False] | None:
-        if folder == "" or (folder == 0 and folder is not False):
-            raise ValueError
-        return folder
+        Raises:
+            SoftgateError: As `Options.read`.
+        """
+        if cls is not DataConfig or isinstance(given, DataConfig):
+            return super().read(given)
+        kind: Any = TargetData if isinstance(given, Mapping) and targets.KEY in given else NamedData
+        found: Self = kind.read(given)
+        return found
+
+    @property
+    def option(self) -> str:
+        """The option that says which images these are, and its value, for messages."""
+        raise NotImplementedError
 
     @field_validator("mean", "std")
     @classmethod
@@ -104,18 +106,6 @@ class DataConfig(Options):
         if min(std) <= 0:
             raise ValueError
         return std
-
-    @model_validator(mode="after")
-    def _has_test_images(self) -> Self:
-        fits = self.test != "test" or self.val_split is not None or self.name in WITH_TEST
-        said = f"{self.name} has no test images of its own; with data.val_split=0.1 its validation images become these"
-        require(fits, f"data.test=test: {said}.")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """The folder, or file, of `root`."""
-        return Path(str(self.root)).expanduser()
 
     @property
     def measured(self) -> str:
@@ -142,6 +132,52 @@ class DataConfig(Options):
         """`mean` or `std`, one for each channel; three that are the same stand for one of grey images."""
         return list(values[: self.channels])
 
+
+class NamedData(DataConfig):
+    """A data set of softgate or torchvision, by its name."""
+
+    root: str | int | float = Field(
+        "data", description="the folder that holds the data set's; YAML reads a folder 2024 as a number"
+    )
+    size: Annotated[int, Field(ge=8)] = Field(description="height and width of the images, in pixels")
+    download: bool = Field(False, description="fetch the archive if it is not there")
+    cache: bool | Literal["auto"] = Field("auto", description="keep decoded images in memory; auto is up to 2 GiB")
+    cache_dir: Annotated[
+        str | Literal[False] | None, Says("a folder, null for ~/.cache/softgate, or false is needed")
+    ] = Field(None, description="where listings and decoded images stay for the next run")
+    archive: str = Field("160px", description="which official archive, of those data sets that have several")
+
+    @property
+    def option(self) -> str:
+        """`data.root` and its value."""
+        return f"data.root={self.folder}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder, or file, of `root`."""
+        return Path(str(self.root)).expanduser()
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SOURCES and name not in PUBLISHED:
+            raise unknown("data.name", name, [*SOURCES, *PUBLISHED])
+        return name
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _named(cls, folder: str | Literal[False] | None) -> str | Literal[False] | None:
+        if folder == "" or (folder == 0 and folder is not False):
+            raise ValueError
+        return folder
+
+    @model_validator(mode="after")
+    def _has_test_images(self) -> Self:
+        fits = self.test != "test" or self.val_split is not None or self.name in WITH_TEST
+        said = f"{self.name} has no test images of its own; with data.val_split=0.1 its validation images become these"
+        require(fits, f"data.test=test: {said}.")
+        return self
+
     @model_validator(mode="after")
     def _has_archives(self) -> Self:
         if "archive" in self.model_fields_set:
@@ -150,3 +186,61 @@ class DataConfig(Options):
             if known is not None and self.archive not in known:
                 raise unknown("data.archive", self.archive, known)
         return self
+
+
+class TargetData(DataConfig):
+    """A data set that a `_target_` makes: a class or function, and its arguments."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    target: str = Field(
+        alias="_target_",
+        description="dotted name of a function that gives data sets for training and validation, or of a "
+        "LightningDataModule",
+    )
+    size: Annotated[int, Field(ge=8)] | None = Field(
+        None, description="height and width of the images, in pixels; null is as the first one is"
+    )
+    batch_size: Count | None = Field(  # type: ignore[assignment]  # ImageData knows it once the data set is made
+        None, description="images per step and device; null is as the LightningDataModule's loader has it, else 64"
+    )
+    mean: Annotated[PerChannel, Says("three numbers are needed, or one where data.channels=1")] = (0, 0, 0)
+    std: Annotated[PerChannel, Says("three numbers > 0 are needed, or one where data.channels=1")] = (1, 1, 1)
+    normalized: bool = Field(
+        False, description="the images come with data.mean subtracted and divided by data.std already"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called(cls, given: Any) -> Any:
+        """Its name, by default the target's last part; options of named data sets that nobody has set are none."""
+        if not isinstance(given, Mapping):
+            return given
+        unset = [key for key in NamedData.model_fields if key not in cls.model_fields and given.get(key) is None]
+        kept = {key: value for key, value in given.items() if key not in unset}
+        return {**kept, "name": kept.get("name") or str(kept.get(targets.KEY)).rpartition(".")[2]}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        found = targets.check(self.plain_target, "data")
+        if inspect.isclass(found) and not issubclass(found, pl.LightningDataModule):
+            needed = "a function that returns data sets for training and validation, or a LightningDataModule"
+            raise SoftgateError(f"{self.option}: it is a class; {needed} is needed.")
+        targets.check_arguments(self.plain_target, "data", self.filled)
+        return self
+
+    @property
+    def filled(self) -> dict[str, Any]:
+        """Options that a target is given too where it has arguments of their names."""
+        own = {"size": self.size, "batch_size": self.batch_size, "num_workers": self.num_workers}
+        return {name: value for name, value in {**own, "channels": self.channels}.items() if value is not None}
+
+    @property
+    def plain_target(self) -> dict[str, Any]:
+        """`_target_` and the arguments."""
+        return {targets.KEY: self.target, **(self.model_extra or {})}
+
+    @property
+    def option(self) -> str:
+        """`data._target_` and its value."""
+        return f"data.{targets.KEY}={self.target}"

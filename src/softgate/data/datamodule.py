@@ -15,10 +15,10 @@ from torch import Tensor
 
 from softgate.classes import Classes
 from softgate.data import reading, store
-from softgate.data.config import DataConfig
+from softgate.data.config import DataConfig, NamedData
 from softgate.data.images import ImageFiles, ImagesInMemory, Listing, Notes, decode, verify
 from softgate.data.loader import Finish, ImageLoader, Process, Share
-from softgate.data.parts import listings
+from softgate.data.parts import listings, official
 from softgate.errors import SoftgateWarning, require
 
 CACHE_LIMIT = 2 * 2**30
@@ -57,18 +57,19 @@ class ImageData(pl.LightningDataModule):
         measured: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.seed = DataConfig.read(options), seed
-        self.options = self.config.plain
+        given = DataConfig.read(options)
+        config, read = official(given)
+        self.config, self.seed, self.options = config, seed, given.plain
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
-        self.size, self.batch_size = self.config.size, self.config.batch_size
-        root = self.config.folder
-        self.listings: dict[str, Listing] = listings(self.config, splits, measured)
+        assert config.size is not None  # known by now
+        self.size, self.batch_size, option = config.size, config.batch_size, config.option
+        self.listings: dict[str, Listing] = listings(config, splits, measured, read)
         first = next(iter(self.listings.values()))
         self.classes: list[str] = first.classes
-        one = f"data.root={root}: there is only the class '{self.classes[0]}'; at least 2 are needed."
+        one = f"{option}: there is only the class '{self.classes[0]}'; at least 2 are needed."
         require(len(self.classes) > 1, one)
         self.identity = Classes.of(self.classes, first.folders)
-        say_left_out(f"data.root={root}", *self.listings.values())
+        say_left_out(option, *self.listings.values())
         self._datasets: dict[str, ImagesInMemory | ImageFiles] = {}
 
     @property
@@ -208,6 +209,8 @@ class ImageData(pl.LightningDataModule):
     @property
     def cached(self) -> bool:
         """Whether decoded images are kept in memory."""
+        if not isinstance(self.config, NamedData):
+            return False  # what is drawn while somebody's data set reads an image would be drawn once for all
         choice = self.config.cache
         if isinstance(self.val_listing.items, Tensor):
             return True
@@ -220,6 +223,7 @@ class ImageData(pl.LightningDataModule):
         listing, channels = self.listings[split], self.config.channels
         made: ImagesInMemory | ImageFiles
         if self.cached:
+            assert isinstance(self.config, NamedData)
             place = store.folder(self.config.cache_dir)
             images, notes = store.decoded(listing, self._stored_size(split), channels, place)
             made = ImagesInMemory(images)

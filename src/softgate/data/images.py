@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from softgate.data import reading
 from softgate.data.augment import boxes
+from softgate.data.own_images import OwnImages
 
 Request = tuple[int, Any]
 """An image's index, and its uniform numbers (an array, as it travels to a worker), or None without augmentation."""
@@ -27,14 +28,14 @@ class Listing:
     """A split of a data set before it is read.
 
     Attributes:
-        items: Paths of image files, or one uint8 tensor [N, C, H, W], C 1 or 3.
+        items: Paths of image files, one uint8 tensor [N, C, H, W], C 1 or 3, or items of somebody's data set.
         labels: [N] class of each.
         classes: Names of the classes.
         folders: The names of the classes' folders, where they lie in folders.
         left_out: How many files and folders of what kind were passed over.
     """
 
-    items: Sequence[Path] | Tensor
+    items: Sequence[Path] | Tensor | OwnImages
     labels: Tensor
     classes: list[str]
     folders: list[str] | None = None
@@ -45,7 +46,11 @@ class Listing:
 
     def subset(self, index: Tensor) -> Listing:
         """The listing of some of its items."""
-        items = self.items[index] if isinstance(self.items, Tensor) else [self.items[i] for i in index.tolist()]
+        items: Sequence[Path] | Tensor | OwnImages
+        if isinstance(self.items, OwnImages):
+            items = self.items.subset(index)
+        else:
+            items = self.items[index] if isinstance(self.items, Tensor) else [self.items[i] for i in index.tolist()]
         return replace(self, items=items, labels=self.labels[index])
 
 
@@ -60,32 +65,37 @@ def shrink(size: int) -> v2.Transform:
 
 
 class ImageFiles(Dataset[Tensor]):
-    """Image files, decoded each time they are asked for: uint8 [channels, size, size].
+    """Images that are read each time they are asked for: uint8 [channels, size, size].
 
     Args:
-        paths: The files.
+        items: Their files, or items of somebody's data set.
         size: Height and width of what is returned.
         scale: Least and greatest share of the area that a random crop covers; None does not crop at random.
         channels: 3 for RGB, 1 for grey.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int, scale: Sequence[float] | None = None, channels: int = 3
+        self, items: Sequence[Path] | OwnImages, size: int, scale: Sequence[float] | None = None, channels: int = 3
     ) -> None:
-        self.paths, self.size, self.scale, self.channels = paths, size, scale, channels
+        self.items, self.size, self.scale, self.channels = items, size, scale, channels
         self._shrink = shrink(size)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def __getitem__(self, request: Request) -> Tensor:
         index, u = request
-        image = reading.read(self.paths[index], self.channels).image
+        image = self._read(index, u)
         if u is None or self.scale is None:
             return _tensor(self._shrink(image))
         top, left, height, width = boxes(torch.from_numpy(u)[None], image.height, image.width, self.scale)[0].tolist()
         cut = TF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
         return _tensor(cut)
+
+    def _read(self, index: int, u: Any) -> Image.Image:
+        if isinstance(self.items, OwnImages):
+            return self.items.image(index, self.channels, u)
+        return reading.read(self.items[index], self.channels).image
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
         """uint8 [N, channels, size, size]; N may be 0, for a process whose share has no image left."""
@@ -112,12 +122,17 @@ Notes = dict[str, list[Path]]
 """What a warning should say to the files that it is about."""
 
 
-def verify(paths: Sequence[Path]) -> Notes:
-    """Reads every file once.
+def verify(paths: Sequence[Path] | OwnImages) -> Notes:
+    """Reads every image once.
 
     Raises:
-        Unreadable: For all that cannot be decoded.
+        Unreadable: For all files that cannot be decoded.
+        SoftgateError: For the first item that somebody's data set has no image for.
     """
+    if isinstance(paths, OwnImages):
+        for index in range(len(paths)):
+            paths.image(index, 3)
+        return {}
     return reading.each(paths, 3, lambda index, image: None)
 
 
@@ -131,6 +146,10 @@ def decode(listing: Listing, size: int, channels: int = 3) -> tuple[Tensor, Note
     if isinstance(listing.items, Tensor):
         return small(in_channels(listing.items, channels)).contiguous(), {}
     images = torch.empty(len(listing), channels, size, size, dtype=torch.uint8)
+    if isinstance(listing.items, OwnImages):
+        for index in range(len(listing)):
+            images[index] = _tensor(small(listing.items.image(index, channels)))
+        return images, {}
 
     def fill(index: int, image: Image.Image) -> None:
         images[index] = _tensor(small(image))

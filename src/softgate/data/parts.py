@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,14 +10,35 @@ import torch
 from softgate.classes import Classes, match
 from softgate.classes.matching import INDEX
 from softgate.data import store
-from softgate.data.config import DataConfig
+from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.data.images import Listing
+from softgate.data.own_sets import OwnSets
 from softgate.data.sources import Where, source
 from softgate.data.splitting import pick, stratified, validation_cut
 from softgate.errors import SoftgateError
 
+Official = Callable[[str], Listing]
+"""The images that a data set itself calls "train", "val" or "test"."""
 
-def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) -> dict[str, Listing]:
+
+def official(config: DataConfig) -> tuple[DataConfig, Official]:
+    """The options of a data set with its size and batch size known, and its own splits.
+
+    Raises:
+        SoftgateError: For a target that fails or gives something else.
+    """
+    if isinstance(config, TargetData):
+        own = OwnSets(config)
+        known = {**config.plain, "size": own.size, "batch_size": own.batch_size}
+        return TargetData.read(known), own.listing
+    assert isinstance(config, NamedData)
+    where, found = Where(config.folder, config.archive, config.download, store.folder(config.cache_dir)), config.name
+    return config, lambda split: source(found)(where, split)
+
+
+def listings(
+    config: DataConfig, splits: Sequence[str], measured: bool = False, read: Official | None = None
+) -> dict[str, Listing]:
     """What is trained on, validated and tested.
 
     With `data.val_split`, "val" is cut off the official training images and "test" is the official validation set.
@@ -26,18 +47,19 @@ def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) 
         config: The options of `data=`.
         splits: Some of "train", "val" and "test".
         measured: Whether "val" is to be what `data.test` names.
+        read: The data set's own splits; None finds them.
 
     Raises:
         SoftgateError: For data that is missing or incomplete, or has no such split or class.
     """
-    where = Where(config.folder, config.archive, config.download, store.folder(config.cache_dir))
-    official: dict[str, Listing] = {}
+    read = read or official(config)[1]
+    known: dict[str, Listing] = {}
 
     def whole(split: str) -> Listing:
-        if split not in official:
-            found = source(config.name)(where, split)
-            official[split] = found if config.classes is None else pick(found, config.classes)
-        return official[split]
+        if split not in known:
+            found = read(split)
+            known[split] = found if config.classes is None else pick(found, config.classes)
+        return known[split]
 
     def part(split: str) -> Listing:
         if config.val_split is None:
@@ -50,7 +72,7 @@ def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) 
     if config.fraction < 1 and "train" in found:
         chosen = stratified(found["train"].labels, config.fraction, config.fraction_seed)
         found["train"] = found["train"].subset(chosen)
-    return alike(found, f"data.root={config.folder}")
+    return alike(found, config.option)
 
 
 def alike(found: dict[str, Listing], option: str) -> dict[str, Listing]:

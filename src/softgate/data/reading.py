@@ -72,14 +72,19 @@ def read(path: Path, channels: int = 3) -> Picture:
             if animated:
                 file.seek(0)
             file.load()
-            image, own = _eight_bits(file) if file.mode.startswith(DEEP) else (file, False)
-            image = _on_white(_upright(image))
+            image, own = upright_on_white(file)
             notes = [note for note, so in ((ANIMATED, animated), (OWN_RANGE, own)) if so]
             return Picture(image.convert("L" if channels == 1 else "RGB"), tuple(notes))
     except MemoryError:
         raise
     except Exception as error:  # whatever Pillow's readers raise on a damaged file
         raise Unreadable([(path, _reason(path, error))]) from None
+
+
+def upright_on_white(given: Image.Image) -> tuple[Image.Image, bool]:
+    """An image of eight bits a channel, and whether it was scaled by its own range; see `read`."""
+    image, own = _eight_bits(given) if given.mode.startswith(DEEP) else (given, False)
+    return _on_white(_upright(image)), own
 
 
 def each(paths: Iterable[Path], channels: int, take: Callable[[int, Image.Image], None]) -> dict[str, list[Path]]:

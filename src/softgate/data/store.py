@@ -17,6 +17,7 @@ from torch import Tensor
 
 from softgate import files
 from softgate.data.images import Listing, Notes, decode
+from softgate.data.own_images import OwnImages
 from softgate.errors import SoftgateWarning
 
 VERSION = 2
@@ -50,7 +51,7 @@ def decoded(listing: Listing, size: int, channels: int, cache: Path | None) -> t
     Raises:
         Unreadable: For all images that cannot be read.
     """
-    if cache is None or isinstance(listing.items, Tensor):
+    if cache is None or isinstance(listing.items, (Tensor, OwnImages)):
         return decode(listing, size, channels)
     shape = (len(listing), channels, size, size)
     kept = cache / f"decoded-{_digest(listing, shape)}.bin"
@@ -78,8 +79,8 @@ def decoded(listing: Listing, size: int, channels: int, cache: Path | None) -> t
 
 def _digest(listing: Listing, shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(f"{VERSION} {PIL.__version__} {shape}\n".encode())
+    assert not isinstance(listing.items, (Tensor, OwnImages))
     for path in listing.items:
-        assert isinstance(path, Path)
         try:
             about = path.stat()
         except OSError:  # a broken link: decoding it says so

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from softgate import files, memory, tables
 from softgate.classes import Classes, match
 from softgate.data import ImageData
-from softgate.data.config import DataConfig
+from softgate.data.config import DataConfig, NamedData
 from softgate.errors import SoftgateWarning, require
 from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
@@ -304,8 +304,11 @@ def _rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 def about(options: DataConfig) -> dict[str, Any]:
     """What of the options of data says which images they are."""
-    found: dict[str, Any] = {key: getattr(options, key) for key in SAME}
-    found["root"] = str(Path(str(options.root)).expanduser().resolve())
+    found: dict[str, Any] = {key: getattr(options, key, None) for key in SAME}
+    if isinstance(options, NamedData):
+        found["root"] = str(options.folder.resolve())
+    else:
+        found["root"] = {key: value for key, value in options.plain.items() if key not in DataConfig.model_fields}
     found["test"] = options.measured_images
     return found | {key: list(found[key]) for key in ("mean", "std")}
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Self
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field, Strict, model_validator
 
-from softgate.data.config import DataConfig
+from softgate import targets
+from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.evaluation.generalization.corruptions import FAMILIES, SEVERITIES
 from softgate.explainers import KNOWN
@@ -25,7 +26,6 @@ from softgate.metrics.control_table import BETTER
 from softgate.models import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
-from softgate.training import targets
 from softgate.training.config import check_readout, load_plugins, trust_packages
 from softgate.training.networks import TargetNetwork, read_network
 
@@ -261,15 +261,15 @@ class DataChanges:
     """`data`: the images of `model`, or what differs from a run's own.
 
     Attributes:
-        values: Keys of `softgate.data.config.DataConfig` to what was chosen; null leaves a run's own.
+        values: Keys of `softgate.data.config.NamedData` or `TargetData` to what was chosen; null leaves a run's own.
     """
 
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for key in self.values:
-            if key not in DataConfig.model_fields:
-                known = sorted(DataConfig.model_fields)
+            if key not in NamedData.model_fields and targets.KEY not in self.values:
+                known = sorted(NamedData.model_fields)
                 near = get_close_matches(key, known, n=1)
                 hint = f" Did you mean data.{near[0]}?" if near else ""
                 raise SoftgateError(
@@ -279,15 +279,18 @@ class DataChanges:
     @property
     def chosen(self) -> bool:
         """Whether a data set was chosen."""
-        return self.values.get("name") is not None
+        return self.values.get("name") is not None or targets.KEY in self.values
 
     def onto(self, options: Mapping[str, Any]) -> DataConfig:
-        """The options of a run's data, changed."""
-        return DataConfig.read({**options, **{key: value for key, value in self.values.items() if value is not None}})
+        """The options of a run's data, changed; a target has none of the old one's arguments."""
+        changes = {key: value for key, value in self.values.items() if value is not None}
+        own = TargetData.model_fields if targets.KEY in changes else None
+        return DataConfig.read({**{key: options[key] for key in options if own is None or key in own}, **changes})
 
     def whole(self, size: int) -> DataConfig:
         """The options of the data set that was chosen, for images of another size."""
-        return DataConfig.read({**self.values, "size": size, "batch_size": self.values.get("batch_size") or 64})
+        given = {key: value for key, value in self.values.items() if value is not None}
+        return DataConfig.read({"batch_size": 64, **given, "size": size})
 
 
 def _network(given: Any) -> Any:

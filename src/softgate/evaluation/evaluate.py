@@ -153,7 +153,7 @@ class Evaluation:
             found.append(self._of_run(label, path, module, known[repr(images)], place))
 
     def _of_run(self, label: str, path: Path, module: SoftgateModule, data: ImageData, place: Path) -> dict[str, Any]:
-        found = match(data.identity, Classes.of(module.classes), f"data.root={data.config.root}", str(path))
+        found = match(data.identity, Classes.of(module.classes), data.config.option, str(path))
         if self.study is not None:
             self.study.expect(label, data.config, module.classes, len(data.val_listing))
         grid, soft = self.options.grid, self.options.readout

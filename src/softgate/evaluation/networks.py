@@ -103,7 +103,7 @@ def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
     Raises:
         SoftgateError: If its classes are not the data's.
     """
-    start = f"data.root={data.config.root}"
+    start = data.config.option
     found = match(data.identity, Classes.of(module.classes), start, label)
     require(found.whole, f"{start}: its {len(data.classes)} classes are not all of the {found.total} of {label}.")
     if found.in_order:

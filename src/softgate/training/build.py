@@ -15,9 +15,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from softgate import targets
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require
-from softgate.training import SoftgateModule, networks, targets, tracking
+from softgate.training import SoftgateModule, networks, tracking
 from softgate.training.callbacks import (
     AlignmentCurves,
     BestCheckpoint,

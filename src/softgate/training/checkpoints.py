@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from softgate import files
-from softgate.data.config import DataConfig
+from softgate import files, targets
+from softgate.data.config import NamedData
 from softgate.errors import SoftgateError
-from softgate.training import SoftgateModule, checkpoints, targets
+from softgate.training import SoftgateModule, checkpoints
 
 
 def read(path: Path, option: str) -> dict[str, Any]:
@@ -56,10 +56,11 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
     try:
         settings = dict(checkpoint["hyper_parameters"])
         options = dict(checkpoint["datamodule_hyper_parameters"]["options"])
-        targets.check_trusted(settings, f"{option}={path}: it")
+        targets.check_trusted([settings, options], f"{option}={path}: it")
         module = SoftgateModule(**settings)
         module.load_state_dict(checkpoint["state_dict"])
         module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         raise checkpoints.not_ours(path, option, error) from None
-    return module, {key: value for key, value in options.items() if key in DataConfig.model_fields}
+    own = targets.KEY in options
+    return module, {key: value for key, value in options.items() if own or key in NamedData.model_fields}

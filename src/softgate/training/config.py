@@ -18,12 +18,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torchmetrics import Metric
 
+from softgate import targets
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require
 from softgate.models import NetworkConfig
 from softgate.options import Options, Says, Whole, Words, unknown_key
 from softgate.surrogate.rule import Surrogate
-from softgate.training import targets
 from softgate.training.callbacks.alignment import AlignmentConfig
 from softgate.training.callbacks.diagnostics import DiagnosticsConfig
 from softgate.training.callbacks.grids import GridsConfig
@@ -168,7 +168,7 @@ class CallbacksConfig(WithTargets):
 class TrainConfig(Options):
     """The config of `conf/train.yaml`; `plain` is what config.yaml keeps of it."""
 
-    data: DataConfig
+    data: Annotated[DataConfig, BeforeValidator(DataConfig.read)]
     model: Annotated[NetworkConfig | TargetNetwork, BeforeValidator(read_network)]
     surrogate: Annotated[Surrogate, BeforeValidator(read_rule)] = Field(description="the rule of training")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the rule of read-outs")

@@ -16,12 +16,13 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
+from softgate import targets
 from softgate.classes import Match
 from softgate.errors import SoftgateWarning, require
 from softgate.sites.attaching import attach
 from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
-from softgate.training import networks, targets
+from softgate.training import networks
 from softgate.training.optim import Plan, build_optimizer, build_schedule, read_optim
 
 Batch = tuple[Tensor, Tensor]

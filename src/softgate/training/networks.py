@@ -9,12 +9,11 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
-from softgate import models
+from softgate import models, targets
 from softgate.classes import Classes, Match
 from softgate.errors import require
 from softgate.models import Architecture, NetworkConfig
 from softgate.options import Options, Says
-from softgate.training import targets
 
 OWN = ("name", "weights")
 """Keys under `model.` that are softgate's beside a target; all others are the target's arguments."""

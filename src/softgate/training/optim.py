@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from softgate import targets
 from softgate.errors import require
 from softgate.options import Number, Options
-from softgate.training import targets
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 COSINE = "cosine"

@@ -17,9 +17,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from softgate import targets
 from softgate.errors import SoftgateError, require
 from softgate.options import Options
-from softgate.training import targets
 from softgate.training.config import TrainConfig
 
 PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")

@@ -20,11 +20,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from softgate import files, locks, memory, signals
+from softgate import files, locks, memory, signals, targets
 from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
-from softgate.training import SoftgateModule, build, provenance, resume, summary, targets, tracking
+from softgate.training import SoftgateModule, build, provenance, resume, summary, tracking
 from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
 from softgate.training.config import TrainConfig, place
 from softgate.training.scales import calibrate_for_training

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.strategies import StrategyRegistry
 
+from softgate import targets
 from softgate.errors import is_whole, require, unknown
 from softgate.options import Count, Number, Options, Says, Whole
-from softgate.training import targets
 
 PRECISIONS = (
     *("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),

@@ -175,7 +175,7 @@ class Bench:
         return self._training[key]
 
     def _on_training_images(self, found: Measured, net: nn.Module, data: ImageData, device: torch.device) -> None:
-        listing, seed = of_classes(data.train_listing, self.data, f"data.root={data.config.root}")[0], self.options.seed
+        listing, seed = of_classes(data.train_listing, self.data, data.config.option)[0], self.options.seed
         count = self.options.train_images or len(listing)
         right = scores.correct(*self._all(net, data.still(listing, count, seed), device))
         found.values["train_acc"] = float(right.mean())

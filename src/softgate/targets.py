@@ -23,7 +23,7 @@ from softgate.errors import SoftgateError, require
 
 KEY = "_target_"
 
-HERE = str(Path(__file__).parents[1])
+HERE = str(Path(__file__).parent)
 """softgate's own files, which no error of a user's code is in."""
 
 TRUSTED = ("softgate", "torch", "torchvision", "timm", "torchmetrics", "pytorch_lightning")
@@ -168,7 +168,7 @@ def make(given: Mapping[str, Any], option: str, kind: type | tuple[type, ...] | 
     try:
         made = instantiate(dict(given), *args, **filled, _convert_="all")
     except Exception as error:
-        raise SoftgateError(f"{option}.{KEY}={given[KEY]}: {_reason(error)}.") from error
+        raise SoftgateError(f"{option}.{KEY}={given[KEY]}: {reason(error)}.") from error
     if kind is not None and not isinstance(made, kind):
         raise SoftgateError(
             f"{option}.{KEY}={given[KEY]}: it returned {type(made).__name__}; {_kinds(kind)} is needed."
@@ -201,12 +201,12 @@ def _imported(module: str, where: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name == module:
             raise SoftgateError(f"{where}: there is no module '{module}', here or installed.") from None
-        raise SoftgateError(f"{where}: {module} cannot be imported: {_reason(error)}.") from error
+        raise SoftgateError(f"{where}: {module} cannot be imported: {reason(error)}.") from error
     except Exception as error:
-        raise SoftgateError(f"{where}: {module} cannot be imported: {_reason(error)}.") from error
+        raise SoftgateError(f"{where}: {module} cannot be imported: {reason(error)}.") from error
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """An error's type and first line, and where in the user's code it was raised; Hydra's own are looked through."""
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
