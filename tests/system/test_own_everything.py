@@ -100,7 +100,7 @@ OWN = (
         "trainer.max_epochs=4",
         "callbacks.paths.recordings=3",
     ),
-    *("callbacks.paths.images=12", "callbacks.grids.keep=1", "callbacks.checkpoint.every_n_steps=5"),
+    *("callbacks.paths.images=30", "callbacks.grids.keep=1", "callbacks.checkpoint.every_n_steps=5"),
 )
 TRUST = "trust=[my_model,my_data,my_parts]"
 
@@ -146,7 +146,7 @@ def test_what_the_built_in_choices_do_works_for_ones_own(tmp_path):
         for path in (tmp_path / "whole" / "metrics.csv", metrics)
     ]
     assert columns[0] == columns[1]
-    assert max(float(row["my_steps"] or 0) for row in columns[0]) == 48  # 12 batches, 4 epochs
+    assert max(float(row["my_steps"] or 0) for row in columns[0]) == 40  # of 48 steps every tenth is logged
 
     arms = ("surrogate=none,excitation", "seed=0,1", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep")
     command(tmp_path, "train.py", "-m", *OWN, *arms)
@@ -158,7 +158,7 @@ def test_what_the_built_in_choices_do_works_for_ones_own(tmp_path):
     assert (tmp_path / "compared" / "report.html").is_file()
 
     few = ("alignment=full", "alignment.images=6", "alignment.dear_images=2", "alignment.draws=2")
-    paths = ("paths=full", "paths.images=12", "paths.resamples=100", "compare=none")
+    paths = ("paths=full", "paths.images=30", "paths.resamples=100", "compare=none")
     command(tmp_path, "evaluate.py", "runs=whole", TRUST, *few, *paths, "hydra.run.dir=seen")
     results = json.loads((tmp_path / "seen" / "results.json").read_text())
     made = {path.name for path in (tmp_path / "seen").rglob("*")}
