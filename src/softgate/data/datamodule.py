@@ -57,12 +57,10 @@ class ImageData(pl.LightningDataModule):
         measured: bool = False,
     ) -> None:
         super().__init__()
-        given = DataConfig.read(options)
-        config, read = official(given)
-        self.config, self.seed, self.options = config, seed, given.plain
+        self.config = config = DataConfig.read(options)
+        self.options, self.seed, option = config.plain, seed, config.option
         self.save_hyperparameters({"options": self.options})  # a checkpoint then says what it was trained on
-        assert config.size is not None  # known by now
-        self.size, self.batch_size, option = config.size, config.batch_size, config.option
+        self.size, self.batch_size, read = official(config)
         self.listings: dict[str, Listing] = listings(config, splits, measured, read)
         first = next(iter(self.listings.values()))
         self.classes: list[str] = first.classes

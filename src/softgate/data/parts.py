@@ -21,19 +21,18 @@ Official = Callable[[str], Listing]
 """The images that a data set itself calls "train", "val" or "test"."""
 
 
-def official(config: DataConfig) -> tuple[DataConfig, Official]:
-    """The options of a data set with its size and batch size known, and its own splits.
+def official(config: DataConfig) -> tuple[int, int, Official]:
+    """The size of a data set's images, its batch size, and its own splits.
 
     Raises:
         SoftgateError: For a target that fails or gives something else.
     """
     if isinstance(config, TargetData):
         own = OwnSets(config)
-        known = {**config.plain, "size": own.size, "batch_size": own.batch_size}
-        return TargetData.read(known), own.listing
+        return own.size, own.batch_size, own.listing
     assert isinstance(config, NamedData)
     where, found = Where(config.folder, config.archive, config.download, store.folder(config.cache_dir)), config.name
-    return config, lambda split: source(found)(where, split)
+    return config.size, config.batch_size, lambda split: source(found)(where, split)
 
 
 def listings(
@@ -52,7 +51,7 @@ def listings(
     Raises:
         SoftgateError: For data that is missing or incomplete, or has no such split or class.
     """
-    read = read or official(config)[1]
+    read = read or official(config)[2]
     known: dict[str, Listing] = {}
 
     def whole(split: str) -> Listing:
