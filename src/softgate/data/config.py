@@ -60,6 +60,10 @@ class DataConfig(Options):
     )
     fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images, by class")
     fraction_seed: Whole = Field(0, description="picks them")
+    label_noise: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the training images whose labels are drawn anew, each class alike"
+    )
+    label_noise_seed: Whole = Field(0, description="draws them")
     download: bool = Field(False, description="fetch the archive if it is not there")
     cache: bool | Literal["auto"] = Field("auto", description="keep decoded images in memory; auto is up to 2 GiB")
     cache_dir: Annotated[

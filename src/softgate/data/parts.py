@@ -13,7 +13,7 @@ from softgate.data import store
 from softgate.data.config import DataConfig
 from softgate.data.images import Listing
 from softgate.data.sources import Where, source
-from softgate.data.splitting import pick, stratified, validation_cut
+from softgate.data.splitting import pick, stratified, validation_cut, with_label_noise
 from softgate.errors import SoftgateError
 
 
@@ -50,7 +50,10 @@ def listings(config: DataConfig, splits: Sequence[str], measured: bool = False) 
     if config.fraction < 1 and "train" in found:
         chosen = stratified(found["train"].labels, config.fraction, config.fraction_seed)
         found["train"] = found["train"].subset(chosen)
-    return alike(found, f"data.root={config.folder}")
+    found = alike(found, f"data.root={config.folder}")
+    if config.label_noise > 0 and "train" in found:
+        found["train"] = with_label_noise(found["train"], config.label_noise, config.label_noise_seed)
+    return found
 
 
 def alike(found: dict[str, Listing], option: str) -> dict[str, Listing]:
