@@ -51,13 +51,15 @@ class Bare(pl.Callback):
 
     def on_train_epoch_end(self, trainer, module) -> None:
         self.seconds["lightning"].append(self._since[-1] - self._since[0])
-        self.seconds["bare"].append(self.loop(trainer.datamodule.train_dataloader(), module.device))
+        loader, precision = trainer.datamodule.train_dataloader(), trainer.precision_plugin
+        self.seconds["bare"].append(self.loop(loader, module.device, precision))
 
-    def loop(self, loader, device) -> float:
+    def loop(self, loader, device, precision) -> float:
         self.net.to(device).train()
         ends = []
         for x, labels in loader:
-            loss = F.cross_entropy(self.net(x.contiguous(memory_format=torch.channels_last)), labels)
+            with precision.forward_context():
+                loss = F.cross_entropy(self.net(x.contiguous(memory_format=torch.channels_last)), labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

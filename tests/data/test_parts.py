@@ -128,6 +128,41 @@ def test_a_comparison_says_which_images_it_is_of_and_whether_they_chose(tmp_path
     assert any("The checkpoints were chosen on the images that are measured here, 0.4 of" in n for n in found["notes"])
 
 
+# -- labels drawn anew --------------------------------------------------------------------------------------
+
+
+def test_label_noise_draws_a_share_of_the_training_labels_anew_and_no_others(tmp_path):
+    root = photographs(tmp_path, train=200, val=5)
+    clean, noisy = folder(root, val_split=0.5), folder(root, val_split=0.5, label_noise=0.3, label_noise_seed=3)
+    assert names(noisy, "train") == names(clean, "train")
+    assert torch.equal(noisy.listings["val"].labels, clean.listings["val"].labels)
+    changed = (noisy.listings["train"].labels != clean.listings["train"].labels).double().mean()
+    assert 0.3 * 2 / 3 - 0.08 < float(changed) < 0.3  # a third of those that are drawn anew come out as they were
+    everything = folder(root, label_noise=1.0).listings["train"].labels
+    assert int(everything.bincount(minlength=3).min()) > 150, "all classes alike"
+    measured = folder(root, ("train", "val", "test"), measured=True, val_split=0.5, label_noise=0.3)
+    assert torch.equal(measured.listings["val"].labels, folder(root).listings["val"].labels)
+
+
+def test_label_noise_is_a_function_of_its_seed_and_of_which_images_are_trained_on(tmp_path):
+    root = photographs(tmp_path, train=20, val=5)
+
+    def labels(**options) -> Tensor:
+        return folder(root, label_noise=0.5, **options).listings["train"].labels
+
+    assert torch.equal(labels(), labels(label_noise_seed=0))
+    assert not torch.equal(labels(), labels(label_noise_seed=1))
+    assert len(labels(fraction=0.5)) == 30
+    restored = ImageData(folder(root, label_noise=0.5).options, seed=99)
+    assert torch.equal(restored.listings["train"].labels, labels())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "much", True])
+def test_a_share_of_labels_that_cannot_be_is_one_sentence(tmp_path, share):
+    with pytest.raises(SoftgateError, match=rf"^data\.label_noise={share}: "):
+        folder(photographs(tmp_path, train=4, val=2), label_noise=share)
+
+
 # -- classes ------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,10 @@ class DataConfig(Options):
     )
     fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training images, by class")
     fraction_seed: Whole = Field(0, description="picks them")
+    label_noise: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the training images whose labels are drawn anew, each class alike"
+    )
+    label_noise_seed: Whole = Field(0, description="draws them")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
     channels: Annotated[Literal[1, 3], Says("3 for colours or 1 for grey is needed")] = Field(
         3, description="of the images and the network: 3 for colours, 1 for grey"

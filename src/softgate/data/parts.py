@@ -14,7 +14,7 @@ from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.data.images import Listing
 from softgate.data.own_sets import OwnSets
 from softgate.data.sources import Where, source
-from softgate.data.splitting import pick, stratified, validation_cut
+from softgate.data.splitting import pick, stratified, validation_cut, with_label_noise
 from softgate.errors import SoftgateError
 
 Official = Callable[[str], Listing]
@@ -71,7 +71,10 @@ def listings(
     if config.fraction < 1 and "train" in found:
         chosen = stratified(found["train"].labels, config.fraction, config.fraction_seed)
         found["train"] = found["train"].subset(chosen)
-    return alike(found, config.option)
+    found = alike(found, config.option)
+    if config.label_noise > 0 and "train" in found:
+        found["train"] = with_label_noise(found["train"], config.label_noise, config.label_noise_seed)
+    return found
 
 
 def alike(found: dict[str, Listing], option: str) -> dict[str, Listing]:

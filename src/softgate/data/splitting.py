@@ -53,6 +53,19 @@ def validation_cut(listing: Listing, share: float, seed: int) -> tuple[Listing, 
     return rest, part
 
 
+def with_label_noise(listing: Listing, share: float, seed: int) -> Listing:
+    """A listing in which a random share of the labels is drawn anew, all classes alike; the same for the same seed.
+
+    A label that is drawn anew may come out as it was (Zhang et al. 2017, arXiv 1611.03530): of K classes about
+    share (K - 1) / K of the labels are wrong afterwards.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(listing), generator=generator)[: round(share * len(listing))]
+    labels = listing.labels.clone()
+    labels[chosen] = torch.randint(len(listing.classes), (len(chosen),), generator=generator)
+    return replace(listing, labels=labels)
+
+
 def pick(listing: Listing, wanted: Sequence[str | int]) -> Listing:
     """Some classes of a data set, in the order that they are named in.
 

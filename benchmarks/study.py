@@ -1,0 +1,134 @@
+"""The study of docs/study.md, from the first run to its tables: `uv run benchmarks/study.py --data data`.
+
+    uv run benchmarks/study.py --data data --cells B,A --workers 2 --budget 3h     # make runs; goes on where it stopped
+    uv run benchmarks/study.py --cells B,A --status                                # what is done and left, and how long
+    uv run benchmarks/study.py --merge OTHER_FOLDER                                # take the runs of another machine
+    uv run benchmarks/study.py --report                                            # docs/study.md, CSV files, pictures
+
+--data holds imagenette2-160/ and, for the cells G, I and J, cifar10-jpeg/{train,val}/CLASS/. Every run has one thread.
+It may be stopped at any moment, by Ctrl-C or a power cut, and started anew with the same words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":  # before torch reads them; workers inherit them
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+from generalization_study.drive import Driver, Run, outlook
+from generalization_study.ledger import Ledger, versions
+from generalization_study.plan import Plan
+
+from softgate import locks
+from softgate.errors import SoftgateError, Stopped, require
+
+ROOT = Path(__file__).parents[1]
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(text: str) -> float:
+    """A duration such as 3h, 90m or 45s."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    require(found is not None, f"--budget={text}: a number with s, m or h is needed, such as 3h.")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def runner(root: Path, work: Path) -> Run:
+    """What makes runs, in a worker."""
+    import torch
+    from generalization_study.runs import Runner
+
+    torch.set_num_threads(1)
+    return Runner(Plan(), root, work)
+
+
+def status(plan: Plan, ledger: Ledger, chosen: dict[str, list[str]], workers: int) -> list[str]:
+    """What is done, chosen and left, a line for each arm and cell."""
+    rows = list(ledger.rows.values())
+    left = plan.count(chosen, rows)
+    lines = []
+    for cell, arms in chosen.items():
+        for arm in arms:
+            choice = plan.choice(cell, arm, rows)
+            means = ", ".join(f"{rate:g}: {100 * mean:.1f} %" for rate, mean in choice.means.items())
+            rate = "not settled" if choice.rate is None else f"{choice.rate:g}" + " (a bound)" * choice.bound
+            finals = f"{len(plan.finals(cell)) - left[cell, 'final', arm]} of {len(plan.finals(cell))} final runs"
+            lines.append(f"{cell} {arm}: rate {rate} [{means}]; {finals}")
+    coming = next(plan.left(chosen, rows), None)
+    made = sum(float(row["seconds"]) for row in rows) / 3600
+    lines.append(f"{len(rows)} runs made, {made:.1f} core-hours; {outlook(plan, ledger, chosen, workers)}")
+    return [*lines, f"next: {coming.key}"] if coming else lines
+
+
+def name_versions(ledger: Ledger) -> None:
+    """Says so where the results are of several versions."""
+    found = versions(ledger.rows.values())
+    if len(found) > 1:
+        each = "; ".join(f"softgate {a}, torch {b}: {count} runs" for (a, b), count in found.items())
+        print(f"{ledger.folder}: results of several versions, which the report compares apart: {each}", flush=True)
+
+
+def command(given: argparse.Namespace) -> None:
+    """Does what was asked for."""
+    plan = Plan()
+    chosen = plan.chosen(*(None if words is None else words.split(",") for words in (given.cells, given.arms)))
+    require(given.workers >= 1, f"--workers={given.workers}: a whole number >= 1 is needed.")
+    budget = None if given.budget is None else seconds(given.budget)
+    ledger = Ledger(given.folder, plan)
+    name_versions(ledger)
+    if given.report:
+        from generalization_study.report import report
+
+        report(plan, ledger, ROOT / "docs")
+        return
+    if given.status:
+        print("\n".join(status(plan, ledger, chosen, given.workers)))
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with locks.held(given.folder):
+        for other in given.merge:
+            added, differ = ledger.merge(other)
+            print(f"{other}: {added} runs taken.", flush=True)
+            for key in differ:
+                print(f"{other}: {key} was made here too, with another result; that of {given.folder} stays.")
+        if given.merge:
+            ledger.export()
+            return
+        require(given.data is not None, "--data: the folder of the data sets is needed.")
+        gpu = [cell for cell in chosen if plan.cells[cell].get("gpu")]
+        if gpu:
+            import torch
+
+            require(torch.cuda.is_available(), f"--cells={','.join(gpu)}: a GPU is needed, and there is none.")
+        make = partial(runner, given.data.expanduser().resolve(), given.folder / "work")
+        driver = Driver(plan, ledger, chosen, make, given.workers, budget, partial(print, flush=True))
+        print(driver.outlook(), flush=True)
+        driver.run()
+        print("\n".join(status(plan, ledger, chosen, given.workers)), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", help="such as B,A, in the order in which they are run; default: all without a GPU")
+    parser.add_argument("--arms", help="such as excitation_unit_rms,sugar; default: all of each cell")
+    parser.add_argument("--workers", type=int, default=1, help="runs at the same time, of one thread each")
+    parser.add_argument("--budget", help="such as 3h: no run is begun that would not end by then")
+    parser.add_argument("--data", type=Path, help="the folder of the data sets")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "study", help="of the results")
+    parser.add_argument("--merge", type=Path, action="append", default=[], help="take the runs of another folder")
+    parser.add_argument("--status", action="store_true", help="what is done and left")
+    parser.add_argument("--report", action="store_true", help="make tables and pictures of the results")
+    try:
+        command(parser.parse_args())
+    except Stopped as stop:
+        print("stopped; the same command goes on", flush=True)
+        sys.exit(128 + stop.signal)
+    except SoftgateError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.status)
