@@ -15,7 +15,7 @@ from common import report
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule
 from softgate.training.callbacks import AlignmentCurves
-from softgate.training.callbacks.alignment import AlignmentConfig
+from softgate.training.callbacks.config import AlignmentConfig
 
 IMAGENETTE = 9469
 

@@ -17,7 +17,7 @@ SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
     ("errors", "correlation"),
-    ("files", "options", "targets", "memory", "classes", "surrogate", "figures", "signals"),
+    ("files", "options", "targets", "quoting", "memory", "classes", "surrogate", "figures", "signals"),
     ("sites", "data", "models", "tables", "locks"),
     ("explainers",),
     ("grids", "metrics", "paths"),

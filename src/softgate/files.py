@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from softgate.errors import CannotWrite
 
 
@@ -103,6 +101,8 @@ def write(content: bytes | str, path: str | Path) -> None:
 
 def save(values: Any, path: str | Path) -> None:
     """`torch.save`, whole or not at all."""
+    import torch  # takes seconds, which a command that is refused need not wait
+
     with replacing(path) as file:
         try:
             torch.save(values, file)
@@ -124,6 +124,8 @@ def load(path: str | Path) -> Any:
             sizes = sum(entry.file_size for entry in archive.infolist())
         if sizes > Path(path).stat().st_size:
             raise ValueError(f"it is {Path(path).stat().st_size} bytes that unpack to {sizes}")
+    import torch
+
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -83,13 +83,13 @@ def check_trusted(config: Any, where: str, packages: Iterable[str] = ()) -> None
         )
 
 
-def check(given: Mapping[str, Any], option: str, kind: type | tuple[type, ...] | None = None) -> Any:
+def check(given: Mapping[str, Any], option: str, kind: type | tuple[type, ...] | str | None = None) -> Any:
     """What a target is, a class or a function, without calling it.
 
     Args:
         given: Plain data with `_target_` and the arguments.
         option: The option that it stands under, for errors.
-        kind: What the class must be derived from; a function may return anything.
+        kind: What the class must be derived from, or its dotted name; a function may return anything.
 
     Raises:
         SoftgateError: If it cannot be imported, cannot be called, is of another kind or does not take the arguments.
@@ -100,12 +100,18 @@ def check(given: Mapping[str, Any], option: str, kind: type | tuple[type, ...] |
     require(named, f"{option}.{KEY}={target}: a dotted name is needed, such as my_file.MyClass.")
     found = _found(target, f"{option}.{KEY}={target}")
     require(callable(found), f"{option}.{KEY}={target}: it is no class and no function.")
+    kind = _found(kind, option) if isinstance(kind, str) else kind
     if kind is not None and inspect.isclass(found) and not issubclass(found, kind):
         raise SoftgateError(f"{option}.{KEY}={target}: it is no subclass of {_kinds(kind)}.")
     for name, value in given.items():
         if isinstance(value, Mapping) and KEY in value:
             check(value, f"{option}.{name}")
     return found
+
+
+def is_a(found: type, kind: str) -> bool:
+    """Whether a class is derived from another, by its dotted name; what is of another package need not import it."""
+    return issubclass(found, _found(kind, kind))
 
 
 def check_arguments(given: Mapping[str, Any], option: str, extra: Iterable[str] = ()) -> None:

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softgate import SoftgateError
-from softgate.classes import IMAGENET, Classes, imagenet, match
+from softgate.classes import Classes, imagenet, match
 
 NETWORK = Classes.imagenet()
 SCHEMES = {
     "WNID": imagenet.wnids(),
-    "WNID and name": [f"{wnid}-{name}" for wnid, name in zip(imagenet.wnids(), IMAGENET, strict=True)],
-    "name": IMAGENET,
-    "snake": [name.replace(" ", "_").replace("-", "_") for name in IMAGENET],
+    "WNID and name": [f"{wnid}-{name}" for wnid, name in zip(imagenet.wnids(), imagenet.names(), strict=True)],
+    "name": imagenet.names(),
+    "snake": [name.replace(" ", "_").replace("-", "_") for name in imagenet.names()],
     "number": [str(i) for i in range(1000)],
     "padded": [f"{i:04d}" for i in range(1000)],
 }
@@ -29,7 +29,7 @@ def folders(names) -> Classes:
 
 def test_the_table_of_wordnet_ids_is_in_the_networks_order():
     assert list(imagenet.wnids()) == sorted(set(imagenet.wnids()))
-    assert len(imagenet.wnids()) == len(set(IMAGENET)) == 1000
+    assert len(imagenet.wnids()) == len(set(imagenet.names())) == 1000
     for wnid, name, number in (
         ("n01440764", "tench", 0),
         ("n01518878", "ostrich", 9),
@@ -40,7 +40,7 @@ def test_the_table_of_wordnet_ids_is_in_the_networks_order():
         ("n03888257", "parachute", 701),
         ("n15075141", "toilet tissue", 999),
     ):
-        assert (imagenet.wnids()[number], IMAGENET[number]) == (wnid, name)
+        assert (imagenet.wnids()[number], imagenet.names()[number]) == (wnid, name)
         assert imagenet.index_of(wnid) == imagenet.index_of(name) == number
 
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from configs import CONF, ROOT
 from softgate import locks
 from softgate.cli import command, exits, stops
-from softgate.training.resume import unquoted
+from softgate.quoting import unquoted
 
 NUMBERS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

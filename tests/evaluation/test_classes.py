@@ -11,7 +11,7 @@ from PIL import Image
 import finished_sweep as finished
 from compared import CHEAP, FEW, evaluated
 from softgate import SoftgateError, models
-from softgate.classes import IMAGENET, Classes, imagenet
+from softgate.classes import Classes, imagenet
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.evaluation import evaluate, networks
@@ -19,7 +19,7 @@ from softgate.evaluation.generalization import measures
 from softgate.models import NetworkConfig
 
 DATA = {"name": "folder", "size": 32, "batch_size": 64, "num_workers": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
-NAMINGS = {"WNID": imagenet.wnids(), "integer index": [str(i) for i in range(1000)], "name": IMAGENET}
+NAMINGS = {"WNID": imagenet.wnids(), "integer index": [str(i) for i in range(1000)], "name": imagenet.names()}
 
 
 @pytest.fixture(scope="module")

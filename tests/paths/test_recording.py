@@ -18,7 +18,8 @@ from softgate.paths.packing import Layout
 from softgate.paths.recording import HEAD_SIZE, Recorder
 from softgate.training import build
 from softgate.training.callbacks import PathRecorder
-from softgate.training.callbacks.paths import PathsConfig, log_spaced_steps
+from softgate.training.callbacks.config import PathsConfig
+from softgate.training.callbacks.paths import log_spaced_steps
 from softgate.training.train import train
 
 SMALL = (

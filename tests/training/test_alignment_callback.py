@@ -17,7 +17,8 @@ from softgate.explainers import Pullback
 from softgate.explainers.noise import draws
 from softgate.training import build
 from softgate.training.callbacks import AlignmentCurves
-from softgate.training.callbacks.alignment import AlignmentConfig, log_spaced
+from softgate.training.callbacks.alignment import log_spaced
+from softgate.training.callbacks.config import AlignmentConfig
 from softgate.training.checkpoints import restore
 from softgate.training.summary import alignment_panels, history
 from softgate.training.train import train

@@ -18,8 +18,9 @@ from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
 from softgate.training import build
 from softgate.training.callbacks import raw as raw_tensors
+from softgate.training.callbacks.config import GridsConfig
 from softgate.training.callbacks.film import FRAMES, Film
-from softgate.training.callbacks.grids import SOFT, GridsConfig, PullbackGrids, grid_targets
+from softgate.training.callbacks.grids import SOFT, PullbackGrids, grid_targets
 from softgate.training.callbacks.media import COLUMNS
 from softgate.training.callbacks.raw import RawTensors
 from trained import BARE_GRIDS, equal, fitted

@@ -17,7 +17,7 @@ from configs import TINY, composed, configured
 from softgate.errors import CannotWrite
 from softgate.training import SoftgateModule, build
 from softgate.training.callbacks import DivergenceGuard, SaveOnException
-from softgate.training.callbacks.guard import GuardConfig
+from softgate.training.callbacks.config import GuardConfig
 from softgate.training.checkpoints import restore
 from softgate.training.scales import scaled
 from softgate.training.train import train

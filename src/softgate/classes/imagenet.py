@@ -6,17 +6,20 @@ import re
 from functools import cache
 from pathlib import Path
 
-from torchvision.models import ResNet50_Weights
-
 _WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?![0-9])")
 
-IMAGENET: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-"""English names, in the order in which published networks have them; all differ, some in their capitals alone."""
+
+@cache
+def names() -> tuple[str, ...]:
+    """English names, in the order in which published networks have them; all differ, some in their capitals alone."""
+    from torchvision.models import ResNet50_Weights  # takes seconds, which a command that is refused need not wait
+
+    return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 @cache
 def wnids() -> tuple[str, ...]:
-    """WordNet ids of `IMAGENET`, in its order, which is theirs."""
+    """WordNet ids of `names()`, in its order, which is theirs."""
     return tuple((Path(__file__).parent / "imagenet.txt").read_text(encoding="ascii").split())
 
 
@@ -29,7 +32,7 @@ def by_wnid() -> dict[str, int]:
 @cache
 def by_name() -> dict[str, int]:
     """English name to index."""
-    return {name: number for number, name in enumerate(IMAGENET)}
+    return {name: number for number, name in enumerate(names())}
 
 
 def wnid_in(name: str) -> str | None:
@@ -41,7 +44,7 @@ def wnid_in(name: str) -> str | None:
 def english(name: str) -> str:
     """The English name of a class that is called by its WordNet id; every other name as it is."""
     index = by_wnid().get(wnid_in(name) or "")
-    return name if index is None else IMAGENET[index]
+    return name if index is None else names()[index]
 
 
 def index_of(*names: str) -> int | None:

@@ -40,7 +40,7 @@ class Classes:
     @classmethod
     def imagenet(cls) -> Classes:
         """Those of ImageNet and of the networks that torchvision publishes."""
-        return cls(imagenet.IMAGENET, imagenet.wnids())
+        return cls(imagenet.names(), imagenet.wnids())
 
     def __len__(self) -> int:
         return len(self.names)

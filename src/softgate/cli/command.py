@@ -25,6 +25,7 @@ from softgate.cli import exits, stops
 from softgate.cli.exits import FAILED, TRACED, refuse
 from softgate.cli.words import for_hydra, nearest, own_configs
 from softgate.errors import JobFailed, SoftgateError
+from softgate.quoting import quoted
 
 OPTIONAL = ("alignment", "experiment", "debug", "paths")
 """Groups that may be left without a choice."""
@@ -96,8 +97,6 @@ def _of_any_path(word: str) -> str:
     start, end = 'hydra.run.dir="', '"'
     if "LOCAL_RANK" not in os.environ or not word.startswith(start):
         return word
-    from softgate.training.resume import quoted  # brings in torch, which --help can do without
-
     return f"hydra.run.dir={quoted(Path(word.removeprefix(start).removesuffix(end)))}"
 
 

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from softgate import files, locks
 from softgate.cli import exits, ranks, stops
+from softgate.cli.checks import check
 from softgate.errors import SoftgateError
-from softgate.training.resume import quoted
+from softgate.quoting import quoted
 
 
 class Directory(Callback):
@@ -52,7 +53,7 @@ def settle(config: DictConfig, kind: str) -> None:
         kind: run or sweep.
 
     Raises:
-        SoftgateError: If another process writes into it.
+        SoftgateError: If another process writes into it, or an option of a run or an evaluation is wrong.
         CannotWrite: If it cannot be made.
     """
     if not ranks.first():
@@ -64,6 +65,8 @@ def settle(config: DictConfig, kind: str) -> None:
     HydraConfig.instance().set_config(config)  # the name of a run reads its choices from there
     try:
         directory = Path(str(place.dir))
+        if kind == "run":
+            check(config)
     finally:
         HydraConfig.instance().cfg = before
     if given:

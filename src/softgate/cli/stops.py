@@ -16,6 +16,7 @@ from types import FrameType
 from softgate import files, locks, signals
 from softgate.cli import ranks
 from softgate.errors import printable
+from softgate.quoting import quoted
 
 _AGAIN = "the same command begins anew"
 
@@ -83,7 +84,7 @@ def watch(script: str) -> None:
 
 
 def _trained(directory: Path, since: float) -> str:
-    from softgate.training.resume import BEGAN, LAST, quoted  # imported by now, where there is a directory
+    from softgate.training.resume import BEGAN, LAST  # imported by now, where there is a directory
 
     last, done = directory / LAST, directory / "summary.json"
     if _new(done, since) and files.read_json(done).get("status") == "finished":

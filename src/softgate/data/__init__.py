@@ -3,8 +3,6 @@
 `ImageData` is the data module; `SOURCES` and `PUBLISHED` name the data sets. Transforms are torchvision's v2.
 """
 
-from softgate.data.datamodule import ImageData
-from softgate.data.published import PUBLISHED
-from softgate.data.sources import SOURCES
+import lazy_loader
 
-__all__ = ["PUBLISHED", "SOURCES", "ImageData"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

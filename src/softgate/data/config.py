@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import pytorch_lightning as pl
 from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
 from softgate import targets
-from softgate.data.published import PUBLISHED
-from softgate.data.sources import ARCHIVES, SOURCES, WITH_TEST
+from softgate.data.names import ARCHIVES, NAMED, PUBLISHED, WITH_TEST
 from softgate.errors import SoftgateError, require, unknown
 from softgate.options import Count, Number, Options, Pair, Says, Whole
 
@@ -164,8 +162,8 @@ class NamedData(DataConfig):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SOURCES and name not in PUBLISHED:
-            raise unknown("data.name", name, [*SOURCES, *PUBLISHED])
+        if name not in NAMED and name not in PUBLISHED:
+            raise unknown("data.name", name, [*NAMED, *PUBLISHED])
         return name
 
     @field_validator("cache_dir")
@@ -227,7 +225,7 @@ class TargetData(DataConfig):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         found = targets.check(self.plain_target, "data")
-        if inspect.isclass(found) and not issubclass(found, pl.LightningDataModule):
+        if inspect.isclass(found) and not targets.is_a(found, "pytorch_lightning.LightningDataModule"):
             needed = "a function that returns data sets for training and validation, or a LightningDataModule"
             raise SoftgateError(f"{self.option}: it is a class; {needed} is needed.")
         targets.check_arguments(self.plain_target, "data", self.filled)

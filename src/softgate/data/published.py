@@ -6,7 +6,7 @@ torchvision finds and checks the files; images are then decoded here, as those o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,9 @@ import torchvision
 from torch import Tensor
 
 from softgate.data.images import Listing
+from softgate.data.names import BY_TRAIN, PUBLISHED
 from softgate.data.splitting import held_out
 from softgate.errors import SoftgateError, require
-
-Arguments = Mapping[str, Any]
-
-_BY_TRAIN: Mapping[str, Arguments] = {"train": {"train": True}, "val": {"train": False}}
-_IN_TWO: Mapping[str, Arguments] = {"train": {"split": "train"}, "val": {"split": "test"}}
-_IN_THREE: Mapping[str, Arguments] = {**_IN_TWO, "val": {"split": "val"}, "test": {"split": "test"}}
-_WHOLE: Mapping[str, Arguments] = {}
-
-PUBLISHED: Mapping[str, Mapping[str, Arguments]] = {
-    **dict.fromkeys(("FashionMNIST", "KMNIST", "USPS"), _BY_TRAIN),
-    **dict.fromkeys(("FER2013", "Food101", "GTSRB", "STL10", "SVHN", "StanfordCars"), _IN_TWO),
-    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "RenderedSST2"), _IN_THREE),
-    **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "SUN397"), _WHOLE),
-    "Country211": {**_IN_THREE, "val": {"split": "valid"}},
-    "OxfordIIITPet": {"train": {"split": "trainval"}, "val": {"split": "test"}},
-}
-"""torchvision's data sets for classification, and the arguments that make each split.
-
-Where there is no test set of its own, the official test images are what is validated, unless `data.val_split` cuts
-validation images off the training images. Of a set without splits a fixed fifth of every class is for validation.
-"""
 
 
 def read(name: str, root: Path, split: str, download: bool) -> Listing:
@@ -53,7 +33,7 @@ def read(name: str, root: Path, split: str, download: bool) -> Listing:
     Raises:
         SoftgateError: If it is not there, or there is no such split.
     """
-    splits = PUBLISHED.get(name, _BY_TRAIN)
+    splits = PUBLISHED.get(name, BY_TRAIN)
     require(not splits or split in splits, f"data.test={split}: {name} has only the splits {', '.join(splits)}.")
     require(bool(splits) or split != "test", f"data.test=test: {name} has no splits.")
     require(download or root.is_dir(), f"data.root={root}: there is no such folder; it should hold {name}.")

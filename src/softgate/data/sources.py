@@ -22,6 +22,7 @@ from softgate.classes.imagenet import english
 from softgate.data import published
 from softgate.data.images import Listing
 from softgate.data.index import index
+from softgate.data.names import ARCHIVES
 from softgate.data.splitting import held_out
 from softgate.errors import SoftgateError, require
 
@@ -79,11 +80,6 @@ SHA256 = {
     "imagewoof2-320": "4e4905ed7643120daaf9bf3b2ef7f3a7e8396d9bdaf254a38c6f01f618b4973d",
 }
 """Checksums of the official archives; the full-size imagewoof2 has no published one and is not downloaded."""
-
-ARCHIVES = {
-    name: {"160px": f"{name}2-160", "320px": f"{name}2-320", "full": f"{name}2"} for name in ("imagenette", "imagewoof")
-}
-"""The official archives of a data set by their names in `data.archive`, and the folders that they make."""
 
 UNPACKED = (100_000, 8 * 2**30)
 """Most members and bytes that an archive may unpack to; the largest official one has 13 thousand and 1.5 GB."""
@@ -161,20 +157,9 @@ def folder(where: Where, split: str) -> Listing:
     return _folders(where.root, split, f"{where.root}/{{train,val}}/CLASS/*.jpg", where.kept)
 
 
-SOURCES: dict[str, Source] = {
-    "digits": digits,
-    "mnist": mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "imagenette": imagenette,
-    "imagewoof": imagewoof,
-    "imagenet": imagenet,
-    "folder": folder,
-}
-"""The data sets by the names used in configs, beside those of `published.PUBLISHED`."""
-
-WITH_TEST = ("imagenet", "folder", *(name for name, splits in published.PUBLISHED.items() if "test" in splits))
-"""Data sets that may have test images beside those for validation."""
+READERS = (digits, mnist, cifar10, cifar100, imagenette, imagewoof, imagenet, folder)
+SOURCES: dict[str, Source] = {reader.__name__: reader for reader in READERS}
+"""The data sets by the names used in configs, beside those of `names.PUBLISHED`."""
 
 DIGITS = tuple("0123456789")
 

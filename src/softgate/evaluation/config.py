@@ -18,12 +18,8 @@ from pydantic import BeforeValidator, Field, Strict, model_validator
 from softgate import targets
 from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require, unknown
-from softgate.evaluation.generalization.corruptions import FAMILIES, SEVERITIES
-from softgate.explainers import KNOWN
-from softgate.grids.reading import KINDS
-from softgate.grids.scaling import SCALES
-from softgate.metrics.control_table import BETTER
-from softgate.models import NetworkConfig
+from softgate.evaluation.choices import ALIGNMENT, EXPLAINERS, FAMILIES, KINDS, SCALES, SEVERITIES
+from softgate.models.networks import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
 from softgate.training.config import check_readout, load_plugins, trust_packages
@@ -100,7 +96,7 @@ class GridConfig(Options):
     scale: Annotated[str, _known("grid.scale", SCALES)] = Field(description="how pullbacks become colours")
     rows: Count | None = Field(description="images, one of each of so many classes; null is 5, or all of fewer")
     targets: Count | None = Field(description="columns: classes to read out; null is 6, or all of fewer")
-    explainers: Annotated[Words, _listed("grid.explainers", KNOWN)] = Field(
+    explainers: Annotated[Words, _listed("grid.explainers", EXPLAINERS)] = Field(
         description="read-outs beside ours in raw grids"
     )
     steps: Count = Field(description="of an ascent")
@@ -179,7 +175,7 @@ class CorruptionsConfig(Options):
     families: Annotated[
         Words,
         _listed("compare.corruptions.families", FAMILIES, "a list of names is needed, or all"),
-        BeforeValidator(lambda given: tuple(FAMILIES) if given == "all" else given),
+        BeforeValidator(lambda given: FAMILIES if given == "all" else given),
     ] = Field(description="of ImageNet-C; all of them by the word all")
     severities: Annotated[
         tuple[Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])], ...],
@@ -248,7 +244,7 @@ class CompareConfig(Options):
     shifted: Annotated[str | None, Says("a folder is needed, or null")] = Field(
         description="a folder of another test set of the same classes"
     )
-    curves: Annotated[Words, _listed("compare.curves", BETTER)] = Field(description="alignment metrics over epochs")
+    curves: Annotated[Words, _listed("compare.curves", ALIGNMENT)] = Field(description="alignment metrics over epochs")
     grids: bool = Field(description="the pullback grid of each arm's best epoch")
     price: Annotated[Number, Field(ge=0)] | None = Field(description="of an hour of one device, in any currency")
     wandb: Annotated[str | None, Says("the name of a W&B project is needed, or null")] = Field(

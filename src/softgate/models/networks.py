@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
-import torchvision
 from pydantic import Field, model_validator
 from torch import nn
-from torchvision.models import WeightsEnum
 
 from softgate.errors import SoftgateError, require, unknown
 from softgate.models import small_images, timm_networks
 from softgate.options import Count, Options, Says, Words
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 STEMS = ("auto", "imagenet", "small", "cifar")
 SMALL_BELOW = 96
 """Images of fewer pixels a side get the small stem unless `model.stem` says otherwise."""
 
 
+CONFIGURED = (
+    *("resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "densenet121", "squeezenet1_1", "googlenet"),
+    *("inception_v3", "resnet20", "resnet32", "resnet56", "plain8", "plain20"),
+)
+"""Networks with a file in `conf/model/`, known without looking at all that there are."""
+
+
 def names() -> list[str]:
     """Every classifier that torchvision has, and softgate's own for small images."""
+    import torchvision  # takes seconds, which a command that is refused need not wait
+
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
     return [*found, *small_images.KNOWN]
 
@@ -33,7 +43,7 @@ def names() -> list[str]:
 def _check_name(name: str) -> None:
     if name.startswith(timm_networks.PREFIX):
         timm_networks.check(name.removeprefix(timm_networks.PREFIX))
-    elif name not in names():
+    elif name not in CONFIGURED and name not in names():
         raise unknown("model.name", name, names())
 
 
@@ -119,6 +129,8 @@ def build(
         if stem != "imagenet":
             _shrink_stem(net, name, stem)
         return net
+    import torchvision
+
     settings: dict[str, Any] = {"num_classes": num_classes}
     takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
     if name in ("googlenet", "inception_v3"):
@@ -194,6 +206,8 @@ def check_published(name: str, weights: str) -> None:
 
 def published(name: str, weights: str) -> WeightsEnum:
     """Torchvision's weights of a name."""
+    import torchvision
+
     enum = torchvision.models.get_model_weights(name)
     known = list(enum.__members__)
     if weights not in known:

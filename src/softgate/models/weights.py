@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from softgate import files
-from softgate.classes import IMAGENET, Classes, Match, match
+from softgate.classes import Classes, Match, imagenet, match
 from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.models.networks import NetworkConfig, build, check_published, published
 from softgate.models.timm_networks import PREFIX, pretrained
@@ -68,7 +68,7 @@ def read_weights(network: NetworkConfig, data: Classes) -> Weights:
         shown = named if isinstance(named, str) else list(named)
         fits = count in (None, len(known))
         require(fits, f"model.classes={shown}: {len(known)} classes, and the weights have {count}.")
-    elif known is None and count == len(IMAGENET):
+    elif known is None and count == len(imagenet.names()):
         known = Classes.imagenet()
     return replace(found, classes=known)
 
@@ -228,8 +228,8 @@ def _as_given(name: str, weights: str) -> tuple[dict[str, Tensor], Classes | Non
             fetched: dict[str, Tensor] = found.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, or a download with a wrong checksum
             raise SoftgateError(f"model.weights={weights}: {found.url}: {error}.") from None
-        named = tuple(found.meta["categories"] or IMAGENET)
-        return fetched, Classes.imagenet() if named == IMAGENET else Classes(named)
+        named = tuple(found.meta["categories"] or imagenet.names())
+        return fetched, Classes.imagenet() if named == imagenet.names() else Classes(named)
     return read_file(weights)
 
 

@@ -33,7 +33,7 @@ from softgate.training.callbacks import (
     SiteDiagnostics,
     Throughput,
 )
-from softgate.training.callbacks.last import CheckpointConfig
+from softgate.training.callbacks.config import CheckpointConfig
 from softgate.training.callbacks.progress import PROGRESS
 from softgate.training.config import TrainConfig
 from softgate.training.metricsfile import MetricsFile

@@ -14,26 +14,26 @@ from typing import Annotated, Any, ClassVar, Self
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger
-from torchmetrics import Metric
 
 from softgate import targets
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require
-from softgate.models import NetworkConfig
+from softgate.models.networks import NetworkConfig
 from softgate.options import Options, Says, Whole, Words, unknown_key
 from softgate.surrogate.rule import Surrogate
-from softgate.training.callbacks.alignment import AlignmentConfig
-from softgate.training.callbacks.diagnostics import DiagnosticsConfig
-from softgate.training.callbacks.grids import GridsConfig
-from softgate.training.callbacks.guard import GuardConfig
-from softgate.training.callbacks.last import CheckpointConfig
-from softgate.training.callbacks.paths import PathsConfig, check_range
+from softgate.training.callbacks.config import (
+    AlignmentConfig,
+    CheckpointConfig,
+    DiagnosticsConfig,
+    GridsConfig,
+    GuardConfig,
+    PathsConfig,
+    check_range,
+)
 from softgate.training.networks import TargetNetwork, read_network
 from softgate.training.optim import OptimConfig, TargetOptim, read_optim
-from softgate.training.tracking import WandbConfig
 from softgate.training.trainer_config import TrainerConfig
+from softgate.training.wandb_config import WandbConfig
 
 
 def load_plugins(modules: Any) -> None:
@@ -57,7 +57,7 @@ def trust_packages(packages: Any) -> None:
     targets.trust(*packages)
 
 
-def check_targets(given: Mapping[str, Any], option: str, kind: type) -> None:
+def check_targets(given: Mapping[str, Any], option: str, kind: str) -> None:
     """Checks the targets of a group; none is called."""
     for name, each in given.items():
         targets.check(each, f"{option}.{name}", kind)
@@ -79,7 +79,7 @@ def read_metrics(given: Any) -> dict[str, Any]:
         require(_is_target(each), f"metrics.{name}={each}: a _target_ with its arguments is needed.")
         taken = name in ("loss", "acc", "acc5")
         require(not taken, f"metrics.{name}: val/{name} is there already; give it another name.")
-    check_targets(given, "metrics", Metric)
+    check_targets(given, "metrics", "torchmetrics.Metric")
     return dict(given)
 
 
@@ -100,8 +100,8 @@ class WithTargets(Options):
     """A group of fixed keys, beside which there may be any name with a `_target_` under it."""
 
     model_config = ConfigDict(extra="allow")
-    kind: ClassVar[type]
-    """What the targets are."""
+    kind: ClassVar[str]
+    """What the targets are: the dotted name of a class."""
 
     @property
     def own(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class LoggerConfig(WithTargets):
     """The loggers of `logger=`, beside `metrics.csv`."""
 
     at: ClassVar[str] = "logger"
-    kind: ClassVar[type] = Logger
+    kind: ClassVar[str] = "pytorch_lightning.loggers.Logger"
 
     csv: bool = Field(True, description="metrics.csv is always written")
     tensorboard: bool = Field(False, description="event files in the run's directory")
@@ -155,7 +155,7 @@ class CallbacksConfig(WithTargets):
     """The options under `callbacks.`: what happens beside training."""
 
     at: ClassVar[str] = "callbacks"
-    kind: ClassVar[type] = Callback
+    kind: ClassVar[str] = "pytorch_lightning.Callback"
 
     grids: GridsConfig
     alignment: AlignmentConfig

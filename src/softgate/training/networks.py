@@ -12,7 +12,7 @@ from torch import nn
 from softgate import models, targets
 from softgate.classes import Classes, Match
 from softgate.errors import require
-from softgate.models import Architecture, NetworkConfig
+from softgate.models.networks import Architecture, NetworkConfig
 from softgate.options import Options, Says
 
 OWN = ("name", "weights")

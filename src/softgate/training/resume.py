@@ -8,7 +8,6 @@ must be those of the run; others, such as the logger or the number of epochs, ma
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import SoftgateError, require
+from softgate.quoting import quoted, unquoted
 from softgate.training import SoftgateModule, checkpoints, strangers
 from softgate.training.config import TrainConfig
 from softgate.training.config_differences import FREE, as_long, differences
@@ -80,21 +80,6 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
     strangers.check_words(kept, directory / BEGAN, configs, mine)
     # The first part's .hydra stays as it is: it is what further parts are completed from.
     return [*kept, *mine, "resume=true", f"hydra.run.dir={quoted(directory)}", "hydra.output_subdir=null"]
-
-
-def quoted(path: Path) -> str:
-    """A path as a word of Hydra's that may hold blanks, quotes and other marks."""
-    # A backslash is one by itself, except in front of a quote.
-    marks = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), str(path))
-    return f'"{marks}"'
-
-
-def unquoted(value: str) -> str:
-    """What a word of Hydra's says, quoted or not."""
-    quote = value[:1]
-    if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
-        return value
-    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
 
 
 def _home(value: str) -> Path:

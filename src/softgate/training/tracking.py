@@ -6,50 +6,21 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
-from typing import ClassVar, Self
 
-from pydantic import ConfigDict, Field, model_validator
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from softgate import files
-from softgate.errors import SoftgateError, SoftgateWarning, unknown
-from softgate.options import Options, Words
+from softgate.errors import SoftgateError, SoftgateWarning
+from softgate.options import Options
+from softgate.training.wandb_config import WandbConfig
 
 ID = "wandb-id"
 """A run's file with the id of its W&B run."""
 
 PATIENCE = 10.0
 """Seconds that the server has to answer before a run is written to disk instead."""
-
-
-class WandbConfig(Options):
-    """The options of `logger=wandb`; any other argument of `WandbLogger` or `wandb.init` may be added."""
-
-    model_config = ConfigDict(extra="allow")
-    at: ClassVar[str] = "logger.wandb"
-
-    project: str = Field("softgate", description="the project the run appears in")
-    entity: str | None = Field(None, description="the team or user; null is your default")
-    name: str | int | float | None = Field(None, description="the run's name")
-    group: str | None = Field(None, description="runs with the same group are shown together; null is the sweep's name")
-    tags: Words = Field((), description="words to filter by")
-    job_type: str | None = Field(None, description="what kind of job this is")
-    offline: bool = Field(False, description="write the run to disk only")
-
-    @model_validator(mode="after")
-    def _taken(self) -> Self:
-        if self.model_extra:
-            import wandb
-
-            taken = {*signature(WandbLogger.__init__).parameters, *signature(wandb.init).parameters}
-            ours = {"self", "kwargs", "config", "save_dir", "dir"}  # of them, these are set here
-            for key in self.model_extra:
-                if key not in taken - ours:
-                    raise unknown("logger.wandb", key, {*type(self).model_fields, *taken} - ours)
-        return self
 
 
 def logger(options: WandbConfig, config: Options, directory: Path, group: str | None, resumed: bool) -> WandbLogger:

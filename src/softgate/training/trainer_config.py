@@ -9,8 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from pytorch_lightning.accelerators import AcceleratorRegistry
-from pytorch_lightning.strategies import StrategyRegistry
 
 from softgate import targets
 from softgate.errors import is_whole, require, unknown
@@ -20,6 +18,10 @@ PRECISIONS = (
     *("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
     *("transformer-engine", "transformer-engine-float16"),
 )
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+"""The usual ones of Lightning's, which must be there to name others."""
 
 Batches = Annotated[
     Whole | Annotated[float, Field(ge=0, le=1)] | None,
@@ -119,9 +121,14 @@ class TrainerConfig(Options):
     @field_validator("strategy")
     @classmethod
     def _known(cls, strategy: str) -> str:
-        strategies = ["auto", *StrategyRegistry.available_strategies()]
-        if strategy not in strategies:
-            raise unknown("trainer.strategy", strategy, strategies)
+        if strategy not in STRATEGIES:
+            from pytorch_lightning.strategies import (
+                StrategyRegistry,  # takes seconds, which the usual ones need not wait
+            )
+
+            strategies = ["auto", *StrategyRegistry.available_strategies()]
+            if strategy not in strategies:
+                raise unknown("trainer.strategy", strategy, strategies)
         return strategy
 
     @model_validator(mode="after")
@@ -135,9 +142,12 @@ class TrainerConfig(Options):
     def _possible_here(self) -> Self:
         """More devices than this machine has are refused."""
         accelerator, devices, gpus = self.accelerator, self.devices, torch.cuda.device_count()
-        accelerators = {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
-        if accelerator not in accelerators:
-            raise unknown("trainer.accelerator", accelerator, accelerators)
+        if accelerator not in ACCELERATORS:
+            from pytorch_lightning.accelerators import AcceleratorRegistry
+
+            accelerators = {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
+            if accelerator not in accelerators:
+                raise unknown("trainer.accelerator", accelerator, accelerators)
         require(
             accelerator not in ("gpu", "cuda") or gpus > 0,
             f"trainer.accelerator={accelerator}: this machine has no usable GPU; use trainer=cpu.",

@@ -18,10 +18,10 @@ from yaml import YAMLError
 
 from softgate import files
 from softgate.errors import JobFailed, SoftgateError, require
+from softgate.quoting import quoted
 from softgate.training import summary
 from softgate.training.config import TrainConfig, name_of, own_words
 from softgate.training.config_differences import FREE, LENGTH, differences
-from softgate.training.resume import quoted
 
 FINISHED = "finished"
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"

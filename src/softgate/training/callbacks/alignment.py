@@ -11,13 +11,11 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -25,14 +23,15 @@ from torch import Tensor, nn
 from softgate import memory, metrics
 from softgate.classes import Classes, match
 from softgate.data import ImageData
-from softgate.errors import SoftgateError, SoftgateWarning, require
+from softgate.errors import SoftgateError, SoftgateWarning
 from softgate.explainers.gradients import Pullback
 from softgate.explainers.noise import draws
 from softgate.explainers.representation import read
 from softgate.metrics import ProbeMetric
 from softgate.metrics.control_table import Probe, Score, of_passes, score
-from softgate.options import Count, Every, Options, Says, Whole, switched_on
+from softgate.options import switched_on
 from softgate.surrogate.rule import Surrogate
+from softgate.training.callbacks.config import AlignmentConfig
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
@@ -43,32 +42,6 @@ NOISE = 0.02
 MOST_CLASSES = 10
 """Up to so many classes are read out against each other."""
 STABILITY = ("noise_cosine", "max_sensitivity")
-
-
-class AlignmentConfig(Options):
-    """The options of `callbacks.alignment`."""
-
-    at: ClassVar[str] = "callbacks.alignment"
-
-    every_n_epochs: Every = Field(0, description="epochs between two measurements; the last epoch always has one")
-    images: Annotated[int, Field(ge=2)] = Field(256, description="probe images, spread evenly over the classes")
-    few: Count = Field(10, description="of them, for what takes noisy copies or the maps of all classes")
-    draws: Count = Field(10, description="noisy copies of each of these")
-    dear_epochs: Whole = Field(
-        0, description="at so many epochs, evenly on a log scale, the metrics of many passes run; 0 is never"
-    )
-    dear_images: Count = Field(16, description="how many of the probe images these take")
-    seed: Whole = Field(314, description="picks the probe images; the same in every epoch and run")
-    evaluator: Annotated[str | None, Says("a checkpoint's file, or null is needed")] = Field(
-        None, description="a checkpoint of an independently trained network, to judge counterfactuals"
-    )
-
-    @model_validator(mode="after")
-    def _found(self) -> Self:
-        if self.every_n_epochs and self.evaluator is not None:
-            said = f"callbacks.alignment.evaluator={self.evaluator}: there is no such file; a checkpoint is needed."
-            require(Path(self.evaluator).expanduser().is_file(), said)
-        return self
 
 
 class Renumbered(nn.Module):

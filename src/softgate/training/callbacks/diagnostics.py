@@ -9,35 +9,25 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from softgate import files, memory
 from softgate.data import ImageData
 from softgate.errors import SoftgateWarning
-from softgate.options import Every, Options, Whole, switched_on
+from softgate.options import switched_on
 from softgate.sites.diagnostics import SiteDiagnosis, diagnose, revived
+from softgate.training.callbacks.config import DiagnosticsConfig
 from softgate.training.metricsfile import keep
 from softgate.training.module import SoftgateModule
 from softgate.training.probe import spread
 
 COLUMNS = ("epoch", "site", "kind", "cosine", "norm_ratio", "gate_mean", "dead", "revived")
 MEDIANS = ("cosine", "norm_ratio", "gate_mean", "dead")
-
-
-class DiagnosticsConfig(Options):
-    """The options of `callbacks.diagnostics`."""
-
-    at: ClassVar[str] = "callbacks.diagnostics"
-
-    every_n_epochs: Every = Field(1, description="epochs between two looks")
-    images: Annotated[int, Field(ge=2)] = Field(32, description="validation images, of all classes alike")
-    seed: Whole = Field(314, description="picks them; the same in every epoch and run")
 
 
 class SiteDiagnostics(Callback):

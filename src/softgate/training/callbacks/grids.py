@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from softgate import grids, memory
 from softgate.data import ImageData
-from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require, unknown
+from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, require
 from softgate.explainers.pullback import pullback
 from softgate.files import folder, save_picture
-from softgate.options import Count, Every, Options, Says, Whole, switched_on
+from softgate.options import switched_on
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
+from softgate.training.callbacks.config import GridsConfig
 from softgate.training.callbacks.film import Film
 from softgate.training.callbacks.raw import RawTensors
 from softgate.training.module import SoftgateModule
@@ -70,41 +70,6 @@ def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[in
     )
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed)).tolist()
     return own + sorted(others[i] for i in order[:extra])
-
-
-class GridsConfig(Options):
-    """The options of `callbacks.grids`."""
-
-    at: ClassVar[str] = "callbacks.grids"
-
-    every_n_epochs: Every = Field(1, description="epochs between two grids; the last epoch always has one")
-    early: bool = Field(
-        True,
-        description="before the n-th epoch, also after the epochs 0, 1, 2, 4, 8, ...: a network changes most there",
-    )
-    classes: Count = Field(5, description="rows: one image of each of so many classes")
-    extra_targets: Whole = Field(1, description="columns beside the classes of the rows")
-    seed: Whole = Field(314, description="picks the probe images")
-    kind: str = Field("raw", description="raw, the pullbacks, or ascent, what gradient ascent makes of the images")
-    scale: str = Field("cell", description="one of `softgate.grids.SCALES`; the film's scale too")
-    chunk: Count | None = Field(None, description="at most so many images at once, to bound memory")
-    raw: bool = Field(True, description="save the raw tensors too")
-    keep: Annotated[Count | Literal["auto", "all"], Says("a whole number >= 1, auto or all is needed")] = Field(
-        "auto",
-        description="epochs whose raw tensors stay, the last one always; auto is as many as 50 MB hold, at least two",
-    )
-    film: bool = Field(True, description="draw the first probe image's pullbacks over training, when it ends")
-    artifact: bool = Field(False, description="upload the raw tensors to W&B")
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        for key, word, known in (("kind", self.kind, grids.KINDS), ("scale", self.scale, grids.SCALES)):
-            if word not in known:
-                raise unknown(f"callbacks.grids.{key}", word, known)
-        for key, given, off in (("artifact", self.artifact, False), ("keep", self.keep, "auto")):
-            said = f"callbacks.grids.{key}={str(given).lower()}: callbacks.grids.raw=true is needed too."
-            require(self.raw or given == off, said)
-        return self
 
 
 class PullbackGrids(Callback):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from softgate.errors import Diverged
-from softgate.options import Every, Number, Options, Says, switched_on
+from softgate.options import switched_on
+from softgate.training.callbacks.config import GuardConfig
 from softgate.training.module import SoftgateModule
 
 
@@ -20,17 +20,6 @@ def finite_weights(module: nn.Module) -> bool:
     """Whether every parameter and buffer is a finite number; waits for the device once."""
     tensors = [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
     return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
-
-
-class GuardConfig(Options):
-    """The options of `callbacks.guard`."""
-
-    at: ClassVar[str] = "callbacks.guard"
-
-    every_n_steps: Every = Field(50, description="steps between two readings of whether the loss is finite")
-    max_loss: Annotated[Annotated[Number, Field(gt=0)] | None, Says("null or a number > 0 is needed")] = Field(
-        None, description="greatest loss of a batch that is let pass; null is any finite one"
-    )
 
 
 class DivergenceGuard(Callback):

@@ -8,15 +8,13 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import pytorch_lightning as pl
-from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from softgate import signals
 from softgate.errors import Stopped
-from softgate.options import Options, Says
 from softgate.training.callbacks.guard import finite_weights
 from softgate.training.metricsfile import MetricsFile
 
@@ -28,18 +26,6 @@ GOES_ON = ("optimizer_states", "current_model_state", "averaging_state")
 
 ASK_EVERY = 10
 """Batches after which several processes agree on whether to stop; one process looks after each."""
-
-
-class CheckpointConfig(Options):
-    """The options of `callbacks.checkpoint`."""
-
-    at: ClassVar[str] = "callbacks.checkpoint"
-
-    every_n_steps: Annotated[int, Field(ge=0), Says("a whole number >= 0 is needed; 0 is per epoch")] = Field(
-        1000, description="optimiser steps between two checkpoints within an epoch; each epoch's end has one"
-    )
-    monitor: str = Field("val/acc", description="the metric that best.ckpt is chosen by, such as val/NAME of metrics")
-    mode: Literal["max", "min"] = Field("max", description="whether more of it is better, or less")
 
 
 class LastCheckpoint(Checkpoint):

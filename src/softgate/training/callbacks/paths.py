@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
@@ -23,31 +22,15 @@ from softgate.data import ImageData
 from softgate.errors import SoftgateError, SoftgateWarning, require
 from softgate.explainers.gated import CHUNK, record
 from softgate.explainers.gates import Gates
-from softgate.options import Every, Number, Options, Whole, switched_on
+from softgate.options import switched_on
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, Recording, network_hash, probe_hash, size_on_disk
-from softgate.surrogate import pools
 from softgate.surrogate.rule import Surrogate
+from softgate.training.callbacks.config import PathsConfig, check_range
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
 GB = 1e9
-
-
-class PathsConfig(Options):
-    """The options of `callbacks.paths`."""
-
-    at: ClassVar[str] = "callbacks.paths"
-
-    recordings: Every = Field(0, description="moments besides the initial network; fewer where they coincide")
-    first: Annotated[Number, Field(gt=0)] = Field(0.1, description="the first of them, in epochs; may be a fraction")
-    images: Annotated[int, Field(ge=2)] = Field(256, description="probe images, spread evenly over the classes")
-    soft: bool = Field(False, description="keep soft gates too, in 8 bits each")
-    weights: bool = Field(True, description="keep the weights of each moment; swap needs them")
-    max_gb: Annotated[Number, Field(gt=0)] = Field(
-        2.0, description="gigabytes (1e9 bytes); a recording that would take more is refused before training"
-    )
-    seed: Whole = Field(314, description="picks the probe images")
 
 
 class PathRecorder(Callback):
@@ -231,14 +214,3 @@ def _length(trainer: pl.Trainer) -> tuple[int, float]:
     batches = trainer.num_training_batches
     per_epoch = max(1.0, math.ceil(batches / trainer.accumulate_grad_batches)) if math.isfinite(batches) else total
     return int(total), per_epoch
-
-
-def check_range(rule: Surrogate) -> None:
-    """Raises unless the rule's gates lie in [0, 1], as 8 bits need."""
-    values = rule(torch.linspace(-20, 20, 4001))
-    fits = not rule.matches and float(values.min()) >= 0 and float(values.max()) <= 1
-    require(
-        fits and not isinstance(rule.pool, pools.SoftmaxFull),
-        f"callbacks.paths.soft=true: gates and pooling weights of {rule.gate} with {rule.pool} and gain={rule.gain} "
-        f"leave [0, 1]; choose another readout.",
-    )

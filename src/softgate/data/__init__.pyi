@@ -1,0 +1,3 @@
+from .datamodule import ImageData as ImageData
+from .names import PUBLISHED as PUBLISHED
+from .sources import SOURCES as SOURCES

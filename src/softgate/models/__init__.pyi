@@ -1,0 +1,17 @@
+from .networks import STEMS as STEMS
+from .networks import Architecture as Architecture
+from .networks import NetworkConfig as NetworkConfig
+from .networks import build as build
+from .networks import check_size as check_size
+from .networks import names as names
+from .networks import needs_transformed_input as needs_transformed_input
+from .networks import resolve_stem as resolve_stem
+from .weights import Weights as Weights
+from .weights import begin_with as begin_with
+from .weights import find_classes as find_classes
+from .weights import head as head
+from .weights import load as load
+from .weights import load_weights as load_weights
+from .weights import read_file as read_file
+from .weights import read_weights as read_weights
+from .weights import reorder_head as reorder_head

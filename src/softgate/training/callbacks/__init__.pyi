@@ -1,0 +1,14 @@
+from .alignment import AlignmentCurves as AlignmentCurves
+from .diagnostics import SiteDiagnostics as SiteDiagnostics
+from .grids import PullbackGrids as PullbackGrids
+from .guard import DivergenceGuard as DivergenceGuard
+from .interrupt import MovingAverage as MovingAverage
+from .interrupt import SaveOnException as SaveOnException
+from .last import BestCheckpoint as BestCheckpoint
+from .last import LastCheckpoint as LastCheckpoint
+from .paths import PathRecorder as PathRecorder
+from .preparation import Checks as Checks
+from .preparation import Prepares as Prepares
+from .progress import ProgressBar as ProgressBar
+from .progress import ProgressFile as ProgressFile
+from .progress import Throughput as Throughput
