@@ -38,6 +38,7 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
                 "model/target": "model._target_=torch.nn.Flatten",
                 "optim/target": "optim._target_=torch.optim.Rprop",
                 "data/torchvision": "data.name=Flowers102",
+                "data/target": "data._target_=torch.initial_seed",
                 "model/timm": "model.name=resnet26",
             }
             more = [word for choice, word in named.items() if choice == f"{group}/{path.stem}"]
