@@ -231,8 +231,8 @@ REFUSED = {
     "sorted": (lambda m, y: y.flatten(1).gather(1, y.flatten(1).argsort(1)), "not affine"),
     "by its values": (lambda m, y: y * float(y.detach().amax()), "not affine"),
     "scripted additions": (lambda m, y: scripted(scaled_and_shifted)(y), "scripted code"),
-    "scripted relu": (lambda m, y: scripted(relu)(y), "outside of Python"),
-    "too many rows": (lambda m, y: torch.cat([y, y]), "logits of 6 images for 3"),
+    "scripted relu": (lambda m, y: scripted(relu)(y), "outside of Python|called as torch.ops"),
+    "too many rows": (lambda m, y: torch.cat([y, y]), r"\(6, 5\) for 3 image"),
 }
 
 

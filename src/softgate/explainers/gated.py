@@ -309,10 +309,16 @@ def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk:
     def go(part: slice) -> Tensor:
         mode = Gated(sites, gates if gates.images == 1 else gates[part])
         with sites.handled_by(mode):
-            out: Any = model(x[part].clone())
+            images = x[part].clone()
+            out: Any = model(images)
         missing = gates.sites.keys() - mode.used
         require(not missing, f"paths.run: gates for {', '.join(sorted(missing))}; the network has no such call site.")
         logits: Tensor = getattr(out, "logits", out)
+        rows = logits.shape[:1]
+        require(
+            rows == images.shape[:1],
+            f"paths.run: the model returns {tuple(logits.shape)} for {len(images)} image(s); a row for each is needed.",
+        )
         return logits
 
     return torch.cat(_in_chunks(go, x, len(x), CHUNK if chunk is None else chunk))
