@@ -89,9 +89,7 @@ def run(net, x, state, training, loss=weighted, look=None, fails=False):
     gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     gradients["x"] = leaf.grad
     hooked = [t.detach().clone() for block in blocks(net) for t in block.gradients]
-    return Pass(
-        *found, hooked, {} if refused else gradients, buffers, buffers_of(net), torch.get_rng_state(), refused
-    )
+    return Pass(*found, hooked, {} if refused else gradients, buffers, buffers_of(net), torch.get_rng_state(), refused)
 
 
 def buffers_of(net):

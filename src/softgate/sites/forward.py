@@ -81,7 +81,9 @@ class State:
         self.missed: list[Miss] = []
         self.gated = 0
         self.known = False  # whether the model has call sites that a rule covers, in this pass or in others
-        self.hard: Counter[bool] = Counter()  # calls that kept their true gradient, by whether they pool
+        self.hard: Counter[bool] = (
+            Counter()
+        )  # autograd nodes of calls that kept their true gradient, by whether they pool
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
         self.watched: list[tuple[tuple[str, bool], Tensor, int]] = []  # inputs of activations, and their versions then

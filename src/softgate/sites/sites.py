@@ -296,8 +296,14 @@ class Sites:
 
     def _run_compiled(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         gating = self._gating
-        if gating.active.soft and (gating.hidden or not self._table):
-            refuse_compiling(self.model, gating.hidden)
+        if gating.active.soft:
+            missed = [
+                Miss(s.id, s.kind, "out of reach")
+                for s in self._table
+                if not s.covered and gating.active.wants(s.name, s.kind)
+            ]
+            if missed or gating.hidden or not self._table:
+                refuse_compiling(self.model, missed, gating.hidden)
         self._compiling = State(frame)
         try:
             with Mode(self._handler, self._compiling):
@@ -338,7 +344,7 @@ class Sites:
                 raise unreachable(self.model, [Miss(call.site, call.kind, call.why) for call in missed])
         other = trace(self.model, self._frames[0], flipped=True)
         if self._active.ever_soft and not calls and (other is None or not other.calls):
-            raise no_sites(self.model)
+            raise no_sites(self.model, whole=other is not None)
         self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
         self._order = in_order(calls, other.calls if other else [])
