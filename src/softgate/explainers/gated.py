@@ -61,7 +61,8 @@ class CallHandler(ABC):
         if isinstance(call, ActivationCall):
             return self.activation(call, site.name)
         if not isinstance(call, PoolCall):
-            raise unreachable(self.sites.model, [call.kind])
+            state.refusal = unreachable(self.sites.model, [call.kind])
+            raise state.refusal
         if not call.covered:
             raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
         require(not call.indices, f"paths: {site.name} returns indices, which are no function of the gates.")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from softgate.errors import SoftgateError
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, ESCAPES, Outputs, current_hooks
@@ -87,6 +88,7 @@ class State:
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
         self.watched: list[tuple[tuple[str, bool], Tensor, int]] = []  # inputs of activations, and their versions then
+        self.refusal: SoftgateError | None = None  # what a handler has raised; scripted code makes another error of it
         self.within: State | None = None  # the pass of another attached model that runs inside of this one
 
     @property

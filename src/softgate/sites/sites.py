@@ -280,8 +280,13 @@ class Sites:
         audited = self._handler is gating and gating.active.ever_soft
         begun = self._audit.begin(self._frames, self.rule) if audited and whole and gating.active.soft else None
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
-        with entered(self, state), Mode(self._handler, state):
-            out = inner(*args, **kwargs)
+        try:
+            with entered(self, state), Mode(self._handler, state):
+                out = inner(*args, **kwargs)
+        except RuntimeError:
+            if state.refusal is None:
+                raise
+            raise state.refusal from None
         gating.learn(state)
         if audited:
             state.known = bool(self._order or self._table.covered())
