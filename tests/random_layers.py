@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from random_blocks import Block, layer
+from site_networks import OwnGate
 
 
 class Products(Block):
@@ -69,19 +70,6 @@ class Selecting(Block):
         return F.relu(z.sort(1).values)
 
 
-class _Clipped(torch.autograd.Function):
-    """A hard gate of its own."""
-
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return F.relu(z)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * (ctx.saved_tensors[0] > 0)
-
-
 class OwnFunction(Block):
     """An autograd Function with a gate of its own, beside a ReLU."""
 
@@ -93,7 +81,7 @@ class OwnFunction(Block):
 
     def forward(self, x):
         z = self.layer(x)
-        return F.relu(z) + _Clipped.apply(z)
+        return F.relu(z) + OwnGate.apply(z)
 
 
 class Sparse(Block):

@@ -16,7 +16,7 @@ from torch import nn
 
 from random_blocks import ACTIVATIONS, Block, layer
 from random_combinators import COMBINATORS, Checkpointed, Functional, Outputs, Pair
-from random_habits import HABITS
+from random_habits import HABITS, Counting
 from random_layers import LAYERS, ON_IMAGES, OWN_GRADIENT, Parametrized
 from random_refusals import REFUSED
 
@@ -72,24 +72,32 @@ def _recipe(chance: random.Random, kinds: list[Any]) -> Recipe:
 
 
 def _chain(
-    chance: random.Random, kinds: tuple[list[Any], ...], length: int, depth: int = 2, holding: list[Any] = COMBINATORS
+    chance: random.Random,
+    kinds: tuple[list[Any], ...],
+    length: int,
+    depth: int = 2,
+    holding: list[Any] = COMBINATORS,
+    inside: list[Any] = EVERYWHERE,
 ) -> list[Recipe]:
-    """Blocks one after another; a third of them hold others."""
+    """Blocks one after another; a third of them hold others, of the kinds `inside`."""
     return [
-        _holding(chance, depth, holding) if depth and chance.random() < 1 / 3 else _recipe(chance, chance.choice(kinds))
+        _holding(chance, depth, holding, inside)
+        if depth and chance.random() < 1 / 3
+        else _recipe(chance, chance.choice(kinds))
         for _ in range(length)
     ]
 
 
-def _holding(chance: random.Random, depth: int, holding: list[Any]) -> Recipe:
-    kind, kinds = chance.choice(holding), EVERYWHERE
-    # What is run again must be the same again: in PyTorch it has other weights in these two cases.
+def _holding(chance: random.Random, depth: int, holding: list[Any], kinds: list[Any]) -> Recipe:
+    kind = chance.choice(holding)
+    # What is run again must be the same again, and must not count its runs, which the slow reference makes once only.
+    # In PyTorch the weights are others in the second run in two cases.
     if kind is Functional:
         holding = [other for other in holding if not issubclass(other, Checkpointed)]
     if issubclass(kind, Checkpointed):
-        kinds = [other for other in kinds if other is not Parametrized]
+        kinds = [other for other in kinds if other not in (Parametrized, Counting)]
     count = getattr(kind, "count", 1)
-    bodies = [_chain(chance, (kinds,), chance.choice((1, 1, 2)), depth - 1, holding) for _ in range(count)]
+    bodies = [_chain(chance, (kinds,), chance.choice((1, 1, 2)), depth - 1, holding, kinds) for _ in range(count)]
     return Recipe(kind, chance.getrandbits(32), tuple(map(tuple, bodies)))
 
 

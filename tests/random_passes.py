@@ -11,13 +11,17 @@ from random_networks import blocks
 
 @dataclass
 class Pass:
-    """What a forward and a backward pass leave: tensors in outputs, kept ones, gradients by name, buffers."""
+    """What a forward and a backward pass leave: tensors in outputs, kept ones, gradients by name, buffers.
+
+    `buffers` are those after the forward pass; `written` after the backward pass, which runs checkpointed parts again.
+    """
 
     outputs: list
     kept: list
     hooked: list
     gradients: dict
     buffers: dict
+    written: dict
     random: torch.Tensor
     refused: bool = False
 
@@ -71,6 +75,7 @@ def run(net, x, state, training, loss=weighted, look=None, fails=False):
     leaf = x.clone().requires_grad_()
     outputs = tensors_in(net(leaf))
     found = [t.detach().clone() for t in outputs], kept_by(net)
+    buffers = buffers_of(net)
     if look is not None:
         look(outputs)
     refused = False
@@ -84,8 +89,11 @@ def run(net, x, state, training, loss=weighted, look=None, fails=False):
     gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     gradients["x"] = leaf.grad
     hooked = [t.detach().clone() for block in blocks(net) for t in block.gradients]
-    buffers = {name: b.clone() for name, b in net.named_buffers()}
-    return Pass(*found, hooked, {} if refused else gradients, buffers, torch.get_rng_state(), refused)
+    return Pass(*found, hooked, {} if refused else gradients, buffers, buffers_of(net), torch.get_rng_state(), refused)
+
+
+def buffers_of(net):
+    return {name: b.clone() for name, b in net.named_buffers()}
 
 
 def same_tensors(one, other, what):
@@ -95,13 +103,19 @@ def same_tensors(one, other, what):
 
 
 def same_forward(found, bare, what):
-    """Bit-equal in all that a forward pass leaves."""
+    """Bit-equal in all that a forward pass leaves, and in the buffers after the backward pass where both have one."""
     same_tensors(found.outputs, bare.outputs, f"{what}: outputs")
     same_tensors(found.kept, bare.kept, f"{what}: kept tensors")
-    assert found.buffers.keys() == bare.buffers.keys()
-    for name, buffer in bare.buffers.items():
-        assert torch.equal(found.buffers[name].to_dense(), buffer.to_dense()), f"{what}: buffer {name}"
+    same_buffers(found.buffers, bare.buffers, what)
+    if found.refused == bare.refused:  # a backward pass that fails does not come to the checkpoints before
+        same_buffers(found.written, bare.written, f"{what}, after the backward pass")
     assert torch.equal(found.random, bare.random), f"{what}: random numbers"
+
+
+def same_buffers(found, bare, what):
+    assert found.keys() == bare.keys(), f"{what}: other buffers"
+    for name, buffer in bare.items():
+        assert torch.equal(found[name].to_dense(), buffer.to_dense()), f"{what}: buffer {name}"
 
 
 def same_gradients(found, expected, what, within=0.0):

@@ -60,26 +60,36 @@ class Recurrent(Block):
         return out.view(x.shape)
 
 
+ATEN = torch.ops.aten
+OPERATORS = {
+    "relu": (ATEN.relu, "relu"),
+    "relu.default": (ATEN.relu.default, "relu"),
+    "relu_": (ATEN.relu_, "relu"),
+    "relu6": (ATEN.relu6, "relu6"),
+    "leaky_relu": (ATEN.leaky_relu, "leaky_relu"),
+    "hardtanh": (ATEN.hardtanh, "hardtanh"),
+    "clamp": (lambda z: ATEN.clamp(z, 0), "relu"),
+    "clamp_min": (lambda z: ATEN.clamp_min(z, 0), "relu"),
+    "clamp_min_": (lambda z: ATEN.clamp_min_(z, 0), "relu"),
+    "maximum": (lambda z: ATEN.maximum(z, torch.zeros_like(z)), "relu"),
+    "threshold": (lambda z: ATEN.threshold(z, 0, 0), "relu"),
+    "gelu": (ATEN.gelu, "gelu"),
+}
+
+
 class Operator(Block):
     """An operator called past PyTorch's functions."""
 
-    seen = False
-    refused = "relu"
-
     def __init__(self, draw, shape):
         super().__init__(shape)
-        self.layer, self.how = layer(shape), draw.choice(["relu", "default", "inplace", "leaky_relu", "hardtanh"])
+        self.layer, self.how = layer(shape), draw.choice(sorted(OPERATORS))
+        self.refused = OPERATORS[self.how][1]
 
     def extra_repr(self):
         return self.how
 
     def forward(self, x):
-        z, aten = self.layer(x), torch.ops.aten
-        if self.how == "default":
-            return aten.relu.default(z)
-        if self.how == "inplace":
-            return aten.relu_(z)
-        return getattr(aten, self.how)(z)
+        return OPERATORS[self.how][0](self.layer(x))
 
 
 class CheckpointedFunction(Block):

@@ -25,6 +25,25 @@ class Spelled(nn.Module):
         return self.last(self.spelling(self, self.first(x)))
 
 
+def out_of_sight(function, *args):
+    """A function called as modules in C++ call it: no mode sees it, the autograd graph alone shows it."""
+    with torch._C.DisableTorchFunction():
+        return function(*args)
+
+
+class OwnGate(torch.autograd.Function):
+    """A ReLU whose author has written its backward pass, which is hard under every rule."""
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return F.relu(z)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (ctx.saved_tensors[0] > 0)
+
+
 def statement(call):
     """An in-place ReLU used as a statement: its result is thrown away."""
 

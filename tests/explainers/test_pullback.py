@@ -217,6 +217,33 @@ def test_a_linear_model_has_a_gradient_but_no_pullback_under_a_rule(x):
     assert_same(everything(linear), before)
 
 
+@pytest.mark.parametrize("traceable", [True, False])
+def test_a_model_whose_relus_run_in_training_alone_has_no_pullback_in_eval_mode_and_is_told_so(x, traceable):
+    class TrainOnly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(300, CLASSES)
+
+        def forward(self, x):
+            out = self.head(x.flatten(1))
+            if not traceable and float(out.detach().sum()) > 1e9:
+                return out
+            return nn.functional.relu(out) if self.training else out
+
+    net = TrainOnly().double().train()
+    said = "no call site to attach a rule to in eval mode.* rule=None gives its gradient"
+    for look in (sg.pullback, sg.representation):
+        with pytest.raises(sg.NoCallSites, match=said):
+            look(net, x, 2, RULE)
+    with pytest.raises(sg.NoCallSites, match="in eval mode"):
+        sg.paths.record(net, x)
+    expected = net.head.weight[2].view(1, 3, 10, 10).expand_as(x)
+    torch.testing.assert_close(sg.pullback(net, x, 2), expected.detach())
+    with sg.attach(net, RULE):  # it has call sites, as is known here: in eval mode the gradient is all there is
+        net(x)
+        torch.testing.assert_close(sg.pullback(net, x, 2, RULE), expected.detach())
+
+
 def test_a_model_that_returns_its_logits_in_a_named_field_is_understood(model, x):
     class Output:
         def __init__(self, logits):

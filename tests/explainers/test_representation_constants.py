@@ -231,8 +231,8 @@ REFUSED = {
     "sorted": (lambda m, y: y.flatten(1).gather(1, y.flatten(1).argsort(1)), "not affine"),
     "by its values": (lambda m, y: y * float(y.detach().amax()), "not affine"),
     "scripted additions": (lambda m, y: scripted(scaled_and_shifted)(y), "scripted code"),
-    "scripted relu": (lambda m, y: scripted(relu)(y), "outside of Python"),
-    "too many rows": (lambda m, y: torch.cat([y, y]), "logits of 6 images for 3"),
+    "scripted relu": (lambda m, y: scripted(relu)(y), "outside of Python|called as torch.ops|no rule covers: relu"),
+    "too many rows": (lambda m, y: torch.cat([y, y]), r"\(6, 5\) for 3 image"),
 }
 
 
@@ -245,6 +245,22 @@ def test_what_is_not_affine_with_its_gates_held_is_refused(name, rule):
         warnings.simplefilter("ignore")
         with pytest.raises(SoftgateError, match=words):
             representation(model, images(3), 0, rule)
+
+
+def interpreted(y):
+    """An operator as TorchScript's interpreter now and then runs it: a mode sees it, and its error becomes another."""
+    try:
+        return torch.ops.aten.relu(y - 0.3)
+    except SoftgateError:
+        raise RuntimeError("The following operation failed in the TorchScript interpreter.") from None
+
+
+@pytest.mark.parametrize("rule", [None, RULE], ids=["hard", "soft"])
+def test_a_refusal_within_scripted_code_stays_what_it_is(rule):
+    with pytest.raises(sg.UnreachableSites, match="no rule covers"):
+        representation(made(lambda m, y: interpreted(y)), images(3), 0, rule)
+    with pytest.raises(sg.UnreachableSites, match="no rule covers: relu"):
+        sg.paths.record(made(lambda m, y: interpreted(y)), images(3), rule)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

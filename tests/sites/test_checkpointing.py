@@ -21,6 +21,7 @@ from mode_networks import (
     soft_gradients,
     vectors,
 )
+from random_blocks import FUNCTIONS, INPLACE
 
 
 class Checkpointed(Net):
@@ -151,3 +152,62 @@ def test_a_checkpointed_function_is_refused(compiled):
     model = Applied(lambda z: checkpoint(F.relu, z, use_reentrant=False))
     with pytest.raises(sg.UnreachableSites, match="checkpoint a module instead"), sg.attach(model, RULE):
         gradients(torch.compile(model, backend="aot_eager") if compiled else model, vectors())
+
+
+POOLINGS = {
+    "max_pool2d": lambda z: F.max_pool2d(z, 2),
+    "with indices": lambda z: F.max_pool2d(z, 2, return_indices=True)[0],
+    "amax": lambda z: z.amax((2, 3), keepdim=True),
+    "max": lambda z: z.max(3, keepdim=True)[0],
+}
+ACTS = {**FUNCTIONS, **INPLACE, **POOLINGS}
+
+
+class Counted(nn.Module):
+    """Counts its runs before and behind a function under test, with a BatchNorm before it."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.conv, self.norm = act, nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+        self.register_buffer("before", torch.zeros(()))
+        self.register_buffer("behind", torch.zeros(()))
+
+    def forward(self, x):
+        z = self.norm(self.conv(x))
+        self.before += 1
+        y = self.act(z)
+        self.behind += 1
+        return y
+
+
+class CheckpointedCounted(nn.Module):
+    def __init__(self, act, reentrant):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.body, self.head = nn.Conv2d(3, 3, 1), Counted(act), nn.Linear(3, 2)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, self.stem(x), use_reentrant=self.reentrant).mean((2, 3)))
+
+
+RULES = [RULE, sg.Surrogate(pool=sg.pools.Hard(), mix=0.5), sg.Surrogate(pool=sg.pools.SoftmaxFull(), scale="channel")]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("act", ACTS)
+def test_a_checkpoint_runs_as_far_a_second_time_as_in_the_bare_model(act, reentrant):
+    """It stops once it has every tensor that was saved: which they are must not change where the last one is."""
+
+    def buffers(rule=None, attached=True):
+        model = CheckpointedCounted(ACTS[act], reentrant).double().train()
+        if attached:
+            sg.attach(model, rule)
+        model(images()).sum().backward()
+        return {name: buffer for name, buffer in model.named_buffers() if "scale" not in name}
+
+    bare = buffers(attached=False)
+    assert float(bare["body.before"]) == 2
+    for rule in (None, *RULES):
+        found = buffers(rule)
+        assert all(torch.equal(found[name], value) for name, value in bare.items()), rule

@@ -19,6 +19,7 @@ from mode_networks import (
     soft_gradients,
     vectors,
 )
+from random_blocks import FUNCTIONS, INPLACE, MODULES
 
 # -- torch.compile ------------------------------------------------------------------------------------
 
@@ -97,6 +98,66 @@ def test_an_inplace_function_that_compile_hides_is_refused_there(function):
     with sg.attach(model, RULE):
         gradients(model, vectors())
         with pytest.raises(sg.UnreachableSites, match=r"torch\.compile hides"):
+            gradients(torch.compile(model, backend="aot_eager"), vectors())
+
+
+HIDDEN = {
+    "torch.maximum(z, zeros)": FUNCTIONS["torch.maximum(z, zeros)"],
+    "z.maximum(zero)": FUNCTIONS["z.maximum(zero)"],
+    "torch.max(zeros, z)": FUNCTIONS["torch.max(zeros, z)"],
+    "F.threshold(z, 0, 0, True)": INPLACE["F.threshold(z, 0, 0, True)"],
+    "nn.Threshold": nn.Threshold(0, 0, inplace=True),
+    "F.threshold_": lambda z: F.threshold_(z, 0, 0),
+    "torch.threshold_": lambda z: torch.threshold_(z, 0, 0),
+    "torch.clip_": lambda z: torch.clip_(z, 0),
+    "torch.clamp_": lambda z: torch.clamp_(z, 0),
+}
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_relu_that_no_one_could_tell_there_is_refused(name, traceable):
+    torch._dynamo.reset()
+    model = Applied(lambda z: HIDDEN[name](z * 1) if traceable or float(z.detach().sum()) < 1e9 else z)
+    with sg.attach(model, RULE):
+        gradients(model, vectors())
+        with pytest.raises(sg.UnreachableSites, match=r"torch\.compile hides"):
+            gradients(torch.compile(model, backend="aot_eager"), vectors())
+
+
+def soft_when_compiled(function):
+    torch._dynamo.reset()
+    model = Applied(lambda z: function(z * 1))
+    with sg.attach(model, RULE):
+        expected = gradients(model, vectors())[1]
+        found = gradients(torch.compile(model, backend="aot_eager", fullgraph=True), vectors())[1]
+    assert reference.distance(found, expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["z.clamp(min=0)", "z.clamp_(min=0)", "torch.clip(z, min=0.0)"])
+def test_a_clamp_is_compiled_in_one_piece(name):
+    soft_when_compiled({**FUNCTIONS, **INPLACE}[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *INPLACE, *MODULES])
+def test_every_spelling_is_soft_when_compiled_or_refused(name, inplace):
+    function = {**FUNCTIONS, **INPLACE}.get(name) or MODULES[name](inplace=inplace)
+    try:
+        soft_when_compiled(function)
+    except torch._dynamo.exc.Unsupported as refused:
+        assert "refuse_compiling" in str(refused)  # noqa: PT017  (either is fine)
+
+
+@pytest.mark.parametrize("function", [F.gelu, torch.ops.aten.clamp_min], ids=["gelu", "operator"])
+def test_a_site_that_no_rule_covers_is_refused_before_anything_is_compiled(function):
+    torch._dynamo.reset()
+    model = Applied(lambda z: function(F.relu(z), *([0] if function is not F.gelu else [])))
+    with sg.attach(model, None) as sites:
+        gradients(model, vectors())
+        sites.use(RULE)
+        with pytest.raises(sg.UnreachableSites, match="out of reach"):
             gradients(torch.compile(model, backend="aot_eager"), vectors())
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import softgate as sg
 from reference import distance
+from site_networks import OwnGate
 from softgate.surrogate.functional import PiecewiseLinear, gated, relu
 
 RULE = sg.Surrogate(gate=sg.gates.Sigmoid(0.3), pool=sg.pools.LSE(0.4))
@@ -198,17 +199,6 @@ def test_gates_of_other_spellings_are_recorded_and_run():
     assert torch.allclose(sg.paths.run(net, x, soft)[:, 0], inside)
 
 
-class Rectify(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return F.relu(z)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * (ctx.saved_tensors[0] > 0)
-
-
 SELECTING = {
     "where": lambda z: torch.where(z > 0, z, 0),
     "gt": lambda z: z * (z > 0),
@@ -225,7 +215,7 @@ SELECTING = {
     "logsigmoid": nn.LogSigmoid(),
     "clamp": lambda z: z.clamp(-1, 1),
     "maximum": lambda z: torch.maximum(z, z.mean()),
-    "autograd.Function": Rectify.apply,
+    "autograd.Function": OwnGate.apply,
 }
 
 

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import softgate as sg
+from site_networks import out_of_sight
 
 RULE = sg.Surrogate(gate=sg.gates.Sigmoid(0.5))
+ATEN = torch.ops.aten
 
 
 class Encoder(nn.Module):
@@ -185,7 +187,7 @@ class Twice(nn.Module):
         out = self.relu(self.first(x))
         if float(out.detach().sum()) > 1e9:  # no symbolic trace
             return out
-        return torch.ops.aten.relu(self.last(out)) if self.training else self.last(out)
+        return out_of_sight(F.relu, self.last(out)) if self.training else self.last(out)
 
 
 def test_every_combination_of_modes_is_audited_for_itself():
@@ -197,6 +199,26 @@ def test_every_combination_of_modes_is_audited_for_itself():
             net(vectors())
 
 
+def test_every_choice_of_trainable_parameters_is_audited_for_itself():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.first, self.relu, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)
+
+        def forward(self, x):
+            stem = self.stem(x)
+            stem = out_of_sight(F.relu, stem) if float(stem.detach().sum()) < 1e9 else stem  # no symbolic trace
+            return self.last(self.relu(self.first(stem)))
+
+    net, x = Net().double(), vectors().detach()
+    net.stem.requires_grad_(False)
+    with sg.attach(net, RULE):
+        net(x)  # no gradient flows through what is out of sight
+        net.stem.requires_grad_(True)
+        with pytest.raises(sg.UnreachableSites, match="outside of Python"):
+            net(x)
+
+
 def test_a_pool_that_is_spared_hides_no_relu():
     class Net(nn.Module):
         def __init__(self):
@@ -205,12 +227,39 @@ def test_a_pool_that_is_spared_hides_no_relu():
 
         def forward(self, x):
             out = self.pool(self.relu(self.conv(x)))
-            return torch.ops.aten.relu(out) if float(out.detach().sum()) < 1e9 else out  # no symbolic trace
+            return out_of_sight(F.relu, out) if float(out.detach().sum()) < 1e9 else out  # no symbolic trace
 
     with sg.attach(Net(), sg.Surrogate(sites=sg.Select(kinds=("relu",)))) as sites:
         x = torch.randn(2, 3, 8, 8, requires_grad=True)
         with pytest.raises(sg.UnreachableSites):
             sites.model(x)
+
+
+@pytest.mark.parametrize(
+    ("spared", "chosen"),
+    [
+        (lambda z: z.clamp(min=0), sg.Select(exclude=("spared.*",))),
+        (lambda z: ATEN.gelu(z), sg.Select(kinds=("relu",))),
+    ],
+    ids=["clamp", "operator"],
+)
+def test_a_spared_call_that_the_graph_does_not_show_hides_no_relu(spared, chosen):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.spared = nn.Linear(4, 6), nn.ReLU(), Spared()
+
+        def forward(self, x):
+            out = self.spared(self.relu(self.first(x)))
+            return out_of_sight(F.relu, out - 0.1) if float(out.detach().sum()) < 1e9 else out  # no symbolic trace
+
+    class Spared(nn.Module):
+        def forward(self, x):
+            return spared(x)
+
+    net = Net().double()
+    with sg.attach(net, sg.Surrogate(sites=chosen)), pytest.raises(sg.UnreachableSites, match="outside of Python"):
+        net(vectors())
 
 
 @dataclass
@@ -237,7 +286,7 @@ class Wrapped(nn.Module):
             x = x.logits
         out = checkpoint(self.last, self.relu(self.first(x)), use_reentrant=False) if not self.hidden else None
         if self.hidden and float(x.detach().sum()) < 1e9:  # no symbolic trace
-            out = torch.ops.aten.relu(self.block(self.first(x)))
+            out = out_of_sight(F.relu, self.block(self.first(x)))
         return Output(out, [])
 
 
@@ -245,7 +294,7 @@ def test_outputs_and_inputs_in_dataclasses_are_looked_through():
     x = vectors()
     with sg.attach(Wrapped(hidden=True).double(), RULE) as sites, pytest.raises(sg.UnreachableSites):
         sites.model(x)
-    before = torch.ops.aten.relu(x)  # hard, but not the model's
+    before = out_of_sight(F.relu, x)  # hard, but not the model's
     net = Wrapped().double()
     with sg.attach(net, RULE):
         net(Output(before, []))

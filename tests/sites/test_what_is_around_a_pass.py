@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import softgate as sg
 from reference import distance
+from site_networks import OwnGate
 
 RULE = sg.Surrogate(gate=sg.gates.Sigmoid(0.4))
 
@@ -179,24 +180,14 @@ def test_an_output_whose_memory_somebody_got_hold_of_is_not_recomputed(way):
 
 
 def test_a_relu_where_gradients_are_off_is_no_call_of_a_site():
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, z):
-            ctx.save_for_backward(z)
-            return F.relu(z)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * (ctx.saved_tensors[0] > 0)
-
     class Mixed(Plain):
         def forward(self, x):
             with torch.no_grad():
                 kept = F.relu(self.first(x))
-            return self.last(self.relu(Function.apply(self.first(x)) - kept))
+            return self.last(self.relu(OwnGate.apply(self.first(x)) - kept))
 
     net = Mixed()
-    with sg.attach(net, RULE) as sites, pytest.warns(sg.SoftgateWarning, match=r"autograd\.Function in Function"):
+    with sg.attach(net, RULE) as sites, pytest.warns(sg.SoftgateWarning, match=r"autograd\.Function in OwnGate"):
         net(vectors())
     assert {site.name: site.calls for site in sites.table()}["relu"] == 1
     assert sum(site.calls for site in sites.table()) == 1

@@ -174,7 +174,7 @@ def test_the_first_clamp_of_a_process_may_stand_in_a_checkpoint():
 
     found = []
     for checkpointed in (True, False):
-        classification._clamps_step.cache_clear()
+        classification._STEPS.clear()
         net = Clamped(checkpointed)
         with sg.attach(net, RULE):
             found.append(slopes(net))

@@ -61,7 +61,8 @@ class CallHandler(ABC):
         if isinstance(call, ActivationCall):
             return self.activation(call, site.name)
         if not isinstance(call, PoolCall):
-            raise unreachable(self.sites.model, [call.kind])
+            state.refusal = unreachable(self.sites.model, [call.kind])
+            raise state.refusal
         if not call.covered:
             raise unreachable(self.sites.model, ["adaptive_max_pool2d into windows of different sizes"])
         require(not call.indices, f"paths: {site.name} returns indices, which are no function of the gates.")
@@ -309,10 +310,16 @@ def run_attached(model: nn.Module, sites: Sites, x: Tensor, gates: Gates, chunk:
     def go(part: slice) -> Tensor:
         mode = Gated(sites, gates if gates.images == 1 else gates[part])
         with sites.handled_by(mode):
-            out: Any = model(x[part].clone())
+            images = x[part].clone()
+            out: Any = model(images)
         missing = gates.sites.keys() - mode.used
         require(not missing, f"paths.run: gates for {', '.join(sorted(missing))}; the network has no such call site.")
         logits: Tensor = getattr(out, "logits", out)
+        rows = logits.shape[:1]
+        require(
+            rows == images.shape[:1],
+            f"paths.run: the model returns {tuple(logits.shape)} for {len(images)} image(s); a row for each is needed.",
+        )
         return logits
 
     return torch.cat(_in_chunks(go, x, len(x), CHUNK if chunk is None else chunk))

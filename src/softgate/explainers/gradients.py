@@ -165,7 +165,7 @@ def _captum(name: str, model: nn.Module, x: Tensor, target: Any, centred: bool, 
     def logits(images: Tensor) -> Tensor:
         out: Any = model(images.clone())  # a model may normalise its input in place
         found: Tensor = getattr(out, "logits", out)
-        require_classes(found, wanted)
+        require_classes(found, wanted, len(images))  # captum runs several points of each at once
         return found - found.mean(1, keepdim=True) if centred else found
 
     with reading_out(model, None) as sites:

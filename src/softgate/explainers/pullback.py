@@ -77,7 +77,8 @@ def pullback(
         [B, C, H, W], or [B, K, C, H, W] for K targets; in the dtype of `x`, detached.
 
     Raises:
-        SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have.
+        SoftgateError: If `x` or `target` has the wrong shape or a class the model does not have, or the model returns
+            something else than one row of logits for each image.
     """
     model = inner(model)
     with reading_out(model, rule) as sites:
@@ -266,7 +267,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits [B, classes], in float32 at least."""
     out: Any = model(x)
     logits: Any = getattr(out, "logits", out)
-    _require_logits(logits)
+    require_logits(logits, len(x))
     wide: Tensor = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return wide
 
@@ -281,7 +282,7 @@ def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Te
     """The logits [B, K] of the targets [B, K], in float32 at least; minus the mean over classes if centred.
 
     Raises:
-        SoftgateError: If the outputs are no logits [B, classes], or a target is no class.
+        SoftgateError: If the outputs are no logits [B, classes] of as many images, or a target is no class.
     """
     require_classes(outputs, targets)
     wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
@@ -289,15 +290,26 @@ def target_logits(outputs: Tensor, targets: Tensor, centred: bool = False) -> Te
     return picked - wide.mean(1, keepdim=True) if centred else picked
 
 
-def require_classes(outputs: Tensor, targets: Tensor) -> None:
-    """Raises `SoftgateError` unless outputs are logits [B, classes] and every target is one of the classes."""
-    _require_logits(outputs)
+def require_classes(outputs: Tensor, targets: Tensor, images: int | None = None) -> None:
+    """Raises `SoftgateError` unless outputs are logits [B, classes] and every target is one of the classes.
+
+    Args:
+        outputs: What a model returns.
+        targets: [B, ...] classes, of as many images unless `images` says otherwise.
+        images: How many images the model was given.
+    """
+    require_logits(outputs, len(targets) if images is None else images)
     classes = outputs.shape[1]
     least, greatest = int(targets.min()), int(targets.max())
     wrong = greatest if greatest >= classes else least
     require(least >= 0 and greatest < classes, f"target={wrong}: the model has the classes 0 to {classes - 1}.")
 
 
-def _require_logits(outputs: Any) -> None:
+def require_logits(outputs: Any, images: int) -> None:
+    """Raises `SoftgateError` unless outputs are logits [B, classes], one row for each of so many images."""
     shape = tuple(getattr(outputs, "shape", ()))
-    require(len(shape) == 2, f"the model returns {type(outputs).__name__} {shape}; logits [B, classes] are needed.")
+    require(
+        len(shape) == 2 and shape[0] == images,
+        f"the model returns {type(outputs).__name__} {shape} for {images} image(s); logits [B, classes], one row for "
+        f"each image, are needed.",
+    )

@@ -90,8 +90,6 @@ def read(
         model = sites.model
         targets, many = _targets(x, target)
         outputs, logit, pullback = _pull(model, x, targets, centred)
-        count = len(outputs)
-        require(count == len(x), f"representation: the model returns logits of {count} images for {len(x)}.")
     with reading_out(model, None) as sites, torch.no_grad():
         gates = _gates(sites, x, rule)
         try:

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from softgate.correlation import bootstrap_weights
 from softgate.errors import SoftgateWarning, require
+from softgate.explainers.pullback import require_logits
 from softgate.sites.inference import reading_out
 
 
@@ -170,8 +171,14 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits [B, classes], in eval mode, without a gradient; the model is afterwards as it was."""
+    """The logits [B, classes], in eval mode, without a gradient; the model is afterwards as it was.
+
+    Raises:
+        SoftgateError: If the model returns something else than one row of logits for each image.
+    """
     with reading_out(model, None) as sites, torch.no_grad():
         model = sites.model
         out: Any = model(x.clone())  # which may normalise its input in place
-    return getattr(out, "logits", out).detach()  # type: ignore[no-any-return]  # a model's output is untyped
+    found: Tensor = getattr(out, "logits", out)
+    require_logits(found, len(x))
+    return found.detach()

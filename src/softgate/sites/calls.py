@@ -119,13 +119,15 @@ class PoolCall(_Call):
 
 @dataclass(frozen=True)
 class UnsupportedCall(_Call):
-    """A call of an activation or pooling with gates of its own, for which there is no rule.
+    """A call of an activation or pooling that no rule covers.
 
     Attributes:
         kind: Its name.
+        why: Why it is not covered, where others of its kind are.
     """
 
     kind: str
+    why: str = ""
 
 
 @dataclass(frozen=True)

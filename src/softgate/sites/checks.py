@@ -72,22 +72,25 @@ def watch_recomputation(model: nn.Module, unchanged: Callable[[], bool], out: An
             tensor.register_hook(check)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
-def refuse_compiling(model: nn.Module, hidden: Iterable[object]) -> None:
+def refuse_compiling(model: nn.Module, missed: Iterable[object], hidden: Iterable[object]) -> None:
     """Raises where a compiled forward pass could have gates that stay hard without anyone noticing.
 
     Args:
         model: The model.
-        hidden: Call sites that torch.compile would not show; where there are none, no call site is known at all.
+        missed: Known call sites that no rule covers.
+        hidden: Call sites that torch.compile would not show; where neither are any, no call site is known at all.
 
     Raises:
-        UnreachableSites: For hidden call sites.
+        UnreachableSites: For such call sites.
         SoftgateError: If nothing is known about the model's call sites.
     """
     name = type(model).__name__
+    if missed:
+        raise unreachable(model, missed)
     if hidden:
         raise UnreachableSites(
-            f"{name} calls in-place functions that torch.compile hides from every rule: {', '.join(map(str, hidden))}. "
-            f"Write torch.nn.functional.relu(x, inplace=True), or x.relu_(), in their place."
+            f"{name} calls functions that torch.compile hides from every rule: {', '.join(map(str, hidden))}. "
+            f"Write torch.nn.functional.relu(x), or relu(x, inplace=True), in their place."
         )
     raise SoftgateError(
         f"{name} cannot be traced, so its call sites are not known; run one forward pass before the compiled one."
@@ -110,6 +113,12 @@ RELU_NODES: dict[str, str] = {
 
 POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2DWithIndices": "max_pool2d"}
 """The same for max pooling."""
+
+
+def shows(out: Any, pools: bool) -> bool:
+    """Whether what a call returned has the autograd node of an activation, or of a pooling, that `audit` looks for."""
+    node = next((tensor.grad_fn for tensor in tensors_in(out)), None)
+    return node is not None and any(pattern in node.name() for pattern in (POOL_NODES if pools else RELU_NODES))
 
 
 def nodes_between(inputs: Any, out: Any, patterns: dict[str, str], begun: int = 0) -> Counter[str]:
@@ -165,10 +174,13 @@ def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:
     )
 
 
-def no_sites(model: nn.Module) -> NoCallSites:
-    """The error for a model in which nothing can be gated."""
+def no_sites(model: nn.Module, whole: bool = False) -> NoCallSites:
+    """The error for a model in which nothing can be gated: in both modes, or else in the one that it is in."""
+    where = "" if whole else f" in {'train' if model.training else 'eval'} mode"
+    why = "" if whole or model.training else " A look at a network runs it in eval mode; rule=None gives its gradient."
+    name = type(model).__name__
     return NoCallSites(
-        f"{type(model).__name__} has no call site to attach a rule to: no relu or max_pool2d in its forward."
+        f"{name} has no call site to attach a rule to{where}: no relu or max_pool2d in its forward.{why}"
     )
 
 

@@ -6,7 +6,7 @@ One table for all that reads or gates call sites: rules in force, symbolic trace
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +22,13 @@ from softgate.surrogate.selection import Kind
 
 RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 INPLACE: frozenset[Any] = frozenset({F.relu_, torch.relu_, Tensor.relu_, F.hardtanh_, F.leaky_relu_})
-HIDDEN_IN_COMPILE: frozenset[Any] = frozenset({torch.relu_, F.hardtanh_, F.leaky_relu_, torch.clamp_, torch.clamp_min_})
-"""In-place functions that torch.compile runs without asking any mode."""
+HIDDEN_IN_COMPILE: frozenset[Any] = frozenset(
+    {
+        *(torch.relu_, F.hardtanh_, F.leaky_relu_, torch.clamp_, torch.clip_, torch.clamp_min_),
+        *(torch.maximum, Tensor.maximum, torch.max, Tensor.max),  # whether the other tensor is zero
+    }
+)
+"""Functions that torch.compile runs without asking any mode, or that no one can tell from others there."""
 
 METHODS: frozenset[str] = frozenset("relu relu_ clamp clamp_ clip clip_ clamp_min clamp_min_ maximum max amax".split())
 """Tensor methods that may be call sites; a symbolic trace sees them by name only."""
@@ -64,7 +69,9 @@ def classify(func: Any, args: Any, kwargs: Any) -> SiteCall | SelectingCall | No
         kwargs: Its arguments by name.
     """
     sorter = _SORTERS.get(func)
-    return None if sorter is None else sorter(func, args, kwargs)
+    if sorter is not None:
+        return sorter(func, args, kwargs)
+    return _operator(func, args, kwargs) if isinstance(func, OPERATORS) else None
 
 
 def _activation(kind: Kind, arguments: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> ActivationCall:
@@ -145,6 +152,28 @@ def _selecting(func: Any, args: Any, kwargs: Any) -> SelectingCall:
     return SelectingCall(func, args, kwargs, SELECTING[func])
 
 
+OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+"""What `torch.ops.aten.relu.default` and `torch.ops.aten.relu` are."""
+
+_PARTS = ("relu", "hardtanh", "threshold", "max_pool", "gelu", "silu", "hardswish", "elu")
+"""Parts of the names of other operators that are activations or max poolings."""
+
+
+def _operator(func: Any, args: Any, kwargs: Any) -> UnsupportedCall | SelectingCall | None:
+    """An operator, called past the function of its name, which no rule covers where that function is a call site."""
+    space, name = str(func).split(".")[:2]
+    known = _BY_NAME.get(name, _BY_NAME.get(name.rstrip("_"))) if space in ("aten", "prims") else None
+    if known is not None:
+        call = classify(known, args, {"input" if key == "self" else key: value for key, value in kwargs.items()})
+    elif "backward" not in name and any(part in name for part in _PARTS):
+        call = UnsupportedCall(func, args, kwargs, name)
+    else:
+        return None
+    if isinstance(call, SelectingCall) or call is None:
+        return call
+    return UnsupportedCall(func, args, kwargs, str(call.kind), f"called as torch.ops.{space}.{name}")
+
+
 SELECTING: dict[Any, str] = {}
 """Functions that select or gate data, or bend it, with a gradient of their own: met in a model, a warning."""
 _TENSOR_FUNCTIONS = """
@@ -209,17 +238,26 @@ def _rectifier(
     return ActivationCall(func, args, kwargs, Kind.RELU, z, inplace, activation, shape)
 
 
+def hidden_in_compile(call: ActivationCall) -> bool:
+    """Whether torch.compile would run a call with its true gradient, unnoticed."""
+    return call.func in HIDDEN_IN_COMPILE or (call.inplace and call.func in _THRESHOLDS)
+
+
 def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@lru_cache(maxsize=1)
+_STEPS: list[float] = []  # of `_clamps_step`; a compiled pass reads it, as it could not a cached function's result
+
+
 def _clamps_step() -> float:
     """The gradient of clamp(min=0) at zero, which is not the same in all versions of PyTorch."""
-    # A checkpoint around the call must not count what is saved here: nothing will be when it is run again.
-    with torch.enable_grad(), torch.inference_mode(False), saved_tensors_hooks(_same, _same):
-        zero = torch.zeros((), requires_grad=True)
-        return float(torch.autograd.grad(torch.clamp(zero, min=0), zero)[0])
+    if not _STEPS:
+        # A checkpoint around the call must not count what is saved here: nothing will be when it is run again.
+        with torch.enable_grad(), torch.inference_mode(False), saved_tensors_hooks(_same, _same):
+            zero = torch.zeros((), requires_grad=True)
+            _STEPS.append(float(torch.autograd.grad(torch.clamp(zero, min=0), zero)[0]))
+    return _STEPS[0]
 
 
 def _is_zero(value: Any) -> bool:
@@ -305,3 +343,6 @@ _SORTERS: dict[Any, Callable[[Any, Any, Any], SiteCall | SelectingCall]] = {
     **dict.fromkeys(ADAPTIVE_MAX_POOL2D, _adaptive_max_pool2d),
     **dict.fromkeys(UNSUPPORTED, _unsupported),
 }
+
+_BY_NAME: dict[str, Any] = {getattr(func, "__name__", ""): func for func in _SORTERS}
+"""The functions by the names that operators have too."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from softgate.errors import SoftgateError
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, ESCAPES, Outputs, current_hooks
@@ -81,10 +82,13 @@ class State:
         self.missed: list[Miss] = []
         self.gated = 0
         self.known = False  # whether the model has call sites that a rule covers, in this pass or in others
-        self.hard: Counter[bool] = Counter()  # calls that kept their true gradient, by whether they pool
+        self.hard: Counter[bool] = (
+            Counter()
+        )  # autograd nodes of calls that kept their true gradient, by whether they pool
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
         self.watched: list[tuple[tuple[str, bool], Tensor, int]] = []  # inputs of activations, and their versions then
+        self.refusal: SoftgateError | None = None  # what a handler has raised; scripted code makes another error of it
         self.within: State | None = None  # the pass of another attached model that runs inside of this one
 
     @property

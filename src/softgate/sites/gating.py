@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from softgate.errors import SoftgateError
 from softgate.sites.active_rule import ActiveRule
 from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
-from softgate.sites.checks import unreachable
-from softgate.sites.classification import HIDDEN_IN_COMPILE
+from softgate.sites.checks import shows, unreachable
+from softgate.sites.classification import hidden_in_compile
 from softgate.sites.forward import Miss, State, in_checkpoint
 from softgate.sites.scales import channel_of, scales_of, tell_if_stale
 from softgate.sites.table import SiteTable
@@ -74,23 +74,22 @@ class Gating:
             return self._activation(call, site, state)
         if isinstance(call, PoolCall):
             return self._pool(call, site, state)
-        self._note(site, call.kind, False, state)
+        self._note(site, call.kind, False, state, call.why)
         if self.active.soft and state.missed and torch.compiler.is_compiling():
             raise unreachable(self.model, state.missed)
-        return call.original()
+        return _left_hard(call.original(), state, pools=call.kind in POOLS)
 
     def _activation(self, call: ActivationCall, site: SiteId, state: State) -> Any:
         self._note(site, call.kind, True, state)
-        if call.func in HIDDEN_IN_COMPILE:
+        if hidden_in_compile(call):
             self.hidden[site] = None
         rule, scale = self._law(state, site.name, call.kind, call.z)
         # A site that need not work in place does so nevertheless where a hook may have kept its input.
         inplace = self.watched if site in self.fresh else call.inplace
         if rule is None or not rule.softens_relu:
-            state.hard[False] += 1
             if inplace and not call.inplace:  # a copy goes in: most activations keep their input for the true gradient
-                return call.z.copy_(call.activation(call.z.clone()))
-            return call.original()
+                return call.z.copy_(_left_hard(call.activation(call.z.clone()), state, pools=False))
+            return _left_hard(call.original(), state, pools=False)
         z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self.share and not inplace:
@@ -119,11 +118,10 @@ class Gating:
     def _pool(self, call: PoolCall, site: SiteId, state: State) -> Any:
         self._note(site, call.kind, call.covered, state)
         if call.settings is None:
-            return call.original()
+            return _left_hard(call.original(), state, pools=True)
         rule, scale = self._law(state, site.name, call.kind, call.x)
         if rule is None or not rule.softens_pool:
-            state.hard[True] += 1
-            return state.outputs.call(call.func, call.args, call.kwargs)
+            return _left_hard(state.outputs.call(call.func, call.args, call.kwargs), state, pools=True)
         options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
         options["split_ties"] = call.kind is Kind.AMAX and not call.indices
         y = state.outputs.call(functional.max_pool2d, (call.x, *call.settings), options)
@@ -155,12 +153,12 @@ class Gating:
             scales.remember(name, z, channel, scale)
         return rule, scale
 
-    def _note(self, site: SiteId, kind: str, covered: bool, state: State) -> None:
+    def _note(self, site: SiteId, kind: str, covered: bool, state: State, why: str = "") -> None:
         """Takes note of a call, in the pass and in the table."""
         if covered:
             state.gated += 1
         else:
-            self.miss(state, Miss(site, kind))
+            self.miss(state, Miss(site, kind, why))
         if torch.compiler.is_compiling():
             return
         if not state.frame.activation and in_checkpoint():
@@ -182,6 +180,13 @@ class Gating:
                 f"{site.name} is called more than once and recomputed by an activation checkpoint; a rule with "
                 f"scale=channel, random gates or a choice of sites cannot tell the calls apart. Give each a module."
             )
+
+
+def _left_hard(out: Any, state: State, *, pools: bool) -> Any:
+    """What a call returned that kept its true gradient, which the audit must expect in the graph."""
+    if not torch.compiler.is_compiling():
+        state.hard[pools] += shows(out, pools)
+    return out
 
 
 IN_CHECKPOINT = "in a checkpointed function; checkpoint a module instead"

@@ -280,8 +280,13 @@ class Sites:
         audited = self._handler is gating and gating.active.ever_soft
         begun = self._audit.begin(self._frames, self.rule) if audited and whole and gating.active.soft else None
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
-        with entered(self, state), Mode(self._handler, state):
-            out = inner(*args, **kwargs)
+        try:
+            with entered(self, state), Mode(self._handler, state):
+                out = inner(*args, **kwargs)
+        except RuntimeError:
+            if state.refusal is None:
+                raise
+            raise state.refusal from None
         gating.learn(state)
         if audited:
             state.known = bool(self._order or self._table.covered())
@@ -296,8 +301,14 @@ class Sites:
 
     def _run_compiled(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         gating = self._gating
-        if gating.active.soft and (gating.hidden or not self._table):
-            refuse_compiling(self.model, gating.hidden)
+        if gating.active.soft:
+            missed = [
+                Miss(s.id, s.kind, "out of reach")
+                for s in self._table
+                if not s.covered and gating.active.wants(s.name, s.kind)
+            ]
+            if missed or gating.hidden or not self._table:
+                refuse_compiling(self.model, missed, gating.hidden)
         self._compiling = State(frame)
         try:
             with Mode(self._handler, self._compiling):
@@ -338,7 +349,7 @@ class Sites:
                 raise unreachable(self.model, [Miss(call.site, call.kind, call.why) for call in missed])
         other = trace(self.model, self._frames[0], flipped=True)
         if self._active.ever_soft and not calls and (other is None or not other.calls):
-            raise no_sites(self.model)
+            raise no_sites(self.model, whole=other is not None)
         self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
         self._order = in_order(calls, other.calls if other else [])

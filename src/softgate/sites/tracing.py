@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, SiteId
-from softgate.sites.classification import HIDDEN_IN_COMPILE, METHODS, SELECTING, classify
+from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, SiteId, UnsupportedCall
+from softgate.sites.classification import METHODS, SELECTING, classify, hidden_in_compile
 from softgate.sites.forward import Frame, Mode, State, entered, in_checkpoint
 from softgate.sites.gating import IN_CHECKPOINT
 from softgate.sites.randomness import own_random_numbers
@@ -27,9 +27,6 @@ from softgate.surrogate.selection import POOLS
 
 SEEN = METHODS | {kind for kind in SELECTING.values() if hasattr(Tensor, kind)}
 """Tensor methods that are call sites or select data."""
-
-OPERATORS = ("relu", "hardtanh", "threshold", "max_pool", "gelu", "silu", "hardswish", "elu")
-"""Parts of the names of operators that are activations or max poolings."""
 
 
 class _Symbol(fx.Proxy):
@@ -106,11 +103,12 @@ class _Tracing:
             return out
         why = _why_not(state)
         if isinstance(call, ActivationCall):
-            node, hidden = getattr(out, "node", None), call.func in HIDDEN_IN_COMPILE
+            node, hidden = getattr(out, "node", None), hidden_in_compile(call)
             training = state.frame.module.training
             self.calls.append(TracedCall(site, call.kind, True, call.inplace, node, why, hidden, training=training))
         else:
             covered = isinstance(call, PoolCall) and call.covered
+            why = call.why if isinstance(call, UnsupportedCall) and call.why else why
             self.calls.append(TracedCall(site, call.kind, covered, why=why))
         return out
 
@@ -125,13 +123,11 @@ class CallSiteTracer(fx.Tracer):
     Args:
         on_method: Told of tensor methods such as `x.relu_()`, which a trace records without a function call, and of
             those that select data.
-        on_operator: Told of operators such as `torch.ops.aten.relu`, which no mode sees.
     """
 
-    def __init__(self, on_method: Callable[[str, fx.Node], None], on_operator: Callable[[str], None]) -> None:
+    def __init__(self, on_method: Callable[[str, fx.Node], None]) -> None:
         super().__init__()
         self.on_method = on_method
-        self.on_operator = on_operator
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Convolutions, norms and the like are leaves; whatever may call an activation is not."""
@@ -148,10 +144,6 @@ class CallSiteTracer(fx.Tracer):
         node = super().create_node(kind, target, *args, **kwargs)
         if kind == "call_method" and target in SEEN:
             self.on_method(target, node)
-        if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-            name = str(target)
-            if any(part in name for part in OPERATORS):
-                self.on_operator(name)
         return node
 
 
@@ -231,13 +223,11 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
         if isinstance(call, SelectingCall):
             state.select(call)
         elif call is not None:
-            inplace, training = isinstance(call, ActivationCall) and call.inplace, state.frame.module.training
-            site = state.identify(call.kind)
-            tracing.calls.append(TracedCall(site, call.kind, True, inplace, node, why, training=training))
-
-    def operator(name: str) -> None:
-        if not state.without_graph:
-            tracing.calls.append(TracedCall(SiteId(f"torch.ops.{name}"), name, False))
+            site, training = state.identify(call.kind), state.frame.module.training
+            inplace, hidden = False, False
+            if isinstance(call, ActivationCall):
+                inplace, hidden = call.inplace, hidden_in_compile(call)
+            tracing.calls.append(TracedCall(site, call.kind, True, inplace, node, why, hidden, training=training))
 
     try:
         with (
@@ -251,7 +241,7 @@ def trace(model: nn.Module, frame: Frame, flipped: bool = False) -> Trace | None
             if flipped:
                 for module in model.modules():
                     module.training = not module.training
-            CallSiteTracer(method, operator).trace(model)
+            CallSiteTracer(method).trace(model)
             kept = _kept(model)
     except Exception:
         # Tracing runs the user's forward on symbols; whatever it raises means: wait for the first forward.

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from softgate.errors import SoftgateError, require, unknown
 from softgate.explainers.noise import draws, generators
+from softgate.explainers.pullback import require_logits
 from softgate.sites.inference import reading_out
 
 NORMS = ("linf", "l2")
@@ -198,4 +199,6 @@ def _norms(x: Tensor) -> Tensor:
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     out: Any = model(x.clone())  # which may normalise its input in place
-    return getattr(out, "logits", out)  # type: ignore[no-any-return]  # a model's output is untyped
+    logits: Tensor = getattr(out, "logits", out)
+    require_logits(logits, len(x))
+    return logits

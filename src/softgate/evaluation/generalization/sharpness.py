@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from softgate.errors import require
-from softgate.explainers.pullback import CHUNK, PAPER_PIXELS
+from softgate.explainers.pullback import CHUNK, PAPER_PIXELS, require_logits
 from softgate.sites.inference import reading_out
 
 TOLERANCE = 1e-3
@@ -110,6 +110,7 @@ def _parts(x: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _loss(out: Any, labels: Tensor, total: int) -> Tensor:
     logits = getattr(out, "logits", out)
+    require_logits(logits, len(labels))
     return F.cross_entropy(logits, labels, reduction="sum") / total
 
 
