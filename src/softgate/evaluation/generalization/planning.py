@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy import special, stats
@@ -69,7 +69,7 @@ def outlook(spread: Variance, alpha: float, effects: Sequence[float] = (), level
     def over(figure: Callable[[Variance], float | None]) -> Between:
         return Between(*map(figure, ends))
 
-    counted = tuple((effect, over(lambda one, effect=effect: seeds_needed(effect, one, alpha))) for effect in effects)  # type: ignore[misc]
+    counted = tuple((effect, over(partial(seeds_needed, effect, alpha=alpha))) for effect in effects)
     return Outlook(over(lambda one: math.sqrt(one.seed)), over(lambda one: detectable(one, alpha)), counted)
 
 

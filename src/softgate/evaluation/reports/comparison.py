@@ -161,7 +161,7 @@ def _how(found: Comparison) -> str:
         f"Intervals are for other seeds and other images: Student's t over seeds, with the chance that lies in the "
         f"choice of images added; measures without a value for each image (ECE, gap, sharpness) vary over seeds only. "
         f"Claims rest on {MEASURES[PRIMARY].title}; the other measures say where a difference lies. Marks below a line "
-        f"are seeds; red is told apart. Detectable: the least true difference that these seeds find four of five times. "
+        f"are seeds; red is told apart. Detectable: the least true difference that these seeds find 4 times in 5. "
         f"pp: percentage points."
     )
 
