@@ -33,7 +33,7 @@ SMALL = (
 SWEEP = ("-m", "surrogate=none,excitation", *SMALL, *QUIET)
 FEW = ("alignment=full", "alignment.images=10", "alignment.dear_images=2", "alignment.draws=2", "measure=false")
 QUICK = (
-    *("compare=quick", "grid.rows=2", "grid.targets=2", "compare.resamples=100", "compare.corruptions.images=8"),
+    *("compare=quick", "grid.rows=2", "grid.targets=2", "compare.corruptions.images=8"),
     *("compare.attack.steps=2", "compare.attack.images=8", "compare.sharpness.images=8"),
 )
 CASES = {

@@ -5,7 +5,7 @@ from softgate.evaluation import evaluate
 from softgate.evaluation.config import EvaluationConfig
 
 FEW = (
-    *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.resamples=100", "compare.corruptions.images=4"),
+    *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.corruptions.images=4"),
     *("compare.corruptions.severities=[5]", "compare.attack.steps=1", "compare.attack.images=4"),
     *("compare.sharpness.images=4", "compare.sharpness.iterations=2"),
 )

@@ -43,27 +43,6 @@ def test_settings_of_a_rule_that_differ_are_in_the_name(images, tmp_path, monkey
     assert names == ["excitation, gate.temperature=0.3", "excitation, gate.temperature=0.6", "none"]
 
 
-def test_the_best_value_of_a_tuned_key_is_chosen_by_the_other_seeds(images, tmp_path):
-    data, made = finished.options(images), []
-    table = {(0.1, 0): 0.5, (0.1, 1): 0.6, (0.1, 2): 0.6, (0.2, 0): 0.99, (0.2, 1): 0.4, (0.2, 2): 0.4}
-    for (lr, seed), acc in table.items():
-        made.append(finished.run(tmp_path / f"{lr}-{seed}", data, "none", seed, lr=lr, acc=acc))
-    runs = collection.sort(read(*made), [], ["optim.lr"])
-    assert {run.arm for run in runs} == {"none"}
-    chosen, said = collection.tune(runs, ["optim.lr"], "val/acc")
-    # Seed 0's luck at 0.2 chooses 0.2 for the others, and not for itself.
-    assert {run.seed: run.config["optim"]["lr"] for run in chosen} == {0: 0.1, 1: 0.2, 2: 0.2}
-    assert said == ["none: optim.lr=0.1 for seed 0; optim.lr=0.2 for seed 1, 2, of 2 values tried."]
-
-
-def test_a_value_that_only_one_seed_tried_is_not_chosen_by_its_own_luck(images, tmp_path):
-    data, made = finished.options(images), []
-    for (lr, seed), acc in {(0.1, 0): 0.8, (0.1, 1): 0.8, (0.5, 1): 0.9}.items():
-        made.append(finished.run(tmp_path / f"{lr}-{seed}", data, "none", seed, lr=lr, acc=acc))
-    chosen, _ = collection.tune(collection.sort(read(*made), [], ["optim.lr"]), ["optim.lr"], "val/acc")
-    assert {run.seed: run.config["optim"]["lr"] for run in chosen} == {0: 0.1, 1: 0.1}
-
-
 def test_where_data_are_kept_makes_no_arm_and_other_seeds_are_named(images, tmp_path):
     kept = finished.run(tmp_path / "a", finished.options(images, cache_dir="/scratch", fraction_seed=0), "none", 0)
     other = finished.run(tmp_path / "b", finished.options(images, cache_dir=None, fraction_seed=3), "none", 0)

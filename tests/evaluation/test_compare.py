@@ -16,6 +16,7 @@ from softgate.data.config import DataConfig
 from softgate.data.sources import class_folders
 from softgate.evaluation import compare, evaluate
 from softgate.evaluation.generalization import measures, scores
+from softgate.evaluation.reports import results as results_file
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def results(swept, tmp_path_factory):
 
 def test_a_sweep_is_compared_and_everything_is_written(results, swept):
     found = json.loads((results / "results.json").read_text())["comparison"]
-    assert found["schema"] == compare.SCHEMA
+    assert found["schema"] == results_file.SCHEMA
     assert found["baseline"] == "none"
     assert found["arms"] == ["none", "excitation", "sugar"]
     assert len(found["runs"]) == 9
@@ -53,7 +54,9 @@ def test_a_difference_is_that_of_the_runs_pair_by_pair(results):
         expected = [by[row["arm"], s][row["measure"]] - by["none", s][row["measure"]] for s in row["seeds"]]
         assert row["deltas"] == pytest.approx(expected, abs=1e-9)
         assert row["mean"] == pytest.approx(np.mean(expected), abs=1e-9)
-        assert row["verdict"] in ("better", "worse", "not told apart")
+        assert row["verdict"] in ("better", "worse", "equivalent", "not told apart")
+        assert (row["equivalent"] is None) == (row["measure"] != "acc")
+        assert ("seeds_for_0.5_low" in row) == (row["measure"] == "acc" and "detectable" in row)
 
 
 class Addresses(HTMLParser):
@@ -88,10 +91,11 @@ def test_the_tables_can_be_pasted_into_a_page(results):
         "```bash\nuv run train.py -m surrogate=none,excitation,sugar seed=0,1,2\nuv run evaluate.py "
     )
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     for lines in tables:
         assert len({line.count("|") for line in lines}) == 1
-    assert [line.split("|")[1].strip() for line in tables[1][2:]] == ["excitation", "sugar"]
+    for lines in tables[1:]:
+        assert [line.split("|")[1].strip() for line in lines[2:]] == ["excitation", "sugar"]
 
 
 def test_measures_agree_with_a_plain_loop(results, swept):

@@ -114,7 +114,7 @@ def test_a_glob_reaches_a_directory_with_marks_in_its_name(swept, tmp_path, name
         (("compare.baseline=nine",), r"compare\.baseline=nine.*allowed: excitation, none, sugar\. Did you mean 'none'"),
         (("compare.checkpoint=first",), r"compare\.checkpoint=first"),
         (("compare.level=2",), r"compare\.level=2"),
-        (("compare.resamples=1",), r"compare\.resamples=1"),
+        (("compare.equivalence=0",), r"compare\.equivalence=0: a number > 0 is needed, or null for none"),
         (("compare.tune=optim.lr",), r"compare\.tune=optim\.lr: a list of names"),
         (("compare.corruptions.families=[frost]",), r"compare\.corruptions\.families=frost"),
         (("compare.corruptions.severities=[6]",), r"compare\.corruptions\.severities=\[6\]"),

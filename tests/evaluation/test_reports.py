@@ -55,7 +55,7 @@ def found(name: str) -> compare.Comparison:
             measured.append(each)
     made = compare.Comparison(runs, "none", options, left=[f"{name}: left"], notes=[name], tuned=[f"tuned {name}"])
     made.measured, made.environment = measured, environment
-    made.data = {"name": name, "images": 200, "classes": [name, "cat"]}
+    made.data = {"name": name, "images": 200, "called": "test images", "classes": [name, "cat"]}
     made.rows = compare.differences(made)
     return made
 

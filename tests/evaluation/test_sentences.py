@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,20 +12,22 @@ from compared import asked
 from softgate.evaluation import checkpoints, compare
 from softgate.evaluation import runs as collection
 from softgate.evaluation.generalization.measures import Measured
+from softgate.evaluation.generalization.planning import Between
+from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.reports import sentences
 from softgate.figures import comparison as charts
 
 
-def comparison(a, b, key="acc", baseline="none"):
+def comparison(a, b, *words):
     """Two arms with the given scores by seed and image."""
-    options = asked("compare.resamples=300", "compare.curves=[noise_cosine]", "compare.within=[]").compare
+    options = asked("compare.curves=[noise_cosine]", "compare.within=[]", *words).compare
     made = []
     for arm, rows in (("none", b), ("soft", a)):
         for seed, row in enumerate(rows):
             each = Measured()
             each.add("acc", torch.tensor(row))
             made.append((collection.Run(None, f"{arm}-{seed}", {"seed": seed}, {}, {}, {}, [], [], arm=arm), each))
-    found = compare.Comparison([run for run, _ in made], baseline, options)
+    found = compare.Comparison([run for run, _ in made], "none", options)
     found.measured = [each for _, each in made]
     found.rows = compare.differences(found)
     return found
@@ -35,14 +38,70 @@ def test_only_an_arm_that_is_told_apart_is_called_better():
     base = (generator.random((6, 300)) < 0.8).astype(float)
     clear = comparison(np.maximum(base, generator.random((6, 300)) < 0.4), base)
     assert clear.rows[0].verdict == "better"
-    assert sentences.claims(clear)[0].startswith("soft is better than none: +")
+    (sentence,) = sentences.claims(clear)
+    assert sentence.startswith("soft is better than none: +")
+    assert sentence.endswith(f"6 seeds, {sentences.probability(clear.rows[0].difference.adjusted)}.")
     same = comparison((generator.random((6, 300)) < 0.8).astype(float), base)
     assert same.rows[0].verdict == "not told apart"
     (sentence,) = sentences.claims(same)
     assert sentence.startswith("soft is not told apart from none: ")
-    assert re.search(r"6 seeds find a difference of \d+\.\d\d pp four times in five; (one|on these)", sentence)
+    assert re.search(
+        r"Nor is it shown to be equivalent: the 90% interval, -\d\.\d\d pp to \+\d\.\d\d pp, is not within ±1 pp\. "
+        r"6 seeds find a true difference of \d+\.\d\d pp \(\d\.\d\d pp to \d+\.\d\d pp\) four times in five; "
+        r"for 0\.5, 1 and 2 pp it takes .+, .+ and .+ seeds\.$",
+        sentence,
+    )
     alone = comparison(base[:1], 1 - base[:1])
     assert sentences.claims(alone)[0].endswith("One seed makes no claim.")
+
+
+def test_a_null_is_claimed_by_equivalence_and_not_by_a_large_p():
+    generator = np.random.default_rng(1)
+    base = (generator.random((6, 4000)) < 0.8).astype(float)
+    other = np.where(generator.random((6, 4000)) < 0.05, generator.random((6, 4000)) < 0.8, base)
+    alike = comparison(other, base)
+    (row,) = alike.rows
+    assert row.verdict == "equivalent"
+    (sentence,) = sentences.claims(alike)
+    assert re.match(
+        r"soft is equivalent to none within ±1 pp: [+-]0\.\d\d pp \(95%: .*\), 6 seeds, Holm p = ", sentence
+    )
+    assert re.search(r"The 90% interval, .*, lies within ±1 pp \(Holm p < 0.001 of a difference as large\)\.", sentence)
+    narrow = comparison(other, base, "compare.equivalence=0.01")
+    assert narrow.rows[0].verdict == "not told apart"
+    assert "is not within ±0.01 pp." in sentences.claims(narrow)[0]
+    unasked = comparison(other, base, "compare.equivalence=null")
+    assert "equivalent" not in sentences.claims(unasked)[0]
+
+
+def test_what_is_told_apart_may_still_be_too_small_to_matter_and_holm_may_forbid_equivalence():
+    found = comparison(np.zeros((3, 10)), np.zeros((3, 10)))
+    one = Difference(
+        0.004, 0.001, 0.007, 0.01, 0.1, (), None, 0.02, margin=0.01, inner=(0.002, 0.006), outside_adjusted=0.003
+    )
+    row = compare.Row("soft", "", "acc", (0, 1, 2), one, one.verdict(True))
+    assert sentences.claim(row, found) == (
+        "soft is better than none: +0.40 pp (95%: +0.10 pp to +0.70 pp), 3 seeds, Holm p = 0.02. Yet a difference that "
+        "matters is ruled out: the 90% interval, +0.20 pp to +0.60 pp, lies within ±1 pp (Holm p = 0.003 of a "
+        "difference as large)."
+    )
+    less = replace(one, adjusted=0.3, outside_adjusted=0.08)
+    row = compare.Row("soft", "", "acc", (0, 1, 2), less, less.verdict(True))
+    assert row.verdict == "not told apart"
+    assert "lies within ±1 pp, but Holm p = 0.08 of a difference as large." in sentences.claim(row, found)
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ((17, 6, 4600), "17 (6 to 4,600)"),
+        ((1700, 600, None), "1,700 (600 or more)"),
+        ((None, 41, None), "no number (41 or more)"),
+        ((None, None, None), "no number"),
+    ],
+)
+def test_numbers_of_seeds_are_said_with_their_doubt(figure, said):
+    assert sentences.needed(Between(*figure)) == said
 
 
 def test_bands_are_t_intervals_over_seeds():

@@ -11,7 +11,7 @@ import torch
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.1.0.tar.xz"
 CHEAP = (
-    *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.resamples=100", "compare.train_images=64"),
+    *("accelerator=cpu", "grid.rows=1", "grid.targets=1", "compare.train_images=64"),
     *("compare.corruptions.families=[]", "compare.attack.linf=null", "compare.attack.l2=null"),
     *("compare.sharpness.images=0", "compare.grids=false"),
 )

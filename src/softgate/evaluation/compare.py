@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,20 +18,21 @@ from softgate.classes import Classes
 from softgate.data import ImageData
 from softgate.data.config import DataConfig
 from softgate.errors import SoftgateError, require, unknown
-from softgate.evaluation import alignment, grids
+from softgate.evaluation import alignment, grids, tuning
 from softgate.evaluation.checkpoints import directories
 from softgate.evaluation.config import CompareConfig, DataChanges, EvaluationConfig, GridConfig
-from softgate.evaluation.generalization import measures, statistics
+from softgate.evaluation.generalization import measures, planning, statistics
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
+from softgate.evaluation.generalization.planning import Outlook
 from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.networks import Subject, align
-from softgate.evaluation.runs import Run, never_started, read, require_known, sort, tune, without_doubles
+from softgate.evaluation.runs import Run, never_started, read, require_known, sort, without_doubles
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
 from softgate.training import SoftgateModule, provenance
 
-SCHEMA = 1
-"""Version of what stands under `comparison` in `results.json`."""
+EFFECTS = (0.005, 0.01, 0.02)
+"""True differences in top-1 that seeds are counted for."""
 
 Restore = Callable[[Path], tuple[SoftgateModule, dict[str, Any]]]
 Networks = dict[str, tuple[SoftgateModule, DataConfig]]
@@ -39,7 +41,7 @@ Networks = dict[str, tuple[SoftgateModule, DataConfig]]
 
 @dataclass(frozen=True)
 class Row:
-    """One arm against the baseline, on one measure, in one condition."""
+    """One arm against the baseline, on one measure, in one condition; `outlook` is what other seeds would find."""
 
     arm: str
     condition: str
@@ -47,6 +49,7 @@ class Row:
     seeds: tuple[int, ...]
     difference: Difference
     verdict: str
+    outlook: Outlook | None = None
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Comparison:
         tuned: Lines on what was chosen for each arm.
         grids: Arm to the picture of its best epoch.
         options: Of the comparison.
-        data: Name of the data, its number of test images, its classes.
+        data: Name of the data, its number of images, what these may be called, its classes.
         environment: Of the evaluation.
     """
 
@@ -145,10 +148,11 @@ def compare(
     left += [f"{one}: there is no run." for one in evaluation.patterns if not directories(one)]
     networks: Networks = {}
     score = "val/acc" if options.checkpoint == "last" else "best/val/acc"
+    failed = tuning.diverged(paths) if options.tune else []
     while True:
-        every = sort(runs, options.within, options.tune)
-        chosen, doubles = without_doubles(every, options.tune)
-        chosen, tuned = tune(chosen, options.tune, score)
+        every = sort([*runs, *failed], options.within, options.tune)
+        chosen, doubles = without_doubles(every[: len(runs)], options.tune)
+        chosen, tuned = tuning.tune(chosen, options.tune, score, every[len(runs) :])
         broken = _load(chosen, options.checkpoint, evaluation.data, restore, networks)
         left += [f"{label}: {why}" for label, why in broken.items()]
         runs = [run for run in runs if run.label not in broken]
@@ -261,7 +265,9 @@ def _measure(
             bench = Bench(data, found.options)
             found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
             found.data["measured"] = options.measured_images
-            found.notes += [*bench.notes, *_chosen_on(found.options, options)]
+            called, lines = tuning.images(found.options, found.runs, options.measured_images)
+            found.data["called"] = called
+            found.notes += [*bench.notes, *lines]
         found.notes += align(module, bench.data, run.label)
         module.to(device).eval()
         found.measured.append(bench.measure(module, options))
@@ -276,22 +282,13 @@ def _measure(
         console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
 
 
-def _chosen_on(options: CompareConfig, data: DataConfig) -> list[str]:
-    """A line where runs were chosen by the images that are measured."""
-    if data.measured == "test" or not (options.tune or options.checkpoint == "best"):
-        return []
-    what = "values" if options.tune else "checkpoints"
-    return [
-        f"The {what} were chosen on the images that are measured here, {data.measured_images}: figures are too good by "
-        f"the luck of that choice; train with data.val_split=0.1, and it is made on other images."
-    ]
-
-
 def differences(found: Comparison) -> list[Row]:
     """Every arm against the baseline on every measure; Holm's correction is over the arms of a measure."""
     rows = []
-    level = found.options.level
+    level, points = found.options.level, found.options.equivalence
     for key in found.keys:
+        primary = key == PRIMARY
+        margin = points / 100 if primary and points is not None else None
         made: list[tuple[str, str, tuple[int, ...], Difference]] = []
         for condition in found.conditions:
             base = found.of(found.baseline, condition)
@@ -301,10 +298,13 @@ def differences(found: Comparison) -> list[Row]:
                 seeds = tuple(seed for seed in both if key in mine[seed].values and key in base[seed].values)
                 if seeds:
                     a, b = (measures.stacked([each[seed] for seed in seeds], key) for each in (mine, base))
-                    one = statistics.paired(a, b, level, found.options.resamples)
-                    made.append((arm, condition, seeds, one))
-        for (arm, condition, seeds, _), one in zip(made, statistics.together([m[3] for m in made], level), strict=True):
-            rows.append(Row(arm, condition, key, seeds, one, one.verdict(MEASURES[key].better, level)))
+                    made.append((arm, condition, seeds, statistics.paired(a, b, level, margin)))
+        compared = statistics.together([one for *_, one in made])
+        share = (1 - level) / max(1, sum(not math.isnan(one.p) for one in compared))
+        for (arm, condition, seeds, _), one in zip(made, compared, strict=True):
+            verdict = one.verdict(MEASURES[key].better, level)
+            ahead = planning.outlook(one.variance, share, EFFECTS if primary else ()) if one.variance else None
+            rows.append(Row(arm, condition, key, seeds, one, verdict, ahead))
     return rows
 
 
@@ -349,36 +349,3 @@ def _without_grid(found: Comparison, run: Run, why: str) -> None:
     found.notes.append(
         f"{run.label}: no grid of its best epoch: {why}; set grid.rows, grid.columns or grid.chunk lower."
     )
-
-
-def plain(found: Comparison) -> dict[str, Any]:
-    """For `results.json`."""
-    runs = []
-    for run, each in zip(found.runs, found.measured, strict=True):
-        about = {key: run.summary.get(key) for key in ("started", "seconds", "environment", "best/epoch")}
-        names = {"label": run.label, "directory": str(run.directory), "command": run.command}
-        runs.append(
-            {**names, "arm": run.arm, "condition": run.condition, "seed": run.seed, **about, "measures": each.values}
-        )
-    rows = []
-    for row in found.rows:
-        one = row.difference
-        numbers = {key: getattr(one, key) for key in ("mean", "low", "high", "p", "adjusted", "sign_p", "detectable")}
-        about = {"arm": row.arm, "condition": row.condition, "measure": row.measure, "seeds": row.seeds}
-        rows.append({**about, **numbers, "seeds_needed": one.needed, "deltas": one.deltas, "verdict": row.verdict})
-    return {
-        "schema": SCHEMA,
-        "baseline": found.baseline,
-        "arms": found.arms,
-        "conditions": found.conditions,
-        "data": found.data,
-        "better": {key: "higher" if MEASURES[key].better else "lower" for key in found.keys},
-        "primary": PRIMARY,
-        "runs": runs,
-        "differences": rows,
-        "left_out": found.left,
-        "notes": found.notes,
-        "tuned": found.tuned,
-        "environment": found.environment,
-        "options": found.options.plain,
-    }

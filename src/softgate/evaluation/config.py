@@ -227,7 +227,9 @@ class CompareConfig(Options):
     level: Annotated[float, Field(ge=0.5, lt=1), Says("a number from 0.5 to below 1 is needed")] = Field(
         description="coverage of the intervals"
     )
-    resamples: Annotated[int, Field(ge=100)] = Field(description="of the bootstrap over seeds and images")
+    equivalence: Radius = Field(
+        description="points of top-1: arms that differ by less are equivalent; null claims no equivalence"
+    )
     seed: Whole = Field(description="picks images and noise, the same for every run")
     train_images: Share = Field(description="training images for the gap between training and test")
     corruptions: Annotated[

@@ -20,7 +20,7 @@ from softgate.errors import SoftgateError, printable
 from softgate.evaluation.checkpoints import read_yaml, saved_config
 from softgate.evaluation.config import CompareConfig
 from softgate.training.config_differences import FREE, LENGTH, completed
-from softgate.training.summary import history, number
+from softgate.training.summary import history
 
 Points = Sequence[tuple[float, float]]
 
@@ -183,6 +183,21 @@ def never_started(paths: Sequence[Path]) -> list[str]:
     return left
 
 
+def read_run(path: Path) -> Run | None:
+    """A run by itself, finished or not, under its directory's name; None where it cannot be read."""
+    summary, config = files.read_json(path / "summary.json"), saved_config(path)
+    if (
+        not summary
+        or not isinstance(config.get("seed"), int)
+        or not (_fits(_Summary, summary) and _fits(_Config, config))
+    ):
+        return None
+    try:
+        return _read(path, path.name, config, summary)
+    except SoftgateError:
+        return None
+
+
 def _read(path: Path, label: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Run:
     config = completed(config)  # or a new option would set older runs apart
     metrics = path / "metrics.csv"
@@ -241,9 +256,9 @@ def sort(runs: Sequence[Run], within: Sequence[str], tuned: Sequence[str]) -> li
     for recipe, head in zip(recipes, heads, strict=True):
         alike = [other for other, name in zip(recipes, heads, strict=True) if name == head]
         keys = sorted(everywhere | _varying(alike))
-        arms.append(", ".join([head, *(f"{key.removeprefix('surrogate.')}={_shown(recipe.get(key))}" for key in keys)]))
-    moving = [key for key in within if len({_shown(each.get(key)) for each in flat}) > 1]
-    conditions = [", ".join(f"{key}={_shown(each.get(key))}" for key in moving) for each in flat]
+        arms.append(", ".join([head, *(f"{key.removeprefix('surrogate.')}={shown(recipe.get(key))}" for key in keys)]))
+    moving = [key for key in within if len({shown(each.get(key)) for each in flat}) > 1]
+    conditions = [", ".join(f"{key}={shown(each.get(key))}" for key in moving) for each in flat]
     return [replace(run, arm=a, condition=c) for run, a, c in zip(runs, arms, conditions, strict=True)]
 
 
@@ -253,7 +268,7 @@ def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run
     left = []
     for run in sorted(runs, key=lambda run: str(run.summary.get("started", ""))):
         flat = flatten(run.config)
-        key = (run.arm, run.condition, run.seed, *(_shown(flat.get(k)) for k in tuned))
+        key = (run.arm, run.condition, run.seed, *(shown(flat.get(k)) for k in tuned))
         if key in found:
             older = flatten(found[key].config)
             seeds = [k for k in flat if k != "seed" and _is_seed(k) and flat[k] != older.get(k)]
@@ -262,45 +277,6 @@ def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run
         found[key] = run
     kept = set(map(id, found.values()))
     return [run for run in runs if id(run) in kept], left
-
-
-def tune(runs: Sequence[Run], tuned: Sequence[str], score: str) -> tuple[list[Run], list[str]]:
-    """Chooses, for every arm and seed, the run with the value that is best for the arm's other seeds.
-
-    So no run is chosen by its own luck: values that no other seed has tried are not chosen, unless none has been.
-
-    Args:
-        runs: The runs.
-        tuned: The keys.
-        score: Of the summary; more is better.
-
-    Returns:
-        One run for each arm, condition and seed, and a line on each arm's choices.
-    """
-    if not tuned:
-        return list(runs), []
-    places: dict[tuple[str, str], dict[str, dict[int, Run]]] = {}
-    for run in runs:
-        flat = flatten(run.config)
-        value = ", ".join(f"{key}={_shown(flat.get(key))}" for key in tuned)
-        places.setdefault((run.arm, run.condition), {}).setdefault(value, {})[run.seed] = run
-    chosen, said = [], []
-    for (arm, condition), values in places.items():
-        picks: dict[str, list[int]] = {}
-        for seed in sorted({seed for by_seed in values.values() for seed in by_seed}):
-            here = {value: by_seed for value, by_seed in values.items() if seed in by_seed}
-            here = {value: by_seed for value, by_seed in here.items() if len(by_seed) > 1} or here
-
-            def worth(value: str, here: Mapping[str, Mapping[int, Run]] = here, seed: int = seed) -> float:
-                others = [run for other, run in here[value].items() if other != seed] or list(here[value].values())
-                return sum((number(run.summary, score) or 0.0) for run in others) / len(others)
-
-            best = max(here, key=worth)
-            chosen.append(here[best][seed])
-            picks.setdefault(best, []).append(seed)
-        ways = "; ".join(f"{value} for seed {', '.join(map(str, seeds))}" for value, seeds in picks.items())
-        said.append(f"{' at '.join(filter(None, (arm, condition)))}: {ways}, of {len(values)} values tried.")
-    return chosen, said
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -319,7 +295,8 @@ def require_known(options: CompareConfig, runs: Sequence[Run]) -> None:
     known = {key for run in runs for key in flatten(run.config)}
     for option, keys in (("within", options.within), ("tune", options.tune)):
         for key in keys:
-            if known and not any(each == key or each.startswith(f"{key}.") for each in known):
+            whole = option == "within" and any(each.startswith(f"{key}.") for each in known)
+            if known and key not in known and not whole:
                 near = get_close_matches(key, sorted(known), n=1)
                 hint = f" Did you mean '{near[0]}'?" if near else ""
                 raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
@@ -340,7 +317,7 @@ def _named(run: Run, group: str) -> str:
 
 def _varying(recipes: Sequence[Mapping[str, Any]]) -> set[str]:
     keys = {key for recipe in recipes for key in recipe}
-    return {key for key in keys if len({_shown(recipe.get(key)) for recipe in recipes}) > 1}
+    return {key for key in keys if len({shown(recipe.get(key)) for recipe in recipes}) > 1}
 
 
 def _under(key: str, names: Iterable[str]) -> bool:
@@ -351,5 +328,6 @@ def _is_seed(key: str) -> bool:
     return key.rpartition(".")[2].endswith("seed")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a config as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -52,7 +52,9 @@ MEASURES: Mapping[str, Measure] = {
     "brier": Measure("Brier", False, False, "squared distance of the probabilities to the truth, 0 to 2"),
     "ece": Measure("ECE", False, True, "expected calibration error, 15 bins"),
     "train_acc": Measure("train top-1", True, True, "on the training images, not augmented"),
-    "gap": Measure("train - test", False, True, "top-1 on the training images minus top-1 on the test images"),
+    "gap": Measure(
+        "train gap", False, True, "top-1 on the training images minus top-1 on the images that are measured"
+    ),
     "corrupted": Measure("corrupted", True, True, "top-1 under corruptions as in ImageNet-C, all severities"),
     "pgd_linf": Measure("PGD Linf", True, True, "top-1 under an attack within a cube, true gradient"),
     "pgd_l2": Measure("PGD L2", True, True, "top-1 under an attack within a ball, true gradient"),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from softgate.evaluation.compare import Comparison
+from softgate.evaluation.compare import EFFECTS, Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
+from softgate.evaluation.generalization.statistics import LEVEL
 from softgate.evaluation.reports import pages, sentences
 from softgate.evaluation.runs import flatten
 from softgate.tables import Cell, Mark, Table
@@ -25,7 +26,7 @@ def page(found: Comparison, command: str) -> str:
     """
     data = found.data
     about = (
-        f"{data['name']}, {data['images']:,} test images, {len(data['classes'])} classes; "
+        f"{data['name']}, {sentences.measured(found)}, {len(data['classes'])} classes; "
         f"{sentences.counted(len(found.runs), 'run')}, {sentences.counted(len(found.arms), 'arm')}; "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     )
@@ -44,6 +45,8 @@ def page(found: Comparison, command: str) -> str:
         how=[_how(found), _sizes(found)],
         forests=[pages.chart(svg, MEASURES[key].title) for key, svg in sentences.forests(found).items()],
         differences=differences(found),
+        outlook=outlook(found),
+        ahead=_ahead(found),
         curves=[pages.chart(svg, title) for title, svg in sentences.curves(found).items()],
         efficiency=[pages.chart(efficiency, "top-1 over the share of data")] if efficiency else [],
         scatters=[pages.chart(svg, title, said) for title, (svg, said) in sentences.scatters(found).items()],
@@ -58,7 +61,7 @@ def page(found: Comparison, command: str) -> str:
 
 
 MARKS: Mapping[str, Mark] = {"better": "better", "worse": "worse"}
-"""Of the verdicts."""
+"""Of the verdicts; the others are no gain and no loss."""
 
 
 def summary(found: Comparison) -> Table:
@@ -80,19 +83,45 @@ def summary(found: Comparison) -> Table:
 def differences(found: Comparison) -> Table:
     """One line for each arm and measure."""
     heads = ["arm", "measure", "difference", f"{found.options.level:.0%} interval", "p", "Holm p", "sign p"]
-    heads += ["seeds", "detectable", "seeds needed", "verdict"]
+    heads += ["seeds", "detectable", "verdict"]
     rows: list[list[str | Cell]] = []
     for row in found.rows:
         one, key = row.difference, row.measure
-        ends = f"{sentences.number(key, one.low, signed=True)} … {sentences.number(key, one.high, signed=True)}"
         p = ["–" if math.isnan(value) else f"{value:.2g}" for value in (one.p, one.adjusted, one.sign_p)]
-        least = sentences.number(key, one.detectable, signed=True).lstrip("+")
-        needed = "–" if one.variance is None or not math.isfinite(one.detectable) else str(one.needed or "no number")
-        label = " at ".join(filter(None, (row.arm, row.condition)))
+        least = sentences.number(key, row.outlook.detectable.value if row.outlook else None, signed=True).lstrip("+")
         mean = sentences.number(key, one.mean, signed=True)
         verdict = Cell(row.verdict, mark=MARKS.get(row.verdict))
-        rows.append([label, MEASURES[key].title, mean, ends, *p, str(len(row.seeds)), least, needed, verdict])
+        ends = _ends(key, one.low, one.high)
+        rows.append([_label(row), MEASURES[key].title, mean, ends, *p, str(len(row.seeds)), least, verdict])
     return Table(heads, rows, "differences")
+
+
+def outlook(found: Comparison) -> Table:
+    """Of top-1, one line for each arm: whether it is equivalent, and what other seeds would find."""
+    level = found.options.level
+    inner, margin = 2 * level - 1, found.options.equivalence
+    heads = ["arm", "sd of a seed's difference", "detectable", *(f"seeds for {100 * one:g} pp" for one in EFFECTS)]
+    heads += [] if margin is None else [f"{inner:.0%} interval", f"Holm p of ±{margin:g} pp", "equivalent"]
+    rows: list[list[str | Cell]] = []
+    for row in found.rows:
+        if row.measure != PRIMARY or row.outlook is None:
+            continue
+        one = row.difference
+        figures = [sentences.between(PRIMARY, each) for each in (row.outlook.deviation, row.outlook.detectable)]
+        cells = [_label(row), *figures, *(sentences.needed(each) for _, each in row.outlook.seeds)]
+        if margin is not None:
+            p = "–" if math.isnan(one.outside_adjusted) else f"{one.outside_adjusted:.2g}"
+            cells += [_ends(PRIMARY, *one.inner), p, "yes" if one.equivalent(level) else "not shown"]
+        rows.append([*cells])
+    return Table(heads, rows, "outlook")
+
+
+def _label(row: Row) -> str:
+    return " at ".join(filter(None, (row.arm, row.condition)))
+
+
+def _ends(key: str, low: float, high: float) -> str:
+    return f"{sentences.number(key, low, signed=True)} … {sentences.number(key, high, signed=True)}"
 
 
 def runs(found: Comparison) -> Table:
@@ -119,15 +148,31 @@ def _hours(found: Comparison) -> float:
 
 
 def _how(found: Comparison) -> str:
-    level = found.options.level
+    level, margin = found.options.level, found.options.equivalence
+    equal = (
+        f"An arm is called equivalent where its {2 * level - 1:.0%} interval lies within ±{margin or 0:g} pp of top-1 "
+        f"and p of a difference as large, so corrected too, is at most {1 - level:.2g}: that arms are not told apart "
+        f"does not say that they are alike. "
+    )
     return (
         f"Each arm minus {found.baseline}, paired by seed and by image. An arm is called better or worse only where "
         f"its {level:.0%} interval excludes 0 and p, after Holm's correction over the arms of that measure, is at most "
-        f"{1 - level:.2g}. Intervals are by a bootstrap over seeds × images, widened to Student's t for the few seeds; "
-        f"measures without a value for each image (ECE, gap, sharpness) vary over seeds only. Claims rest on "
-        f"{MEASURES[PRIMARY].title}; the other measures say where a difference lies. Marks below a line are seeds; red "
-        f"is told apart. Detectable: the least true difference that is found four times in five; seeds needed: to "
-        f"find one as large as the one seen. pp: percentage points."
+        f"{1 - level:.2g}. {'' if margin is None else equal}"
+        f"Intervals are for other seeds and other images: Student's t over seeds, with the chance that lies in the "
+        f"choice of images added; measures without a value for each image (ECE, gap, sharpness) vary over seeds only. "
+        f"Claims rest on {MEASURES[PRIMARY].title}; the other measures say where a difference lies. Marks below a line "
+        f"are seeds; red is told apart. Detectable: the least true difference that these seeds find 4 times in 5. "
+        f"pp: percentage points."
+    )
+
+
+def _ahead(found: Comparison) -> str:
+    return (
+        f"Of {MEASURES[PRIMARY].title}: the standard deviation of one seed's difference, the least true difference "
+        f"that these seeds find four times in five, and how many seeds find one of half a point, a point and two "
+        f"points as often. In brackets what the {LEVEL:.0%} chi-square interval of that deviation makes of each: few "
+        f"seeds know it badly. No number: these images are too few, and more seeds do not lessen the chance that lies "
+        f"in their choice."
     )
 
 

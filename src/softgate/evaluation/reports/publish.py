@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from softgate import files, signals
 from softgate.errors import SoftgateError, printable
-from softgate.evaluation import compare, runs
+from softgate.evaluation import runs
 from softgate.evaluation.compare import Comparison
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
-from softgate.evaluation.reports import comparison, sentences
+from softgate.evaluation.reports import comparison, results, sentences
 from softgate.tables import Table, console
 
 
@@ -30,20 +30,21 @@ def publish(found: Comparison, directory: Path) -> dict[str, Any]:
         What `results.json` holds.
     """
     with signals.deferred("writing the report"):
-        results, tables, path = _write(found, directory)
+        written, tables, path = _write(found, directory)
     if found.options.wandb is not None:
         _log(found, tables, path, str(found.options.wandb), directory)
-    return results
+    return written
 
 
 def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str, Table], Path]:
     """Writes all files and prints; gives what `results.json` holds, the tables by their names, and the page."""
-    plain = compare.plain(found)
-    results = {"schema": 1, "runs": [], "comparison": plain}
-    files.write_json(results, directory / "results.json")
+    plain = results.plain(found)
+    written = {"schema": 1, "runs": [], "comparison": plain}
+    files.write_json(written, directory / "results.json")
     tables = {
         "summary": comparison.summary(found),
         "differences": comparison.differences(found),
+        "outlook": comparison.outlook(found),
         "timing": comparison.runs(found),
     }
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
@@ -55,26 +56,28 @@ def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str
     path = directory / "report.html"
     files.write(comparison.page(found, command), path)
     files.write(markdown(found, command), directory / "report.md")
-    files.write(tables["summary"].latex() + "\n" + tables["differences"].latex(), directory / "report.tex")
+    files.write(
+        "\n".join(tables[name].latex() for name in ("summary", "differences", "outlook")), directory / "report.tex"
+    )
     terminal = console()
     terminal.print(tables["summary"].rich())
     for line in [*found.notes, *found.tuned, *sentences.claims(found)]:
         terminal.print(line, soft_wrap=True, markup=False, highlight=False)
     terminal.print(f"report: {path}", soft_wrap=True, markup=False)
-    return results, tables, path
+    return written, tables, path
 
 
 def markdown(found: Comparison, command: str) -> str:
     """Claims, summary, differences in top-1 and how they were made, for a page such as docs/results.md."""
     every = comparison.differences(found)
-    title = MEASURES[PRIMARY].title
+    title, ahead = MEASURES[PRIMARY].title, comparison.outlook(found)
     primary = replace(every, rows=[row for row in every.rows if row[1] == title])
     made = found.runs[0].summary.get("environment") or {}
     hours = sum(float(run.summary.get("seconds") or 0) for run in found.runs) / 3600
     started = sorted(str(run.summary.get("started", ""))[:10] for run in found.runs)
     sweeps = list(dict.fromkeys(run.sweep_command for run in found.runs if run.sweep_command))
     about = (
-        f"{found.data['name']}, {found.data['images']:,} test images; {sentences.counted(len(found.runs), 'run')}, "
+        f"{found.data['name']}, {sentences.measured(found)}; {sentences.counted(len(found.runs), 'run')}, "
         f"{hours:.2f} hours of training in all; {started[0]}, {made.get('hardware', 'hardware not recorded')}."
     )
     lines = [*sentences.claims(found), *found.left, *found.notes, *found.tuned]
@@ -84,6 +87,7 @@ def markdown(found: Comparison, command: str) -> str:
         "\n".join(f"- {_bare(line)}" for line in lines),
         comparison.summary(found).markdown(),
         primary.markdown() if primary.rows else "",
+        ahead.markdown() if ahead.rows else "",
     ]
     return printable("\n\n".join(filter(None, parts))) + "\n"
 

@@ -10,6 +10,8 @@ from scipy import stats
 
 from softgate.evaluation.compare import Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
+from softgate.evaluation.generalization.planning import Between
+from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.runs import Run
 from softgate.figures import comparison
 from softgate.figures.comparison import Interval
@@ -35,19 +37,28 @@ def span(key: str, row: Row, level: float) -> str:
     return f"{number(key, one.mean, signed=True)} ({level:.0%}: {ends})"
 
 
+def between(key: str, one: Between) -> str:
+    """A figure on a measure with the ends of its interval, as text."""
+    value, low, high = (number(key, each, signed=True).lstrip("+") for each in (one.value, one.low, one.high))
+    return f"{value} ({low} to {high})"
+
+
+def needed(one: Between) -> str:
+    """A number of seeds with the ends of its interval, as text; None is more than anybody has, or never."""
+    value = "no number" if one.value is None else f"{one.value:,.0f}"
+    if one.low is None:
+        return value
+    return f"{value} ({one.low:,.0f} {'or more' if one.high is None else f'to {one.high:,.0f}'})"
+
+
+def measured(found: Comparison) -> str:
+    """How many images are measured, and what they may be called."""
+    return f"{found.data['images']:,} {found.data['called']}"
+
+
 def claims(found: Comparison) -> list[str]:
-    """A sentence on top-1 for each arm: told apart or not, and how many seeds it would take."""
-    lines = []
-    level = found.options.level
-    for row in found.rows:
-        if row.measure != PRIMARY:
-            continue
-        where = f" at {row.condition}" if row.condition else ""
-        word = "from" if row.verdict == "not told apart" else "than"
-        numbers = (
-            f"{span(PRIMARY, row, level)}, {counted(len(row.seeds), 'seed')}, {probability(row.difference.adjusted)}"
-        )
-        lines.append(f"{row.arm} is {row.verdict} {word} {found.baseline}{where}: {numbers}.{need(row)}")
+    """Sentences on top-1 for each arm: told apart, equivalent or neither, and what it would take."""
+    lines = [claim(row, found) for row in found.rows if row.measure == PRIMARY]
     if lines:
         return lines
     others = found.arms[1:]
@@ -56,20 +67,61 @@ def claims(found: Comparison) -> list[str]:
     return [f"{', '.join(others)}: no seed is shared with {found.baseline}: nothing is compared."]
 
 
-def need(row: Row) -> str:
-    """What it would take to tell an arm apart that was not."""
+def claim(row: Row, found: Comparison) -> str:
+    """What is said of one arm."""
+    one, level = row.difference, found.options.level
+    where = f" at {row.condition}" if row.condition else ""
+    seeds = counted(len(row.seeds), "seed")
+    words = {"not told apart": f"not told apart from {found.baseline}", "equivalent": f"equivalent to {found.baseline}"}
+    said = words.get(row.verdict, f"{row.verdict} than {found.baseline}")
+    within = f" within {reach(one)}" if row.verdict == "equivalent" else ""
+    numbers = f"{span(PRIMARY, row, level)}, {seeds}, {probability(one.adjusted)}"
+    parts = [f"{row.arm} is {said}{where}{within}: {numbers}.", equivalence(row, level), need(row)]
+    return " ".join(filter(None, parts))
+
+
+def reach(one: Difference) -> str:
+    """The margin of equivalence as text."""
+    return f"±{100 * (one.margin or 0):g} pp"
+
+
+def equivalence(row: Row, level: float) -> str:
+    """Whether the arm is shown to be as good as the baseline, in a sentence; nothing where it is not asked."""
     one = row.difference
+    if one.margin is None or not math.isfinite(one.inner[0]):
+        return ""
+    low, high = (number(PRIMARY, end, signed=True) for end in one.inner)
+    inner, p = f"{2 * level - 1:.0%} interval, {low} to {high},", probability(one.outside_adjusted)
+    if one.equivalent(level):
+        start = "" if row.verdict == "equivalent" else "Yet a difference that matters is ruled out: "
+        return f"{start}{'the' if start else 'The'} {inner} lies within {reach(one)} ({p} of a difference as large)."
     if row.verdict != "not told apart":
         return ""
-    if one.variance is None:
-        return " One seed makes no claim."
-    if not math.isfinite(one.detectable):
+    if -one.margin < one.inner[0] and one.inner[1] < one.margin:
+        return (
+            f"Nor is it shown to be equivalent: the {inner} lies within {reach(one)}, but {p} of a difference as large."
+        )
+    return f"Nor is it shown to be equivalent: the {inner} is not within {reach(one)}."
+
+
+def need(row: Row) -> str:
+    """What these seeds would find, and what it would take to find more; nothing for an arm that is told apart."""
+    if row.verdict in ("better", "worse"):
         return ""
-    found = number(row.measure, one.detectable, signed=True).lstrip("+")
-    least = f" {counted(len(row.seeds), 'seed')} find a difference of {found} four times in five"
-    if one.needed is None:
-        return f"{least}; on these images no number of seeds would find one as small as this."
-    return f"{least}; one of this size would need {one.needed}."
+    if len(row.seeds) < 2:
+        return "One seed makes no claim."
+    ahead = row.outlook
+    if ahead is None:
+        return ""
+    least = f"{counted(len(row.seeds), 'seed')} find a true difference of {between(PRIMARY, ahead.detectable)}"
+    sizes = listed([f"{100 * effect:g}" for effect, _ in ahead.seeds])
+    seeds = listed([needed(each) for _, each in ahead.seeds])
+    return f"{least} four times in five; for {sizes} pp it takes {seeds} seeds."
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def counted(count: int, noun: str) -> str:
@@ -94,7 +146,7 @@ def forests(found: Comparison) -> dict[str, bytes]:
             mean, low, high = (factor * value for value in (one.mean, one.low, one.high))
             label = " at ".join(filter(None, (row.arm, row.condition)))
             each = [factor * value for value in one.deltas]
-            drawn.append(Interval(label, mean, low, high, each, row.verdict != "not told apart"))
+            drawn.append(Interval(label, mean, low, high, each, row.verdict in ("better", "worse")))
         if drawn:
             better = "right" if MEASURES[key].better else "left"
             unit = "percentage points" if MEASURES[key].percent else "difference"
@@ -105,7 +157,7 @@ def forests(found: Comparison) -> dict[str, bytes]:
 
 def curves(found: Comparison) -> dict[str, bytes]:
     """Title to the chart of accuracy, loss and alignment over epochs; of several conditions, in the last."""
-    wanted = {"val/acc": "test top-1", "val/loss": "test loss", "train/loss": "training loss"}
+    wanted = {"val/acc": "validation top-1", "val/loss": "validation loss", "train/loss": "training loss"}
     made = {}
     condition = found.conditions[-1]
     places = {arm: place for place, arm in enumerate(found.arms)}
