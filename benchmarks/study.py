@@ -82,10 +82,11 @@ def command(given: argparse.Namespace) -> None:
     budget = None if given.budget is None else seconds(given.budget)
     ledger = Ledger(given.folder, plan)
     name_versions(ledger)
+    require(given.report or not given.unfinished, "--unfinished: it is for --report.")
     if given.report:
         from generalization_study.report import report
 
-        report(plan, ledger, ROOT / "docs")
+        report(plan, ledger, ROOT / "docs", given.unfinished)
         return
     if given.status:
         print("\n".join(status(plan, ledger, chosen, given.workers)))
@@ -124,6 +125,7 @@ if __name__ == "__main__":
     parser.add_argument("--merge", type=Path, action="append", default=[], help="take the runs of another folder")
     parser.add_argument("--status", action="store_true", help="what is done and left")
     parser.add_argument("--report", action="store_true", help="make tables and pictures of the results")
+    parser.add_argument("--unfinished", action="store_true", help="with --report: no more runs will be made")
     try:
         command(parser.parse_args())
     except Stopped as stop:

@@ -135,6 +135,14 @@ class Plan:
         below = [name for name in self._config(cell)["defaults"] if isinstance(name, str)]
         return [cell, *(base for name in below for base in self._bases(Path(name).name))]
 
+    def images(self, cell: str) -> str:
+        """The `data=` of a cell."""
+        for name in self._bases(cell):
+            for each in self._config(name)["defaults"]:
+                if isinstance(each, dict) and "override /data" in each:
+                    return str(each["override /data"])
+        raise KeyError(cell)
+
     def _config(self, cell: str) -> Any:
         if cell not in self._configs:
             self._configs[cell] = yaml.safe_load((self.folder / f"{cell}.yaml").read_text())
