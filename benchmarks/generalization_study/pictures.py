@@ -73,11 +73,13 @@ def rates(plan: Plan, ledger: Ledger) -> Image.Image | None:
         axes = figure.add_subplot(down, across, number)
         for arm, means in lines.items():
             if means:
-                ink = style.ARMS[list(plan.arms).index(arm) % len(style.ARMS)]
+                place = list(plan.arms).index(arm)
+                kind, ink = "o-" if place < len(style.ARMS) else "s--", style.ARMS[place % len(style.ARMS)]
                 x, y = zip(*sorted(means.items()), strict=True)
-                axes.plot(x, [100 * value for value in y], "o-", color=ink, markersize=3, label=arm.replace("_", " "))
+                axes.plot(x, [100 * value for value in y], kind, color=ink, markersize=3, label=arm.replace("_", " "))
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        tried = sorted({rate for means in lines.values() for rate in means})
+        axes.set_xticks(tried, [f"{rate:.3g}" for rate in tried])
         axes.set_title(f"cell {cell}", fontsize=9)
         axes.set_xlabel("rate", fontsize=8)
         axes.set_ylabel("top-1 on tune images, %", fontsize=8)
