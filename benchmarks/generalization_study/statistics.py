@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from softgate.evaluation.generalization import statistics
 from softgate.evaluation.generalization.statistics import Array
 
 LEVEL = 0.95
 """Of the intervals; one minus it is the share of false claims in a family."""
+
+POWER = 0.8
+"""With which probability a detectable difference is found."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ def family(pairs: Sequence[tuple[Array, Array]]) -> list[Contrast]:
 
 
 def _detectable(d: Array, alpha: float) -> float:
-    """The least true difference that is found four times in five; NaN where the differences do not vary."""
-    if len(d) < 2 or not np.isfinite(d).all() or statistics.variance(d).of_mean() == 0:
+    """The least true difference that is found four times in five, by Student's quantiles; NaN where nothing varies."""
+    if len(d) < 2 or not np.isfinite(d).all():
         return float("nan")
-    return statistics.detectable(statistics.variance(d), alpha)
+    error = math.sqrt(statistics.variance(d).of_mean())
+    student = stats.t(len(d) - 1)
+    return float(error * (student.isf(alpha / 2) + student.ppf(POWER))) or float("nan")

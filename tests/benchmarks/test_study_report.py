@@ -90,6 +90,14 @@ def test_holm_corrects_within_the_family_only():
     assert [one.adjusted for one in together] == pytest.approx(expected)
 
 
+def test_a_detectable_difference_is_found_four_times_in_five():
+    dice = np.random.default_rng(2)
+    error = dice.normal(0, 0.01, (400, 8))
+    least = np.median([family([(each, 0 * each)])[0].detectable for each in error])
+    found = [family([(each + least, 0 * each)])[0].apart for each in error]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
 # -- the report -----------------------------------------------------------------------------------------------
 
 
