@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from generalization_study.drive import Driver, Run, outlook
 from generalization_study.ledger import Ledger, versions
 from generalization_study.plan import Plan
 
-from softgate import locks
+from softgate import files, locks
 from softgate.errors import SoftgateError, Stopped, require
 
 ROOT = Path(__file__).parents[1]
@@ -74,38 +75,72 @@ def name_versions(ledger: Ledger) -> None:
         print(f"{ledger.folder}: results of several versions, which the report compares apart: {each}", flush=True)
 
 
-def command(given: argparse.Namespace) -> None:
-    """Does what was asked for."""
+BELONG = {
+    "run": {"cells", "arms", "workers", "budget", "data", "folder"},
+    "status": {"cells", "arms", "workers", "folder"},
+    "merge": {"folder"},
+    "report": {"unfinished", "folder"},
+}
+"""Which options go with what is done."""
+
+
+def options(words: list[str]) -> tuple[str, argparse.Namespace]:
+    """What is to be done, and with which options.
+
+    Raises:
+        SoftgateError: For an option that does not go with it.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", help="such as B,A, in the order in which they are run; default: all without a GPU")
+    parser.add_argument("--arms", help="such as excitation_unit_rms,sugar; default: all of each cell")
+    parser.add_argument("--workers", type=int, help="runs at the same time, of one thread each; default: 1")
+    parser.add_argument("--budget", help="such as 3h: no run is begun that would not end by then")
+    parser.add_argument("--data", type=Path, help="the folder of the data sets")
+    parser.add_argument("--folder", type=Path, help="of the results; default: outputs/study")
+    parser.add_argument("--unfinished", action="store_true", help="with --report: no more runs will be made")
+    does = parser.add_mutually_exclusive_group()
+    does.add_argument("--merge", type=Path, action="append", help="take the runs of another folder")
+    does.add_argument("--status", action="store_true", help="what is done and left")
+    does.add_argument("--report", action="store_true", help="make tables and pictures of the results")
+    given = parser.parse_args(words)
+    what = next((name for name in ("merge", "status", "report") if getattr(given, name)), "run")
+    for name, value in vars(given).items():
+        odd = value and name not in BELONG and name not in BELONG[what]
+        fits = f"--{what}" if what != "run" else "making runs"
+        require(not odd, f"--{name}: it does not go with {fits}.")
+    given.workers = 1 if given.workers is None else given.workers
+    given.folder = given.folder or ROOT / "outputs" / "study"
+    require(given.workers >= 1, f"--workers={given.workers}: a whole number >= 1 is needed.")
+    return what, given
+
+
+def command(what: str, given: argparse.Namespace) -> None:
+    """Does what was asked for.
+
+    Raises:
+        SoftgateError: For whatever is wrong with it.
+    """
     plan = Plan()
     chosen = plan.chosen(*(None if words is None else words.split(",") for words in (given.cells, given.arms)))
-    require(given.workers >= 1, f"--workers={given.workers}: a whole number >= 1 is needed.")
     budget = None if given.budget is None else seconds(given.budget)
-    ledger = Ledger(given.folder, plan)
-    name_versions(ledger)
-    if given.report:
-        from generalization_study.report import report
+    if what in ("status", "report"):
+        ledger = Ledger(given.folder, plan)
+        name_versions(ledger)
+        if what == "status":
+            print("\n".join(status(plan, ledger, chosen, given.workers)))
+        else:
+            from generalization_study.report import report
 
-        report(plan, ledger, ROOT / "docs")
+            report(plan, ledger, ROOT / "docs", given.unfinished)
         return
-    if given.status:
-        print("\n".join(status(plan, ledger, chosen, given.workers)))
-        return
-    given.folder.mkdir(parents=True, exist_ok=True)
-    with locks.held(given.folder):
-        for other in given.merge:
-            added, differ = ledger.merge(other)
-            print(f"{other}: {added} runs taken.", flush=True)
-            for key in differ:
-                print(f"{other}: {key} was made here too, with another result; that of {given.folder} stays.")
-        if given.merge:
-            ledger.export()
+    if what == "run":
+        check_places(plan, chosen, given.data)
+    with locks.held(files.folder(given.folder)):
+        ledger = Ledger(given.folder, plan)
+        name_versions(ledger)
+        if what == "merge":
+            merge(ledger, given.merge)
             return
-        require(given.data is not None, "--data: the folder of the data sets is needed.")
-        gpu = [cell for cell in chosen if plan.cells[cell].get("gpu")]
-        if gpu:
-            import torch
-
-            require(torch.cuda.is_available(), f"--cells={','.join(gpu)}: a GPU is needed, and there is none.")
         make = partial(runner, given.data.expanduser().resolve(), given.folder / "work")
         driver = Driver(plan, ledger, chosen, make, given.workers, budget, partial(print, flush=True))
         print(driver.outlook(), flush=True)
@@ -113,22 +148,42 @@ def command(given: argparse.Namespace) -> None:
         print("\n".join(status(plan, ledger, chosen, given.workers)), flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", help="such as B,A, in the order in which they are run; default: all without a GPU")
-    parser.add_argument("--arms", help="such as excitation_unit_rms,sugar; default: all of each cell")
-    parser.add_argument("--workers", type=int, default=1, help="runs at the same time, of one thread each")
-    parser.add_argument("--budget", help="such as 3h: no run is begun that would not end by then")
-    parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "study", help="of the results")
-    parser.add_argument("--merge", type=Path, action="append", default=[], help="take the runs of another folder")
-    parser.add_argument("--status", action="store_true", help="what is done and left")
-    parser.add_argument("--report", action="store_true", help="make tables and pictures of the results")
+def check_places(plan: Plan, chosen: Iterable[str], data: Path | None) -> None:
+    """Refuses cells whose images or whose GPU is not there, before anything is begun."""
+    require(data is not None, "--data: the folder of the data sets is needed.")
+    for cell in chosen:
+        place = plan.place(cell, data.expanduser())
+        require(place.is_dir(), f"--data={data}: there is no folder {place}, which cell {cell} takes its images from.")
+    gpu = [cell for cell in chosen if plan.cells[cell].get("gpu")]
+    if gpu:
+        import torch
+
+        require(torch.cuda.is_available(), f"--cells={','.join(gpu)}: a GPU is needed, and there is none.")
+
+
+def merge(ledger: Ledger, others: Iterable[Path]) -> None:
+    """Takes the runs of other folders."""
+    for other in others:
+        added, differ = ledger.merge(other)
+        print(f"{other}: {added} runs taken.", flush=True)
+        for key in differ:
+            print(f"{other}: {key} was made here too, with another result; that of {ledger.folder} stays.", flush=True)
+    ledger.export()
+    name_versions(ledger)
+
+
+def main(words: list[str]) -> int:
+    """The command; its exit status."""
     try:
-        command(parser.parse_args())
+        command(*options(words))
     except Stopped as stop:
         print("stopped; the same command goes on", flush=True)
-        sys.exit(128 + stop.signal)
+        return 128 + stop.signal
     except SoftgateError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.status)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -17,6 +17,12 @@ HERE = Path(__file__).parent
 CELLS = HERE.parents[1] / "conf" / "experiment" / "study"
 
 TUNE, FINAL = "tune", "final"
+
+CIFAR = "cifar10-jpeg"
+"""The folder of CIFAR-10's JPEG copy, which holds train/ and val/."""
+IMAGENETTE = "imagenette2-160"
+"""The folder of Imagenette's official archive."""
+
 Row = Mapping[str, Any]
 
 
@@ -134,6 +140,23 @@ class Plan:
         """A cell's config and those that it builds on."""
         below = [name for name in self._config(cell)["defaults"] if isinstance(name, str)]
         return [cell, *(base for name in below for base in self._bases(Path(name).name))]
+
+    def images(self, cell: str) -> str:
+        """The `data=` of a cell."""
+        for name in self._bases(cell):
+            for each in self._config(name)["defaults"]:
+                if isinstance(each, dict) and "override /data" in each:
+                    return str(each["override /data"])
+        raise KeyError(cell)
+
+    def epochs(self, cell: str) -> int:
+        """How many epochs a run of a cell has."""
+        trainers = (self._config(name).get("trainer", {}) for name in self._bases(cell))
+        return int(next(each["max_epochs"] for each in trainers if "max_epochs" in each))
+
+    def place(self, cell: str, root: Path) -> Path:
+        """Where below the folder of the data sets the images of a cell lie."""
+        return root / (CIFAR if self.images(cell) == "folder" else IMAGENETTE)
 
     def _config(self, cell: str) -> Any:
         if cell not in self._configs:

@@ -19,40 +19,33 @@ from generalization_study.measures import Images, final
 from generalization_study.plan import TUNE, Job, Plan
 from softgate import files
 from softgate.data import ImageData
-from softgate.errors import Diverged, SoftgateError, require
+from softgate.errors import Diverged
 from softgate.training import build, provenance
 from softgate.training.config import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 
-CIFAR = "cifar10-jpeg"
-"""Where below --data the JPEG copy of CIFAR-10 lies, as train/ and val/."""
-
 
 def words(plan: Plan, job: Job, root: Path) -> list[str]:
-    """What train.py would be given for a run."""
-    own = [f"experiment=study/{job.cell}", *plan.arms[job.arm], f"optim.lr={job.rate!r}", f"seed={job.seed}"]
+    """What train.py would be given for a run.
+
+    Args:
+        plan: The plan.
+        job: The run.
+        root: The folder of the data sets.
+    """
+    arm = [word.replace("{half}", str(plan.epochs(job.cell) / 2)) for word in plan.arms[job.arm]]
+    own = [f"experiment=study/{job.cell}", *arm, f"optim.lr={job.rate!r}", f"seed={job.seed}"]
     # Final runs look at no test image before their last weights are there.
     split = f"data.val_split={plan.given['tune_share']}" if job.stage == TUNE else "trainer.limit_val_batches=0"
-    where = [f'data.root="{root}"', "trainer.enable_checkpointing=false", f"name={job.key}"]
-    return [*own, split, *where]
+    folder = plan.place(job.cell, root) if plan.images(job.cell) == "folder" else root
+    return [*own, split, f'data.root="{folder}"', "trainer.enable_checkpointing=false", f"name={job.key}"]
 
 
 def config(plan: Plan, job: Job, root: Path) -> TrainConfig:
-    """The config of a run.
-
-    Raises:
-        SoftgateError: If the data are not there.
-    """
+    """The config of a run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cell = compose("train", overrides=[f"experiment=study/{job.cell}", "name=study"])
-        half = cell.trainer.max_epochs / 2
-        place = root / CIFAR if cell.data.name == "folder" else root
-        require(
-            place.is_dir(), f"--data={root}: there is no folder {place}, which holds the images of cell {job.cell}."
-        )
-        overrides = [word.format(half=half) if word.endswith("{half}") else word for word in words(plan, job, place)]
-        composed = compose("train", overrides=overrides)
+        composed = compose("train", overrides=words(plan, job, root))
     return TrainConfig.read(OmegaConf.to_container(composed, resolve=True))
 
 
@@ -96,8 +89,6 @@ class Runner:
         except Diverged:
             row |= {"status": "diverged", "acc": 1 / len(data.classes)}
         trained = time.perf_counter()
-        if trainer.interrupted:
-            raise SoftgateError(f"{job.key}: it was interrupted.")
         if row["status"] == "finished":
             seen = {key: float(value) for key, value in trainer.callback_metrics.items()}
             row |= {"last_train_loss": seen["train/loss"], "last_train_acc": seen["train/acc"]}

@@ -49,17 +49,20 @@ def test_two_workers_make_every_run_of_the_plan_once(tmp_path):
     assert len(lines) == len(ledger.rows) == 3 * 8 + 3 * 3
     assert lines[-1].endswith("nothing is left")
     assert "runs left, 0 h" in lines[0]
+    assert all((" %, 100 s; " in line) == ("-tune-" in line) for line in lines), (
+        "test accuracies are not shown on the way"
+    )
     assert files.read_csv(tmp_path / "a" / "runs.csv") == files.read_csv(tmp_path / "b" / "runs.csv")
     assert files.read_csv(tmp_path / "a" / "correct.csv") == files.read_csv(tmp_path / "b" / "correct.csv")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_study_stopped_at_ten_random_moments_ends_like_one_that_was_not(tmp_path, number):
-    dice, folder, log = random.Random(int(number)), tmp_path / "a", tmp_path / "log"
-    for _ in range(10):
+@pytest.mark.parametrize("numbers", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)], ids=["killed", "asked"])
+def test_a_study_stopped_at_ten_random_moments_ends_like_one_that_was_not(tmp_path, numbers):
+    dice, folder, log = random.Random(len(numbers)), tmp_path / "a", tmp_path / "log"
+    for turn in range(10):
         pid = child(lambda: drive(folder, 0.06, log))
         time.sleep(dice.uniform(0.02, 0.12))
-        os.kill(pid, number)
+        os.kill(pid, numbers[turn % len(numbers)])
         os.waitpid(pid, 0)
         rows = read(folder)  # whole rows, whatever was under way
         assert all(row["acc"] == pytest.approx(pretended.row(Job.of(row), pretended.plan())["acc"]) for row in rows)

@@ -189,8 +189,9 @@ def test_every_recipe_of_the_plan_composes_and_is_another(plan, tmp_path, monkey
         # Every cell with the baseline, every arm in cell B: they do not depend on each other.
         for cell, arm in [*((cell, plan.baseline) for cell in plan.cells), *(("B", arm) for arm in plan.arms)]:
             job = Job(cell, FINAL, arm, 0.05, 3)
-            given = [word.format(half=10.0) if word.endswith("{half}") else word for word in words(plan, job, tmp_path)]
+            given = words(plan, job, tmp_path)
             cfg = TrainConfig.read(OmegaConf.to_container(compose("train", overrides=given), resolve=True))
+            assert cfg.trainer.max_epochs == plan.epochs(cell)
             assert (cfg.seed, cfg.optim.lr, cfg.data.val_split) == (3, 0.05, None)
             assert cfg.trainer.limit_val_batches == 0, "no test image is looked at in training"
             assert (cfg.data.fraction_seed, cfg.data.label_noise_seed) == (3, 3)
