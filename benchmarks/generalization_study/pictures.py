@@ -38,13 +38,14 @@ def forest(plan: Plan, cells: Sequence[CellReport]) -> Image.Image | None:
         for arm, one in cell.top.items():
             place += 1
             ink = style.ARMS[list(plan.arms).index(arm) % len(style.ARMS)]
+            found = one.difference
             axes.plot(
-                [100 * delta for delta in one.deltas], [place + 0.25] * len(one.deltas), "|", color=ink, alpha=0.6
+                [100 * each for each in found.deltas], [place + 0.25] * len(found.deltas), "|", color=ink, alpha=0.6
             )
-            if math.isfinite(one.interval[0]):
-                axes.plot([100 * end for end in one.interval], (place, place), color=ink, linewidth=2)
+            if math.isfinite(found.low):
+                axes.plot((100 * found.low, 100 * found.high), (place, place), color=ink, linewidth=2)
             face = ink if plan.primary(cell.name, arm) else "white"
-            axes.plot(100 * one.mean, place, "o", color=ink, markerfacecolor=face, markersize=6)
+            axes.plot(100 * found.mean, place, "o", color=ink, markerfacecolor=face, markersize=6)
             ticks.append((place, arm.replace("_", " ")))
         place += 1.2
     axes.axvline(0, color="#888888", linewidth=1)

@@ -176,7 +176,8 @@ def _family(plan: Plan, made: CellReport, arms: Sequence[str], measure: str) -> 
         pair = [_scores(plan, made.name, [of[seed] for seed in shared], measure) for of in (made.rows[arm], base)]
         if shared and all(np.isfinite(each).all() for each in pair):
             pairs[arm] = (pair[0], pair[1])
-    return dict(zip(pairs, family(list(pairs.values())), strict=True))
+    smallest = made.smallest if measure == "acc" else None
+    return dict(zip(pairs, family(list(pairs.values()), smallest), strict=True))
 
 
 def _scores(plan: Plan, cell: str, rows: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
@@ -240,13 +241,14 @@ def headline(plan: Plan, cells: Sequence[CellReport]) -> str:
     for cell in cells:
         for arm, one in cell.top.items():
             if plan.primary(cell.name, arm):
-                word = one.verdict(cell.smallest)
+                word = one.verdict
                 than = {"as good": "as good as", "undecided": "not told apart from"}.get(word, f"{word} than")
+                found = one.difference
                 lines.append(
-                    f"- Cell {cell.name}: {arm} is **{than}** the true gradient: {points(one.mean)} "
-                    f"(95 %: {points(one.interval[0])} to {points(one.interval[1])}), {len(one.deltas)} seeds, "
-                    f"Holm p = {one.adjusted:.2g}; a difference of {100 * one.detectable:.2f} points would have been "
-                    "found four times in five."
+                    f"- Cell {cell.name}: {arm} is **{than}** the true gradient: {points(found.mean)} "
+                    f"(95 %: {points(found.low)} to {points(found.high)}), {len(found.deltas)} seeds, Holm p = "
+                    f"{found.adjusted:.2g}; a difference of {100 * one.detectable:.2f} points would have been found "
+                    "four times in five."
                 )
     return "\n".join(lines) or "The primary contrasts are not finished; nothing is claimed."
 
@@ -256,20 +258,10 @@ def contrasts(plan: Plan, cells: Sequence[CellReport]) -> Table:
     rows = []
     for cell in cells:
         for arm, one in cell.top.items():
-            rows.append(
-                [
-                    cell.name,
-                    arm + ("" if not plan.primary(cell.name, arm) else " (primary)"),
-                    points(one.mean),
-                    f"{points(one.interval[0])} … {points(one.interval[1])}",
-                    f"{points(one.equivalence[0])} … {points(one.equivalence[1])}",
-                    f"{one.p:.2g}",
-                    f"{one.adjusted:.2g}",
-                    f"{len(one.deltas)}",
-                    f"{100 * one.detectable:.2f}",
-                    one.verdict(cell.smallest),
-                ]
-            )
+            found, more = one.difference, " (primary)" if plan.primary(cell.name, arm) else ""
+            ends = [f"{points(low)} … {points(high)}" for low, high in ((found.low, found.high), found.inner)]
+            numbers = [points(found.mean), *ends, f"{found.p:.2g}", f"{found.adjusted:.2g}", str(len(found.deltas))]
+            rows.append([cell.name, arm + more, *numbers, f"{100 * one.detectable:.2f}", one.verdict])
     heads = ["cell", "arm", "points", "95 %", "90 %", "p", "Holm p", "seeds", "detectable", "verdict"]
     return Table(heads, rows, align="ll" + "r" * 7 + "l")
 

@@ -10,7 +10,7 @@ from generalization_study import report
 from generalization_study.ledger import Ledger
 from generalization_study.measures import packed, unpacked
 from generalization_study.plan import FINAL, Job
-from generalization_study.statistics import contrast, family
+from generalization_study.statistics import family
 from scipy import stats
 
 from softgate import SoftgateError
@@ -44,47 +44,44 @@ def test_which_images_were_right_takes_a_bit_each_and_comes_back(count):
 def test_with_one_number_a_seed_it_is_the_paired_t_test_and_two_one_sided_ones():
     dice = np.random.default_rng(0)
     a, b = dice.normal(0.7, 0.01, (2, 8))
-    found = contrast(a, b)
+    (one,) = family([(a, b)], smallest=0.01)
+    found, error = one.difference, (a - b).std(ddof=1) / np.sqrt(8)
     assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    error = (a - b).std(ddof=1) / np.sqrt(8)
-    width = found.equivalence[1] - found.equivalence[0]
-    assert width == pytest.approx(2 * stats.t.ppf(0.95, 7) * error, rel=0.15)
-    assert found.interval[0] < found.equivalence[0] < found.mean < found.equivalence[1] < found.interval[1]
+    for share, (low, high) in ((0.975, (found.low, found.high)), (0.95, found.inner)):
+        assert (high - low) / 2 == pytest.approx(stats.t.ppf(share, 7) * error)
+        assert (high + low) / 2 == pytest.approx(found.mean)
 
 
 @pytest.mark.parametrize(
-    ("mean", "spread", "smallest", "verdict"),
+    ("mean", "spread", "verdict"),
     [
-        (0.03, 0.005, 0.01, "better"),
-        (-0.03, 0.005, 0.01, "worse"),
-        (0.0, 0.003, 0.01, "as good"),
-        (0.005, 0.002, 0.01, "better, by less than is of interest"),
-        (0.0, 0.03, 0.01, "undecided"),
+        (0.03, 0.005, "better"),
+        (-0.03, 0.005, "worse"),
+        (0.0, 0.003, "as good"),
+        (0.005, 0.002, "better, by less than is of interest"),
+        (-0.005, 0.002, "worse, by less than is of interest"),
+        (0.0, 0.03, "undecided"),
     ],
 )
-def test_the_verdict_is_a_null_only_where_the_narrow_interval_is_within_what_is_of_interest(
-    mean, spread, smallest, verdict
-):
+def test_the_verdict_is_a_null_only_where_the_narrow_interval_is_within_what_is_of_interest(mean, spread, verdict):
     off = np.array([-1.4, -0.9, -0.5, -0.1, 0.1, 0.5, 0.9, 1.4])
     base = 0.6 + 0.01 * np.arange(8)
-    (one,) = family([(base + mean + spread * off, base)])
-    assert one.mean == pytest.approx(mean)
-    assert one.verdict(smallest) == verdict
-    lower = {"better": "worse", "worse": "better"}
-    assert one.verdict(smallest, higher_is_better=False) == re.sub("^(better|worse)", lambda m: lower[m[0]], verdict)
+    (one,) = family([(base + mean + spread * off, base)], smallest=0.01)
+    assert one.difference.mean == pytest.approx(mean)
+    assert one.verdict == verdict
+    (other,) = family([(base + mean + spread * off, base)])
+    assert other.verdict in ("better", "worse", "undecided"), "without a smallest difference no null is claimed"
 
 
 def test_holm_corrects_within_the_family_only():
     dice = np.random.default_rng(1)
     base = dice.normal(0.6, 0.01, 8)
     arms = [base + dice.normal(shift, 0.01, 8) for shift in (0.02, 0.008, 0.0)]
-    alone = [family([(arm, base)])[0] for arm in arms]
+    alone = [family([(arm, base)])[0].difference for arm in arms]
     assert [one.adjusted for one in alone] == [one.p for one in alone]
-    together = family([(arm, base) for arm in arms])
-    order = np.argsort([one.p for one in together])
-    factors = [3, 2, 1]
+    together = [one.difference for one in family([(arm, base) for arm in arms])]
     expected, worst = [0.0] * 3, 0.0
-    for factor, i in zip(factors, order, strict=True):
+    for factor, i in zip((3, 2, 1), np.argsort([one.p for one in together]), strict=True):
         worst = max(worst, min(1.0, factor * together[i].p))
         expected[i] = worst
     assert [one.adjusted for one in together] == pytest.approx(expected)
@@ -92,9 +89,9 @@ def test_holm_corrects_within_the_family_only():
 
 def test_a_detectable_difference_is_found_four_times_in_five():
     dice = np.random.default_rng(2)
-    error = dice.normal(0, 0.01, (400, 8))
-    least = np.median([family([(each, 0 * each)])[0].detectable for each in error])
-    found = [family([(each + least, 0 * each)])[0].apart for each in error]
+    error = dice.normal(0, 0.01, (300, 8))
+    least = np.median([family([(each, 0 * each)])[0].detectable for each in error[:30]])
+    found = [family([(each + least, 0 * each)])[0].difference.low > 0 for each in error]
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
 
 
@@ -123,13 +120,17 @@ def test_what_is_said_are_the_differences_of_the_runs(tmp_path):
     cell = report.compare(ledger.plan, ledger, "B")
     runs = {(row["arm"], row["seed"]): row["acc"] for row in ledger.rows.values() if row["stage"] == FINAL}
     for arm, one in cell.top.items():
-        assert one.deltas == pytest.approx([runs[arm, s] - runs["true_gradient", s] for s in range(3)], abs=1e-9)
+        assert one.difference.deltas == pytest.approx(
+            [runs[arm, s] - runs["true_gradient", s] for s in range(3)], abs=1e-9
+        )
     docs = page(tmp_path / "docs")
     report.report(ledger.plan, ledger, docs)
     text = (docs / "study.md").read_text()
     for arm, one in cell.top.items():
-        assert f"| B | {arm} (primary) | {100 * one.mean:+.2f} |" in text
-        assert re.search(rf"- Cell B: {arm} is \*\*[a-z ,]+\*\* the true gradient: \{100 * one.mean:+.2f} \(95 %", text)
+        assert f"| B | {arm} (primary) | {100 * one.difference.mean:+.2f} |" in text
+        assert re.search(
+            rf"- Cell B: {arm} is \*\*[a-z ,]+\*\* the true gradient: \{100 * one.difference.mean:+.2f} \(95 %", text
+        )
     accuracy = [runs["true_gradient", s] for s in range(3)]
     assert f"| top-1 | {100 * np.mean(accuracy):.2f} % ± {100 * np.std(accuracy, ddof=1):.2f} % |" in text
     assert "33 runs, 0.9 core-hours; softgate 0.1.0, torch 2.15.0: 33." in text
@@ -151,7 +152,7 @@ def test_nothing_is_compared_before_its_last_seed_is_there(tmp_path):
     assert set(cell.top) == {"excitation_unit_rms"}
     assert cell.notes == ["excitation_matched: 2 of 3 seeds, not compared before the last is made."]
     cell = report.compare(ledger.plan, ledger, "B", unfinished=True)
-    assert len(cell.top["excitation_matched"].deltas) == 2
+    assert len(cell.top["excitation_matched"].difference.deltas) == 2
     assert cell.notes == ["excitation_matched: 2 of 3 seeds, compared as they are, no more will come."]
     for key in [key for key in ledger.rows if "final" in key]:
         del ledger.rows[key]
@@ -167,8 +168,8 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
     del row["bits"]
     cell = report.compare(ledger.plan, ledger, "B")
     base = ledger.rows["B-final-true_gradient-0.05-1"]["acc"]
-    assert cell.top["excitation_matched"].deltas[1] == pytest.approx(0.1 - base)
-    assert cell.top["excitation_matched"].mean < before.mean
+    assert cell.top["excitation_matched"].difference.deltas[1] == pytest.approx(0.1 - base)
+    assert cell.top["excitation_matched"].difference.mean < before.difference.mean
     assert "excitation_matched: 1 final runs diverged; they count at chance." in cell.notes
     assert "excitation_matched" not in cell.others["nll"]
 
