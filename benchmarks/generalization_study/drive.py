@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from generalization_study.ledger import Ledger, put
-from generalization_study.plan import Job, Plan
+from generalization_study.plan import TUNE, Job, Plan
 from softgate import signals
 from softgate.errors import SoftgateError
 
@@ -112,7 +112,9 @@ class Driver:
         self.ledger.put(answer)
         self.ledger.export()
         diverged = ", diverged" if answer["status"] == "diverged" else ""
-        self.say(f"{job.key}: {100 * answer['acc']:.2f} %{diverged}, {answer['seconds']:.0f} s; {self.outlook()}")
+        # Nobody who decides whether to go on is to know what the test images said so far.
+        found = f"{100 * answer['acc']:.2f} %" if job.stage == TUNE else "made"
+        self.say(f"{job.key}: {found}{diverged}, {answer['seconds']:.0f} s; {self.outlook()}")
 
     # -- how long --
 

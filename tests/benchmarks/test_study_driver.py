@@ -49,6 +49,9 @@ def test_two_workers_make_every_run_of_the_plan_once(tmp_path):
     assert len(lines) == len(ledger.rows) == 3 * 8 + 3 * 3
     assert lines[-1].endswith("nothing is left")
     assert "runs left, 0 h" in lines[0]
+    assert all((" %, 100 s; " in line) == ("-tune-" in line) for line in lines), (
+        "test accuracies are not shown on the way"
+    )
     assert files.read_csv(tmp_path / "a" / "runs.csv") == files.read_csv(tmp_path / "b" / "runs.csv")
     assert files.read_csv(tmp_path / "a" / "correct.csv") == files.read_csv(tmp_path / "b" / "correct.csv")
 
