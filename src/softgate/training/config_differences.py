@@ -24,7 +24,10 @@ FREE = (
 
 
 SINCE: Mapping[str, Mapping[str, Any]] = {
-    "data": {"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
+    "data": {
+        **{"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
+        **{"label_noise": 0.0, "label_noise_seed": 0},
+    },
     "model": {"classes": None, "library": "torchvision"},
     "optim": {"scheduler": "cosine", "interval": "epoch", "monitor": "val/loss"},
 }
