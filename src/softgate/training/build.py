@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from softgate.training.callbacks import (
     PathRecorder,
     ProgressBar,
     ProgressFile,
+    ProgressLines,
     PullbackGrids,
     SaveOnException,
     SiteDiagnostics,
@@ -100,8 +102,10 @@ def callbacks(config: TrainConfig, directory: Path) -> list[Callback]:
     options, dry = config.callbacks, bool(config.trainer.fast_dev_run)
     speed = Throughput()
     made: list[Callback] = [StepSeeds(config.seed), speed]
-    if config.trainer.enable_progress_bar:
+    if config.trainer.enable_progress_bar and sys.stdout.isatty():
         made.append(ProgressBar(speed))
+    else:
+        made.append(ProgressLines())
     if config.sweep.job is not None:
         made.append(ProgressFile(directory / PROGRESS, speed))
     if options.guard.every_n_steps:  # before anything is saved
@@ -154,6 +158,7 @@ def trainer(config: TrainConfig, directory: Path, step: int | None = None) -> pl
         options |= dict.fromkeys((*off, "num_sanity_val_steps")) | {"logger": False}
     else:
         options |= {"logger": loggers(config, directory, step), "callbacks": callbacks(config, directory)}
+    options["enable_progress_bar"] = given.enable_progress_bar and sys.stdout.isatty()
     options["plugins"] = [WholeCheckpoints(), *_plugins(given.plugins)]
     with phrasing_lightnings_refusals():
         made = pl.Trainer(**options, default_root_dir=directory)

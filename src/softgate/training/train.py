@@ -18,13 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from rich.markup import escape
 
 from softgate import files, locks, memory, signals, targets
-from softgate.data import ImageData
 from softgate.errors import Diverged, Stopped
 from softgate.tables import Terminal
-from softgate.training import SoftgateModule, build, provenance, resume, summary, tracking
+from softgate.training import build, provenance, resume, screens, summary, tracking
 from softgate.training.callbacks import Checks, LastCheckpoint, Prepares
 from softgate.training.config import TrainConfig, place
 from softgate.training.scales import calibrate_for_training
@@ -80,9 +78,11 @@ def _run(
         resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
         if config.print_config:
             summary.print_tree(config.plain, console)
-        console.print(_introduction(data, module))
     with tracking.finishing():
         trainer = build.trainer(config, directory, step)
+        if first:
+            device = trainer.strategy.root_device
+            console.print(screens.first(config, data, module, device, directory), soft_wrap=True)
         together.follow(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, Checks):
@@ -145,22 +145,6 @@ def _stopped_by(trainer: pl.Trainer, end: SystemExit) -> int:
     return signal.SIGTERM if trainer.received_sigterm else signal.SIGINT
 
 
-def _introduction(data: ImageData, module: SoftgateModule) -> str:
-    relus, pools = module.sites.count("relu"), module.sites.count("max_pool2d")
-    parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
-    name, stem = module.architecture["name"], module.architecture.get("stem")
-    images = f"{len(data.train_listing):,} + {len(data.val_listing):,} images"
-    own = escape("; ".join(module.sites.unaffected))
-    stem = f"{stem} stem, " if stem else ""
-    return (
-        f"[bold]{name}[/] ({stem}{parameters:.1f} M parameters, {relus} relu and {pools} max-pool call sites) "
-        f"on [bold]{data.config.name}[/] ({images}, {len(data.classes)} classes, {data.size} px), "
-        f"backward rule: {module.rule.gate}, {module.rule.pool}"
-        + (f"; classes of the weights: {escape(str(module.found))}" if module.found else "")
-        + (f"; with a gradient of their own: {own}" if own else "")
-    )
-
-
 def _conclude(
     directory: Path,
     config: TrainConfig,
@@ -172,13 +156,11 @@ def _conclude(
     metrics = directory / "metrics.csv"
     points = summary.history(metrics) if metrics.is_file() else {}
     found = summary.summarize(points)
-    found |= {"seconds": round(seconds, 2), "status": status}
+    found |= {"seconds": round(seconds, 2), "status": status, "peak_memory_gb": round(screens.peak_memory(), 3)}
     if not config.trainer.fast_dev_run:
         files.write_json(found | about, directory / "summary.json")
         summary.save_curves(points, directory / "curves.png", str(config.name))
-    shown = {key: value for key, value in found.items() if not key.startswith("align/")}  # those are curves
-    console.print(summary.table(status, shown).rich())
-    console.print(f"run directory: {directory}", soft_wrap=True, markup=False)
+    console.print(screens.last(status, found, directory), soft_wrap=True)
     return found
 
 

@@ -11,4 +11,5 @@ from .preparation import Checks as Checks
 from .preparation import Prepares as Prepares
 from .progress import ProgressBar as ProgressBar
 from .progress import ProgressFile as ProgressFile
+from .progress import ProgressLines as ProgressLines
 from .progress import Throughput as Throughput

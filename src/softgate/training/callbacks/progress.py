@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from softgate import files
 
@@ -72,8 +73,14 @@ class Pace:
         return str(timedelta(seconds=round(remaining * (time.perf_counter() - self._started) / done)))
 
 
+def epoch_of(trainer: pl.Trainer) -> str:
+    """Where training is, as all of softgate counts: "epoch 3 of 6"."""
+    most = trainer.max_epochs
+    return f"epoch {trainer.current_epoch + 1}" + (f" of {most}" if most is not None and most > 0 else "")
+
+
 class ProgressBar(RichProgressBar):
-    """Lightning's rich bar with images/s and the time left in the whole run."""
+    """Lightning's rich bar with images/s and the time left in the whole run, on one line of 80 columns."""
 
     def __init__(self, throughput: Throughput) -> None:
         super().__init__(leave=False)
@@ -85,12 +92,19 @@ class ProgressBar(RichProgressBar):
         super().on_train_start(trainer, pl_module)
         self._pace = Pace(trainer)
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        return epoch_of(self.trainer)
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Where it is, the bar, and batches; the time left in the epoch is not what one waits for."""
+        return [TextColumn("{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn()]
+
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Loss, accuracy, speed, and the time left at the mean pace so far."""
         items = super().get_metrics(trainer, pl_module)
-        names = {"train/loss_step": "loss", "val/acc": "val acc"}
+        names = {"train/loss_step": "loss", "val/acc": "acc"}
         items = {names[key]: value for key, value in items.items() if key in names}
         if self._throughput.images:
             items["img/s"] = f"{self._throughput.rate:.0f}"
@@ -98,6 +112,39 @@ class ProgressBar(RichProgressBar):
         if left is not None:
             items["left"] = left
         return items
+
+
+class ProgressLines(Callback):
+    """A plain line for each epoch, where there is no terminal to draw a bar on, or none is wanted."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._epoch: str | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of the run."""
+        self._pace = Pace(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line of the epoch before, all of whose figures are there by now."""
+        self._say(trainer)
+        self._epoch = epoch_of(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the last epoch's line."""
+        self._say(trainer)
+
+    def _say(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero or self._pace is None or self._epoch is None:
+            return
+        values = trainer.callback_metrics
+        known = {"loss": "train/loss", "val loss": "val/loss", "val acc": "val/acc"}
+        shown = [f"{name} {float(values[key]):.3g}" for name, key in known.items() if key in values]
+        speed = values.get("train/images_per_second")
+        shown += [] if speed is None else [f"{float(speed):,.0f} images/s"]
+        left = self._pace.left(trainer)
+        shown += [] if left is None or trainer.should_stop else [f"{left} left"]
+        print(f"{self._epoch}: {', '.join(shown)}", flush=True)
 
 
 class ProgressFile(Callback):
@@ -127,7 +174,7 @@ class ProgressFile(Callback):
         self._written = now
         values = trainer.progress_bar_metrics
         shown = {
-            "epoch": f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            "epoch": epoch_of(trainer),
             "step": f"{trainer.global_step}/{trainer.estimated_stepping_batches}",
             "loss": _rounded(values.get("train/loss_step")),
             "val acc": _rounded(values.get("val/acc")),

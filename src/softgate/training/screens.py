@@ -1,0 +1,148 @@
+"""What a run tells its user on the first and the last screen: what is about to happen, and what became of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+
+from softgate import targets
+from softgate.data import ImageData
+from softgate.quoting import quoted
+from softgate.surrogate import gates, pools
+from softgate.surrogate.rule import Surrogate
+from softgate.training.config import TrainConfig
+from softgate.training.module import SoftgateModule
+from softgate.training.optim import OptimConfig
+
+WIDTH = 10
+"""Columns of the names in front of the lines."""
+
+
+def line(name: str, said: str) -> str:
+    """One line of a screen, in rich's markup."""
+    return f"[bold]{name:<{WIDTH}}[/]{said}"
+
+
+def first(config: TrainConfig, data: ImageData, module: SoftgateModule, device: torch.device, directory: Path) -> str:
+    """Six lines: data, network, rule, recipe, device, directory.
+
+    Args:
+        config: The run's.
+        data: Its images.
+        module: Its network.
+        device: Where it is trained.
+        directory: Where it writes.
+    """
+    images = f"{len(data.train_listing):,} training and {len(data.val_listing):,} validation images"
+    channels = ", grey" if data.config.channels == 1 else ""
+    about = f"{data.config.name}: {images}, {len(data.classes)} classes, {data.size} px{channels}"
+    name, stem = module.architecture["name"], module.architecture.get("stem")
+    parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
+    sites = f"{module.sites.count('relu')} ReLU and {module.sites.count('max_pool2d')} max-pool call sites"
+    network = f"{name}: {parameters:.3g} M parameters, {sites}" + (f", {stem} stem" if stem else "")
+    if module.found:
+        network += f"; classes of the weights: {module.found}"
+    if module.sites.unaffected:
+        network += f"; with a gradient of their own: {'; '.join(module.sites.unaffected)}"
+    lines = {"data": about, "network": network, "rule": _rule(module), "recipe": _recipe(config, data)}
+    lines |= {"device": _device(config, device), "directory": str(shortened(directory))}
+    return "\n".join(line(name, escape(said)) for name, said in lines.items())
+
+
+def _rule(module: SoftgateModule) -> str:
+    rule = module.rule
+    if isinstance(rule.gate, gates.Hard) and isinstance(rule.pool, pools.Hard):
+        return "the true gradient"
+    usual, keys = Surrogate(), ("gain", "scale", "mix")
+    other = [f"{key} {getattr(rule, key)}" for key in keys if getattr(rule, key) != getattr(usual, key)]
+    schedule = [] if rule.schedule == usual.schedule else ["scheduled"]
+    return ", ".join([f"gate {rule.gate}", f"pool {rule.pool}", *other, *schedule])
+
+
+def _recipe(config: TrainConfig, data: ImageData) -> str:
+    optim, trainer = config.optim, config.trainer
+    how = f"{optim.name}, learning rate {optim.lr}" if isinstance(optim, OptimConfig) else optim.target
+    long = f"{trainer.max_epochs} epochs" if trainer.max_epochs not in (None, -1) else "no limit of epochs"
+    steps = f", at most {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
+    return f"{how}; {long}{steps}, {data.batch_size} images a step and device; seed {config.seed}"
+
+
+def _device(config: TrainConfig, device: torch.device) -> str:
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    several = f", {config.trainer.strategy}" if config.trainer.strategy != "auto" else ""
+    return f"{name}{threads}, {config.trainer.precision}{several}" + (", compiled" if config.compile else "")
+
+
+def last(status: str, found: Mapping[str, Any], directory: Path, error: bool = False) -> str:
+    """How the run ended, what it reached, its pictures, and what one does next.
+
+    Args:
+        status: finished, interrupted or diverged.
+        found: Its summary.
+        directory: Its directory.
+        error: Whether it did not end as it should.
+    """
+    lines = [f"[bold {'red' if error else 'green'}]{status}[/]"]
+    if "best/val/acc" in found:
+        now = f"; {found['val/acc']:.2%} after the last" if "val/acc" in found else ""
+        reached = f"{found['best/val/acc']:.2%} at its best, after epoch {found['best/epoch'] + 1}{now}"
+        lines.append(line("val acc", reached))
+    losses = [f"{found[f'{split}/loss']:.3g} {split}" for split in ("train", "val") if f"{split}/loss" in found]
+    if losses:
+        lines.append(line("loss", ", ".join(losses)))
+    took = str(timedelta(seconds=round(found["seconds"])))
+    speed = f", {found['train/images_per_second']:,.0f} images/s" if "train/images_per_second" in found else ""
+    lines.append(line("time", took + speed))
+    if "peak_memory_gb" in found:
+        lines.append(line("memory", f"{found['peak_memory_gb']:.2g} GB at its peak"))
+    grids = directory / "grids"
+    pictures = (directory / "curves.png", max(grids.glob("epoch=*.png"), default=None), grids / "film.png")
+    shown = [str(shortened(path)) for path in pictures if path is not None and path.is_file()]
+    if shown:
+        lines.append(line("pictures", escape(f"\n{'':<{WIDTH}}".join(shown))))
+    directory = shortened(directory)
+    lines.append(line("directory", escape(str(directory))))
+    place = directory if _plain(directory) else quoted(directory)
+    train, evaluate = commands()
+    again = f"{train} {shlex.quote(f'resume={place}')}"
+    go_on = f"{again} trainer.max_epochs=N" if status == "finished" else again
+    lines.append(line("next", escape(f"{evaluate} {shlex.quote(f'runs={place}')}  # its grids, and measures of it")))
+    lines.append(line("", escape(f"{go_on}  # go on with it")))
+    if status == "finished":
+        lines.append(line("", escape(f"{train} surrogate=none  # the true gradient, to compare with")))
+    return "\n".join(lines)
+
+
+def shortened(path: Path) -> Path:
+    """A path as seen from here, where it lies here."""
+    return path.absolute().relative_to(Path.cwd()) if path.absolute().is_relative_to(Path.cwd()) else path
+
+
+def _plain(path: Path) -> bool:
+    return all(letter.isalnum() or letter in "_./:@%-" for letter in str(path))
+
+
+def commands() -> tuple[str, str]:
+    """The commands that train and evaluate, as they are typed here."""
+    if Path(sys.argv[0]).resolve().parent == Path(targets.HERE):  # the scripts of an installed package
+        return "softgate train", "softgate evaluate"
+    return "uv run train.py", "uv run evaluate.py"
+
+
+def peak_memory() -> float:
+    """Gigabytes (1e9 bytes): of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    import resource  # there is none on Windows, where nothing else of this would run either
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
