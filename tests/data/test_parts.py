@@ -122,10 +122,10 @@ def test_a_comparison_says_which_images_it_is_of_and_whether_they_chose(tmp_path
     asked = (f"runs={tmp_path}/runs/*", *FEW, *CHEAP, "compare.checkpoint=best")
     found = evaluated(tmp_path / "test", *asked)["comparison"]
     assert (found["data"]["images"], found["data"]["measured"]) == (20, "the official validation images")
-    assert not any("were chosen on the images that are measured" in note for note in found["notes"])
+    assert not any("is what is measured" in note for note in found["notes"])
     found = evaluated(tmp_path / "val", *asked, "data.test=val")["comparison"]
     assert (found["data"]["images"], found["data"]["measured"]) == (8, "0.4 of the training images (data.val_seed=0)")
-    assert any("The checkpoints were chosen on the images that are measured here, 0.4 of" in n for n in found["notes"])
+    assert any("What chose the epoch of every run is what is measured: 0.4 of the training images" in n for n in found["notes"])
 
 
 # -- labels drawn anew --------------------------------------------------------------------------------------
