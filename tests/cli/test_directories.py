@@ -230,7 +230,7 @@ def test_a_path_of_other_letters_in_a_terminal_without_them_is_written_all_the_s
     done = subprocess.run(line, cwd=where, capture_output=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads((where / "ü" / "summary.json").read_text())["status"] == "finished"
-    assert b"\\u043f\\u0443\\u0442\\u044c" in done.stdout
+    assert b"directory \\xfc" in done.stdout
     # A Python that is told to take paths for ASCII cannot write them down: that is said, and nothing is begun.
     env |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run([*line, "resume=true"], cwd=where, capture_output=True, env=env, timeout=300)

@@ -13,10 +13,11 @@ from configs import TINY, composed
 from softgate import files
 from softgate.cli import exits, stops
 from softgate.data import ImageData
-from softgate.evaluation import alignment, compare
+from softgate.evaluation import alignment
 from softgate.evaluation.evaluate import evaluate
 from softgate.evaluation.generalization.measures import Bench
 from softgate.evaluation.reports import comparison
+from softgate.evaluation.reports import results as results_file
 from softgate.training import SoftgateModule, summary
 from softgate.training.train import train
 
@@ -195,4 +196,4 @@ def test_a_report_that_is_being_written_is_written_unless_ctrl_c_comes_again(
     assert status == 128 + numbers[0]
     assert f"the results are in {tmp_path}" in line
     assert (tmp_path / "report.tex").is_file() == (numbers != [signal.SIGINT] * 2)
-    assert json.loads((tmp_path / "results.json").read_text())["comparison"]["schema"] == compare.SCHEMA
+    assert json.loads((tmp_path / "results.json").read_text())["comparison"]["schema"] == results_file.SCHEMA

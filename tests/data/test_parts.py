@@ -125,7 +125,8 @@ def test_a_comparison_says_which_images_it_is_of_and_whether_they_chose(tmp_path
     assert not any("is what is measured" in note for note in found["notes"])
     found = evaluated(tmp_path / "val", *asked, "data.test=val")["comparison"]
     assert (found["data"]["images"], found["data"]["measured"]) == (8, "0.4 of the training images (data.val_seed=0)")
-    assert any("What chose the epoch of every run is what is measured: 0.4 of the training images" in n for n in found["notes"])
+    said = "What chose the epoch of every run is what is measured: 0.4 of the training images"
+    assert any(said in note for note in found["notes"])
 
 
 # -- labels drawn anew --------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def assert_alike(whole: Path, other: Path) -> None:
     summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, other)]
     for summary in summaries:
         assert summary.pop("seconds") > 0
+        assert summary.pop("peak_memory_gb") > 0
         for key in TIMES:
             summary.pop(key, None)
     assert summaries[0] == summaries[1]

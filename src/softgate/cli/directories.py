@@ -78,3 +78,5 @@ def settle(config: DictConfig, kind: str) -> None:
             words.append(f"hydra.{kind}.dir={quoted(directory)}")  # what a sweep's jobs are composed with
     stops.current.directory = directory
     locks.take(directory)
+    if kind == "run":
+        print("importing PyTorch and Lightning ...", flush=True)  # the first line, before seconds of silence

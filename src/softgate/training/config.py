@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from softgate import targets
-from softgate.data.config import DataConfig
+from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require
 from softgate.models.networks import NetworkConfig
 from softgate.options import Options, Says, Whole, Words, unknown_key
@@ -168,7 +168,7 @@ class CallbacksConfig(WithTargets):
 class TrainConfig(Options):
     """The config of `conf/train.yaml`; `plain` is what config.yaml keeps of it."""
 
-    data: Annotated[DataConfig, BeforeValidator(DataConfig.read)]
+    data: Annotated[NamedData | TargetData, BeforeValidator(DataConfig.read)]
     model: Annotated[NetworkConfig | TargetNetwork, BeforeValidator(read_network)]
     surrogate: Annotated[Surrogate, BeforeValidator(read_rule)] = Field(description="the rule of training")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the rule of read-outs")
