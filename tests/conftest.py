@@ -9,6 +9,7 @@ import signal
 import sys
 
 import pytest
+import pytorch_lightning  # noqa: F401  # its log handler keeps the stderr that it is imported with: no test's own
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig

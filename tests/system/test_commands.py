@@ -25,9 +25,9 @@ def test_train_then_evaluate(tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs").glob("*/*")
     assert run.name.endswith("digits-resnet18-excitation")
-    assert "17 relu and 1 max-pool call sites" in " ".join(done.stdout.split())
-    assert "val/acc" in done.stdout
-    assert str(run) in done.stdout
+    assert "17 ReLU and 1 max-pool call sites" in " ".join(done.stdout.split())
+    assert "val acc" in done.stdout
+    assert str(run.relative_to(tmp_path)) in done.stdout
     for name in (".hydra", "config.yaml", "metrics.csv", "curves.png", "summary.json", "checkpoints", "grids"):
         assert (run / name).exists(), name
     done = command(tmp_path, "evaluate.py", f"runs={run}")

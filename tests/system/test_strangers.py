@@ -20,12 +20,13 @@ from rich.text import Text
 import finished_sweep as finished
 from compared import CHEAP, FEW, evaluated
 from pretended_sweep import AT, Pretender
-from softgate import files, models, tables
+from softgate import files, tables
 from softgate.cli import exits
 from softgate.cli.sweep import display, resume
 from softgate.data import sources
 from softgate.errors import SoftgateError, SoftgateWarning, printable
 from softgate.evaluation import checkpoints, runs
+from softgate.models import weights
 from softgate.paths.packing import SiteLayout
 from softgate.paths.recording import HEAD, HEAD_SIZE, MAGIC, Header, Layout, Recording, probe_hash
 from softgate.training import summary
@@ -109,7 +110,7 @@ def test_a_checkpoint_runs_nothing_and_unpacks_to_no_more_than_it_is(tmp_path):
 def test_a_file_of_weights_runs_nothing(tmp_path):
     for path in [*evil_files(tmp_path), packed(tmp_path / "bomb.pt")]:
         with pytest.raises(SoftgateError, match="not a file of plain tensors"):
-            models.weights._read("resnet18", str(path))
+            weights._read("resnet18", str(path))
 
 
 def test_a_film_that_is_none_is_begun_anew_and_can_be_gone_on_with(tmp_path):
