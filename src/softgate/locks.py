@@ -29,7 +29,7 @@ TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What the kernel says of a lock that another process has; all else means that there are no locks here."""
 
 PATIENCE = 1.0
-"""Seconds in which a process that has just locked a directory writes down who it is."""
+"""Seconds in which a process that has just locked a directory writes down who it is, or a forked one lets go of it."""
 
 _held: dict[Path, int] = {}
 """What this process has locked, and the open files that hold it."""
@@ -76,6 +76,11 @@ class Owner:
         except PermissionError:  # somebody else's
             return True
         return True
+
+    def ended(self) -> bool:
+        """Whether it is known to have been a process of this machine that is no more."""
+        here = (self.host, self.boot) == (socket.gethostname(), _boot())
+        return here and self.process != os.getpid() and not self.lives()
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -144,7 +149,7 @@ def _locked(lock: Path, directory: Path) -> tuple[int, bool]:
 
 def _lock(file: int, lock: Path, directory: Path) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(file, lock)
     except OSError as error:
         if error.errno in TAKEN:
             raise _refusal(directory, _owner(lock)) from None
@@ -159,6 +164,20 @@ def _lock(file: int, lock: Path, directory: Path) -> bool:
         )
         return False
     return True
+
+
+def _flock(file: int, lock: Path) -> None:
+    """Locks an open file; waits a little where its owner has just ended and a process that it forked is still at it."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            owner = Owner.read(lock) if error.errno in TAKEN else None
+            if owner is None or not owner.ended() or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _owner(lock: Path) -> Owner | None:

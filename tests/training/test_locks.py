@@ -93,7 +93,8 @@ def test_the_lock_of_another_boot_or_machine_is_taken_over_with_a_line(tmp_path,
     assert capsys.readouterr().out == ""
 
 
-def test_a_worker_that_outlives_its_run_does_not_hold_the_lock(tmp_path):
+@pytest.mark.parametrize("slow", [0, 0.4], ids=["at once", "a little later"])
+def test_a_worker_that_outlives_its_run_does_not_hold_the_lock(tmp_path, slow):
     fork = """
 import os, time
 if os.fork() == 0:
@@ -101,6 +102,8 @@ if os.fork() == 0:
     os._exit(0)
 """
     code = HOLD.replace('    print("locked"', "    " + fork.strip().replace("\n", "\n    ") + '\n    print("locked"')
+    # A new process may be late to close what it has from the old one.
+    code = f"import os, time; os.register_at_fork(after_in_child=lambda: time.sleep({slow}))\n" + code
     line = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

@@ -82,16 +82,15 @@ def _device(config: TrainConfig, device: torch.device) -> str:
     return f"{name}{threads}, {config.trainer.precision}{several}" + (", compiled" if config.compile else "")
 
 
-def last(status: str, found: Mapping[str, Any], directory: Path, error: bool = False) -> str:
+def last(status: str, found: Mapping[str, Any], directory: Path) -> str:
     """How the run ended, what it reached, its pictures, and what one does next.
 
     Args:
         status: finished, interrupted or diverged.
         found: Its summary.
         directory: Its directory.
-        error: Whether it did not end as it should.
     """
-    lines = [f"[bold {'red' if error else 'green'}]{status}[/]"]
+    lines = [f"[bold {'green' if status == 'finished' else 'red'}]{status}[/]"]
     if "best/val/acc" in found:
         now = f"; {found['val/acc']:.2%} after the last" if "val/acc" in found else ""
         reached = f"{found['best/val/acc']:.2%} at its best, after epoch {found['best/epoch'] + 1}{now}"
