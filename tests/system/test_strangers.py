@@ -496,7 +496,7 @@ def test_no_module_reads_what_could_run_code():
     asks_first = {
         r"hydra\.utils": ["targets.py"],
         r"\binstantiate\(": ["targets.py"],
-    }  # tests/training/test_targets.py
+    }  # tests/test_targets.py
     for pattern in never:
         found = [path for path, content in text.items() if re.search(pattern, content)]
         assert found == asks_first.get(pattern, []), pattern
@@ -504,7 +504,7 @@ def test_no_module_reads_what_could_run_code():
 
 
 PROMISED = (
-    *("training/test_strangers_files.py", "training/test_targets.py"),
+    *("training/test_strangers_files.py", "test_targets.py"),
     *("training/test_contact.py", "system/test_strangers.py"),
 )
 

@@ -30,7 +30,7 @@ def groups(model: type[Options] = TrainConfig) -> list[type[Options]]:
     found = [model]
     for field in model.model_fields.values():
         for kind in (field.annotation, *get_args(field.annotation)):
-            own = "target" in getattr(kind, "model_fields", ())  # other people's code: tests/training/test_targets.py
+            own = "target" in getattr(kind, "model_fields", ())  # other people's code: tests/test_targets.py
             if isinstance(kind, type) and issubclass(kind, Options) and not own:
                 found += groups(kind)
     return found

@@ -93,7 +93,7 @@ class DataConfig(Options):
     @property
     def option(self) -> str:
         """The option that says which images these are, and its value, for messages."""
-        raise NotImplementedError
+        return f"data.name={self.name}"
 
     @field_validator("mean", "std")
     @classmethod

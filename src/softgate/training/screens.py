@@ -69,7 +69,8 @@ def _rule(module: SoftgateModule) -> str:
 def _recipe(config: TrainConfig, data: ImageData) -> str:
     optim, trainer = config.optim, config.trainer
     how = f"{optim.name}, learning rate {optim.lr}" if isinstance(optim, OptimConfig) else optim.target
-    long = f"{trainer.max_epochs} epochs" if trainer.max_epochs not in (None, -1) else "no limit of epochs"
+    count = "1 epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
+    long = count if trainer.max_epochs not in (None, -1) else "no limit of epochs"
     steps = f", at most {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
     return f"{how}; {long}{steps}, {data.batch_size} images a step and device; seed {config.seed}"
 

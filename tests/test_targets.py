@@ -17,7 +17,7 @@ from softgate.training.checkpoints import restore
 from softgate.training.networks import TargetNetwork
 from softgate.training.optim import build_optimizer, build_schedule, read_optim
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 
 OWN = """
 import torch
