@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from softgate import errors, locks
 from softgate.cli import exits, stops
 from softgate.cli.exits import FAILED, TRACED, refuse
+from softgate.cli.named_runs import named
 from softgate.cli.words import for_hydra, nearest, own_configs
 from softgate.errors import JobFailed, SoftgateError
 from softgate.quoting import quoted
@@ -46,6 +47,10 @@ def run(main: Callable[[], Any], config_dir: str, config_name: str) -> None:
     words = [word for word in sys.argv[1:] if word not in (*flags, *empty)]
     # Hydra wants -m in front, and spells "the group surrogate at the place readout" with an @.
     words = [re.sub(r"^readout=", "surrogate@readout=", word) for word in words]
+    try:
+        words = named(words, config_name)
+    except SoftgateError as error:
+        refuse(str(error), error.status)
     words = [*for_hydra([_of_any_path(word) for word in words]), *own_configs(words, Path(config_dir))]
     sys.argv[1:] = flags + words
     sys.path.append(str(Path.cwd()))  # plugins=[my_gates] finds my_gates.py where the command is typed

@@ -26,6 +26,7 @@ from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench
 from softgate.evaluation.generalization.planning import Outlook
 from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.networks import Subject, align
+from softgate.evaluation.progress import Bar, expectation
 from softgate.evaluation.runs import Run, never_started, read, require_known, sort, without_doubles
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
@@ -256,30 +257,34 @@ def _measure(
     directory: Path,
     console: Console,
 ) -> None:
-    bench: Bench | None = None
+    module, options = networks[found.runs[0].label]
+    data = ImageData(options, splits=("val",), measured=True)
+    bench = Bench(data, found.options)
+    found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
+    found.data["measured"] = options.measured_images
+    called, lines = tuning.images(found.options, found.runs, options.measured_images)
+    found.data["called"] = called
+    found.notes += [*bench.notes, *lines]
+    work = bench.work(options)
+    ahead = expectation(len(found.runs), work, bench.seconds_of_a_pass(module.to(device).eval()))
+    console.print(ahead, soft_wrap=True, markup=False, highlight=False)
+    found.notes += bench.subset()
     rows = []
-    for count, run in enumerate(found.runs, start=1):
-        module, options = networks[run.label]
-        if bench is None:
-            data = ImageData(options, splits=("val",), measured=True)
-            bench = Bench(data, found.options)
-            found.data = {"name": options.name, "images": len(data.val_listing), "classes": data.classes}
-            found.data["measured"] = options.measured_images
-            called, lines = tuning.images(found.options, found.runs, options.measured_images)
-            found.data["called"] = called
-            found.notes += [*bench.notes, *lines]
-        found.notes += align(module, bench.data, run.label)
-        module.to(device).eval()
-        found.measured.append(bench.measure(module, options))
-        module.cpu()
-        values = found.measured[-1].values
-        for line in (f"{run.label}: {each}" for each in found.measured[-1].left):
-            found.notes.append(line)
-            console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
-        rows.append({"run": run.label, "arm": run.arm, "condition": run.condition, "seed": run.seed, **values})
-        files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
-        line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
-        console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+    with Bar(console, len(found.runs), work) as bar:
+        for count, run in enumerate(found.runs, start=1):
+            module, options = networks[run.label]
+            found.notes += align(module, bench.data, run.label)
+            module.to(device).eval()
+            found.measured.append(bench.measure(module, options, partial(bar.begin, count)))
+            module.cpu()
+            values = found.measured[-1].values
+            for line in (f"{run.label}: {each}" for each in found.measured[-1].left):
+                found.notes.append(line)
+                console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
+            rows.append({"run": run.label, "arm": run.arm, "condition": run.condition, "seed": run.seed, **values})
+            files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
+            line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
+            console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
 
 
 def differences(found: Comparison) -> list[Row]:

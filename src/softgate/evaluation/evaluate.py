@@ -110,6 +110,7 @@ class Evaluation:
         study: Of the alignment metrics, if they are asked for; it collects what it measures.
         paths: Of the paths, if they are asked for; it collects what it measures.
         left: A line on each part that memory was too short for.
+        hints: A line on each network that another choice would show more of.
         asked: The checkpoints or networks that are looked at, in their order, once they are known.
     """
 
@@ -119,6 +120,7 @@ class Evaluation:
     study: alignment.Study | None
     paths: PathStudy | None
     left: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def _within_memory(self, label: str, part: str) -> AbstractContextManager[None]:
@@ -159,6 +161,7 @@ class Evaluation:
         grid, soft = self.options.grid, self.options.readout
         name = str(module.hparams["model"]["name"])
         subject = networks.Subject(name, module.net, module.classes, found.indexes, found)
+        self._hint(label, module.net)
         grid.require_fit(len(data.classes), len(module.classes))
         data.setup("validate")
         module.to(self.device).eval()
@@ -198,11 +201,12 @@ class Evaluation:
         data.setup("validate")
         for network, subject in zip(asked, subjects, strict=True):
             subject.net.to(self.device)
+            self._hint(network.called, subject.net)
             scores = measure_among(subject, data) if options.measure else {}
             named = {"data": data.config.name, "images": len(data.val_listing)}
             named["measured"] = data.config.measured_images
             named |= {"classes": str(subject.found)} if subject.found else {}
-            about = {"name": network.called, "weights": network.weights}
+            about = {"name": network.called, "weights": network.weights, "origin": networks.origin(network)}
             if not grid.figures:
                 place = self.directory if len(asked) == 1 else self.directory / network.called
                 with self._within_memory(network.called, "grid"):
@@ -217,11 +221,18 @@ class Evaluation:
             with self._within_memory("figures", "grid"):
                 grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
 
+    def _hint(self, label: str, net: torch.nn.Module) -> None:
+        hint = networks.scale_hint(label, net, self.options.readout)
+        if hint is not None:
+            self.hints.append(hint)
+
     def finish(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prints and writes what was found of each run or network; returns what `results.json` holds."""
         results: dict[str, Any] = {"schema": SCHEMA, "runs": runs}
         if self.left:
             results["left_out"] = self.left
+        if self.hints:
+            results["hints"] = self.hints
         with signals.deferred("writing the results"):
             if self.study is not None and self.study.measured:
                 results["alignment"] = self.study.report(self.directory)
@@ -295,7 +306,7 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
     for run in results["runs"]:
         rows = {
             "model": run["model"]["name"],
-            "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else "published weights or a file",
+            "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else run["model"]["origin"],
             "images": f"{run['images']}, {run['measured']}",
         }
         scores = {
@@ -313,4 +324,6 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
             console.print(f"checkpoint: {run['checkpoint']}", soft_wrap=True, markup=False)
     for line in results.get("left_out", ()):
         console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
+    for line in results.get("hints", ()):
+        console.print(f"hint: {line}", soft_wrap=True, markup=False)
     console.print(f"results and pictures: {directory}", soft_wrap=True, markup=False)

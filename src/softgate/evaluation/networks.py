@@ -16,11 +16,19 @@ from softgate.data import ImageData
 from softgate.errors import require
 from softgate.evaluation.config import DataChanges
 from softgate.models import NetworkConfig
+from softgate.surrogate import gates, pools
+from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, networks
 from softgate.training.networks import TargetNetwork
 
 OSTRICH = "ostrich"
 """The paper's further target."""
+
+UNTRAINED_SEED = 0
+"""Of the random weights of a network that is given none, so that its figures can be had again."""
+
+NORMALISING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers that bring pre-activations to about unit scale."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,9 @@ def build(network: NetworkConfig | TargetNetwork, data: ImageData) -> Subject:
         if count is not None:
             found, known = models.find_classes(data.identity, given, count), given.classes or known
         require(asked in (None, count), f"model.num_classes={asked}: the weights have {count} classes.")
-    net = models.build(name, len(known), stem, transform, channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        net = models.build(name, len(known), stem, transform, channels)
     if weights is not None:
         models.load(net, name, given)
     models.check_size(net, name, data.size, channels)
@@ -133,5 +143,31 @@ def targets(subject: Subject, labels: Sequence[int], count: int) -> list[int]:
 def about(subject: Subject, network: NetworkConfig | TargetNetwork) -> str:
     """One line on the network for a title."""
     weights = network.weights
-    said = "random weights" if weights is None else f"weights {weights.rpartition('/')[2]}"
+    said = f"weights {weights.rpartition('/')[2]}" if weights is not None else origin(network)
     return f"{subject.name}, {said}, torchvision {torchvision.__version__.partition('+')[0]}"
+
+
+def origin(network: NetworkConfig | TargetNetwork) -> str:
+    """Where a network's weights come from, for a table: a figure of an untrained one must not be taken for more."""
+    if network.weights is not None:
+        return f"weights {network.weights}"
+    if isinstance(network, TargetNetwork):
+        return "as its target builds it"
+    return f"untrained, random weights, seed {UNTRAINED_SEED}"
+
+
+def scale_hint(name: str, net: nn.Module, rule: Surrogate) -> str | None:
+    """A line for who reads out through one temperature a network whose pre-activations have no common scale; or None.
+
+    Args:
+        name: What the network is called.
+        net: The network.
+        rule: What it is read out with.
+    """
+    soft = not (isinstance(rule.gate, gates.Hard) and isinstance(rule.pool, pools.Hard))
+    if not soft or rule.scale != "global" or any(isinstance(module, NORMALISING) for module in net.modules()):
+        return None
+    return (
+        f"{name} has no normalising layers, so one temperature is nearly hard for some of its channels and flat for "
+        "others; readout.scale=channel counts it in each channel's own deviations."
+    )

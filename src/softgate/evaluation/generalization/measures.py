@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,12 @@ MEASURES: Mapping[str, Measure] = {
 """In the order of the report; a run has those that its comparison asks for."""
 
 PRIMARY = "acc"
+
+BACKWARD = 2.0
+"""A backward pass to the input, in forward passes."""
+
+HESSIAN_PRODUCT = 10.0
+"""A product of the loss's Hessian with a vector, in forward passes; measured."""
 
 
 @dataclass
@@ -134,12 +141,50 @@ class Bench:
         self.notes.append(f"{option}: {found}.")
         return made
 
-    def measure(self, module: SoftgateModule, options: DataConfig) -> Measured:
+    def seconds_of_a_pass(self, module: SoftgateModule) -> float:
+        """Seconds that a network, on its device, takes for the logits of one test image; the second batch is timed."""
+        x, _ = self._sample(min(self.data.batch_size, len(self.data.val_listing)))
+        for _ in range(2):
+            begun = time.perf_counter()
+            predict(module.net, x.to(module.device)).cpu()
+        return (time.perf_counter() - begun) / len(x)
+
+    def work(self, options: DataConfig) -> dict[str, float]:
+        """What `measure` is made of: parts to forward passes of one image; 0 for what is not asked for.
+
+        Args:
+            options: Of the data that the network was trained on.
+        """
+        asked, test, train = self.options, len(self.data.val_listing), len(self._trained_on(options).train_listing)
+        corrupted, attack, sharp = asked.corruptions, asked.attack, asked.sharpness
+        kinds = len(corrupted.families) * len(corrupted.severities)
+        norms = sum(attack.radius(norm) is not None for norm in attacks.NORMS)
+        curved = min(train, train if sharp.images is None else sharp.images)
+        return {
+            "test images": test,
+            "training images": min(train, asked.train_images or train),
+            "sharpness": curved * (sharp.iterations * HESSIAN_PRODUCT + 2 + BACKWARD),
+            "corruptions": kinds * min(test, corrupted.images or test),
+            "attacks": norms * min(test, attack.images or test) * attack.restarts * attack.steps * (1 + BACKWARD),
+            "shifted": 0 if self._shifted is None else len(self._shifted),
+        }
+
+    def subset(self) -> list[str]:
+        """A line on what is measured on some of the test images only; none where all are."""
+        asked, test = self.options, len(self.data.val_listing)
+        parts = {"corruptions": asked.corruptions.images, "attacks": asked.attack.images}
+        fewer = [f"{name} on {few}" for name, few in parts.items() if few is not None and few < test]
+        return [f"to be quick, {' and '.join(fewer)} of the {test} images; compare=full takes all."] if fewer else []
+
+    def measure(
+        self, module: SoftgateModule, options: DataConfig, begin: Callable[[str], None] = lambda part: None
+    ) -> Measured:
         """Measures a network, which is in eval mode and on its device.
 
         Args:
             module: The network.
             options: Of the data that it was trained on.
+            begin: Is called with each part of `work` as it begins.
 
         Returns:
             Its numbers.
@@ -147,19 +192,25 @@ class Bench:
         found = Measured()
         device = module.device
         net = module.net
+        begin("test images")
         logits, labels = self._all(net, self.data.val_dataloader(), device)
         for key, score in (("acc", scores.correct), ("nll", scores.nll), ("brier", scores.brier)):
             found.add(key, score(logits, labels))
         found.values["ece"] = scores.ece(logits, labels)
+        begin("training images")
         with found.spared("measures on training images", "compare.train_images or data.batch_size"):
             self._on_training_images(found, net, self._trained_on(options), device)
+        begin("sharpness")
         with found.spared("sharpness", "compare.sharpness.images"):
             self._sharpness(found, net, self._trained_on(options), device)
+        begin("corruptions")
         with found.spared("corrupted", "compare.corruptions.images or data.batch_size"):
             self._corrupted(found, net, device)
+        begin("attacks")
         with found.spared("attacks", "data.batch_size"):
             self._attacked(found, net, device)
         if self._shifted is not None:
+            begin("shifted")
             with found.spared("shifted", "data.batch_size"):
                 batches = self.data.still(self._shifted, len(self._shifted), 0)
                 found.add("shifted", scores.correct(*self._all(net, batches, device)))
