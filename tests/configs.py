@@ -38,8 +38,6 @@ def composed(*overrides: str, name: str = "train", directory: Path | None = None
     # `name` reads the chosen groups from the hydra node, so it is resolved before that node goes.
     if "name" in plain:
         plain.name = cfg.name
-    if "logger" in plain and "wandb" in plain.logger:
-        plain.logger.wandb.name = cfg.name
     plain.pop("hydra")
     return plain
 

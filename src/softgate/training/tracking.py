@@ -1,12 +1,17 @@
-"""Weights & Biases: one run for each job, grouped by sweep, offline where the server does not answer."""
+"""Weights & Biases: one run for each job, grouped by sweep, offline where the server does not answer.
+
+Curves stand over epochs. The ends of intervals are no curves of their own: they are in the table `alignment/intervals`
+and in the picture `curves`, which are logged when the run ends, with the table `results`.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -14,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from softgate import files
 from softgate.errors import SoftgateError, SoftgateWarning
 from softgate.options import Options
+from softgate.training import summary
 from softgate.training.wandb_config import WandbConfig
 
 ID = "wandb-id"
@@ -21,6 +27,52 @@ ID = "wandb-id"
 
 PATIENCE = 10.0
 """Seconds that the server has to answer before a run is written to disk instead."""
+
+
+ENDS = ("_low", "_high")
+"""How the names of an interval's ends close."""
+
+EPOCH, STEP = "epoch", "trainer/global_step"
+BEST = {"val/acc": "max", "val/acc5": "max", "val/loss": "min"}
+"""What stands in the summary of these curves."""
+
+CURVES = ("train/*", "val/*", "align/*", "alignment/*", "grids/*", "lr-*", "surrogate/*")
+"""Curves over epochs; anything else that is logged is over steps."""
+
+TOLD = ("data", "model", "surrogate", "seed")
+"""Groups that a run's own name tells of."""
+
+NOISE = ("print_config", "resume", "logger", "plugins", "trust", "name")
+"""Groups that say nothing about what was learnt."""
+
+
+class Tracker(WandbLogger):
+    """Lightning's logger, whose scalars leave the ends of intervals out."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs scalars; those named NAME_low and NAME_high are kept for the end."""
+        kept = {key: value for key, value in metrics.items() if not key.endswith(ENDS)}
+        super().log_metrics(kept, step)
+
+
+def called(config: Options, own: Mapping[str, Any]) -> str:
+    """A run's name in W&B: its own, its seed, and what else was asked for, as runs of a sweep differ in it.
+
+    Args:
+        config: The whole config.
+        own: The same as plain data.
+    """
+    words = [str(word) for word in own["sweep"]["overrides"]]
+    other = [word for word in words if word.partition("=")[0].lstrip("+~").partition(".")[0] not in (*TOLD, *NOISE)]
+    inner = [word for word in words if "." in word.partition("=")[0] and word.startswith(("surrogate.", "model."))]
+    return " ".join([f"{own['name']}-seed{own['seed']}", *inner, *other])[:128]
+
+
+def without_noise(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what is null or empty, at any depth."""
+    found = {key: without_noise(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
+    return {key: value for key, value in found.items() if value is not None and value not in ([], {}, ())}
 
 
 def logger(options: WandbConfig, config: Options, directory: Path, group: str | None, resumed: bool) -> WandbLogger:
@@ -33,12 +85,19 @@ def logger(options: WandbConfig, config: Options, directory: Path, group: str | 
         group: The sweep's name, for where `logger.wandb.group` names none.
         resumed: Whether to go on with the directory's W&B run.
     """
-    settings = {**options.plain, "group": options.group or group}
+    own = config.plain
+    settings = {**options.plain, "group": options.group or group or str(own["name"])}
+    settings["name"] = str(options.name) if options.name is not None else called(config, own)
+    kinds = (own["data"].get("name"), own["model"].get("name"), own["surrogate"]["gate"]["name"])
+    settings["tags"] = list(dict.fromkeys([*options.tags, *(str(kind) for kind in kinds if kind)]))
     settings.pop("offline", None)
     offline = options.offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
     if resumed and (directory / ID).is_file():
         settings["id"] = (directory / ID).read_text(encoding="utf-8").strip()
-    return WandbLogger(save_dir=directory, offline=offline, config=config.plain, **settings)
+    shown = {key: value for key, value in own.items() if key not in NOISE}
+    made = Tracker(save_dir=directory, offline=offline, config=without_noise(shown), **settings)
+    made._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever it is
+    return made
 
 
 @rank_zero_only
@@ -58,14 +117,65 @@ def start(logger: WandbLogger) -> None:
         if trouble:
             _go_offline(logger, trouble)
     try:
-        run = logger.experiment
+        run = _begun(logger)
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
         hint = "log in with `wandb login`, or set logger.wandb.offline=true"
         raise SoftgateError(f"logger=wandb: {error}; {hint}.") from None
     except wandb.errors.Error as error:
         _go_offline(logger, str(error))
-        run = logger.experiment
+        run = _begun(logger)
     files.write(f"{run.id}\n", Path(str(logger.save_dir), ID))
+
+
+def _begun(logger: WandbLogger) -> Any:
+    """Starts the run with axes of ours; Lightning's own start puts every curve over steps."""
+    import wandb
+
+    if logger._offline:
+        logger._wandb_init.setdefault("mode", "offline")
+    run = wandb.init(**logger._wandb_init)
+    logger._experiment = run
+    for axis in (STEP, EPOCH):
+        run.define_metric(axis)
+    for name in CURVES:
+        run.define_metric(name, step_metric=EPOCH)
+    for name, best in BEST.items():
+        run.define_metric(name, step_metric=EPOCH, summary=best)
+    for name in ("train/loss_step", "train/acc_step"):
+        run.define_metric(name, step_metric=STEP)
+    return run
+
+
+def conclude(directory: Path, name: str) -> None:
+    """Logs what a run has come to, once it has ended: its results, curves and intervals; nothing without W&B.
+
+    Args:
+        directory: The run's directory, with `metrics.csv`.
+        name: The run's name, for the picture.
+    """
+    import wandb
+
+    if wandb.run is None or not (directory / "metrics.csv").is_file():
+        return
+    points = summary.history(directory / "metrics.csv")
+    found = summary.summarize(points)
+    best = {key: value for key, value in found.items() if key.startswith("best/")}
+    wandb.run.summary.update(best)
+    shown = [[key, value] for key, value in sorted(found.items()) if not key.endswith(ENDS)]
+    values: dict[str, Any] = {"results": wandb.Table(columns=["measure", "value"], data=shown)}
+    rows = [
+        [readout, metric, epoch, value, *(dict(points.get(f"{key}{end}", ())).get(epoch) for end in ENDS)]
+        for key, curve in points.items()
+        if key.startswith("align/") and not key.endswith(ENDS)
+        for readout, metric in [key.split("/", 2)[1:]]
+        for epoch, value in curve
+    ]
+    if rows:
+        columns: list[str | int] = ["read-out", "metric", "epoch", "value", "low", "high"]
+        values["alignment/intervals"] = wandb.Table(columns=columns, data=rows)
+    if summary.save_curves(points, directory / "curves.png", name):
+        values["curves"] = wandb.Image(str(directory / "curves.png"))
+    wandb.run.log(values)
 
 
 @contextmanager

@@ -109,12 +109,16 @@ def _run(
         except SystemExit as end:
             # Lightning ends the process after Ctrl-C, with checkpoint and loggers finished; say where they are.
             if first:
+                tracking.conclude(directory, str(config.name))
                 conclude("interrupted")
             raise Stopped(_stopped_by(trainer, end)) from None
         except Diverged:
             if first:
+                tracking.conclude(directory, str(config.name))
                 conclude("diverged")
             raise
+        if first:
+            tracking.conclude(directory, str(config.name))
     found: dict[str, Any] = {}
     if first:
         with signals.deferred("writing the summary"):

@@ -20,7 +20,10 @@ class WandbConfig(Options):
     project: str = Field("softgate", description="the project the run appears in")
     entity: str | None = Field(None, description="the team or user; null is your default")
     name: str | int | float | None = Field(None, description="the run's name")
-    group: str | None = Field(None, description="runs with the same group are shown together; null is the sweep's name")
+    group: str | None = Field(
+        None,
+        description="runs with the same group are shown together; null is the sweep's name, of a single run its own",
+    )
     tags: Words = Field((), description="words to filter by")
     job_type: str | None = Field(None, description="what kind of job this is")
     offline: bool = Field(False, description="write the run to disk only")
