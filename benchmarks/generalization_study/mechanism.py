@@ -82,8 +82,9 @@ class Mechanism(Callback):
         seed, listing = asked["seed"], data.train_listing
         self.images, self.labels = _together(data.still(listing, asked["images"], seed))
         _other_of_class(self.labels)  # says what does not fit before training
-        # Every class alike would leave the differences between classes out of the noise: these are drawn from all.
-        dice = torch.Generator().manual_seed(seed)
+        # Every class alike would leave the differences between classes out of the noise: these are drawn from all, and
+        # others for each seed of a study, so that an interval over seeds has the chance of the draw in it.
+        dice = torch.Generator().manual_seed(seed + data.seed)
         count = asked["noise"]["batches"] * asked["noise"]["size"]
         require(count <= len(listing), f"mechanism.noise: {count} images are asked for, and there are {len(listing)}.")
         drawn = listing.subset(torch.randperm(len(listing), generator=dice)[:count])

@@ -118,9 +118,9 @@ def rates(plan: Plan, ledger: Ledger) -> Image.Image | None:
 def mechanism(plan: Plan, cell: CellReport) -> Image.Image | None:
     """What was measured while a cell's final runs were trained: a panel for each measure, a line for each arm.
 
-    Means over seeds with 95 % intervals (t over seeds) of the first arms of the plan, over the moments, which are evenly
-    spread on a log scale of epochs. Sharpness and ratios of norms are averaged as logarithms; the noise scale is the
-    quotient of its parts' means, its interval a jackknife's. None where nothing was measured.
+    Means over seeds with 95 % intervals (t over seeds) of the first arms of the plan, over the moments, which are
+    spread evenly on a log scale of epochs. Sharpness and ratios of norms are averaged as logarithms; the noise scale is
+    the quotient of its parts' means, its interval a jackknife's. None where nothing was measured.
     """
     arms = {arm: list(of.values()) for arm, of in cell.rows.items() if any("mechanism" in row for row in of.values())}
     shown = [arm for arm in plan.cells[cell.name]["arms"][:MANY] if arm in arms]

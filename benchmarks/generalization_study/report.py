@@ -33,7 +33,7 @@ MARKED = (
 )
 
 OVER_TRAINING = (
-    "Means over seeds with 95 % intervals, on {plan[images]} fixed training images; noise scales and gradients on others. "
+    "Means over seeds with 95 % intervals, on {plan[images]} fixed training images, gradients and noise on others. "
     "None of it is a claim: nothing is corrected for the number of panels."
 )
 
