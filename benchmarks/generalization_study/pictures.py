@@ -135,10 +135,13 @@ def mechanism(plan: Plan, cell: CellReport) -> Image.Image | None:
         for arm in shown:
             ink = style.ARMS[list(plan.arms).index(arm) % len(style.ARMS)]
             found = np.array([over_seeds(arms[arm], epoch, name, how) for epoch in epochs])
-            axes.plot(range(len(epochs)), found[:, 0], "o-", color=ink, markersize=2.5, linewidth=1, label=arm)
+            kind = "o--" if arm.endswith("_gate") else "o-"  # controls
+            axes.plot(range(len(epochs)), found[:, 0], kind, color=ink, markersize=2.5, linewidth=1, label=arm)
             axes.fill_between(range(len(epochs)), found[:, 1], found[:, 2], color=ink, alpha=0.15, linewidth=0)
         if how in ("log", "noise"):
             axes.set_yscale("log")
+        elif how == "percent":
+            axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=8)
         axes.set_xticks(range(len(epochs)), [f"{epoch:.2g}" for epoch in epochs])
         axes.tick_params(labelsize=7)
