@@ -241,7 +241,7 @@ def _own(outputs: Tensor, labels: Tensor) -> Tensor:
 def _other_of_class(labels: Tensor) -> Tensor:
     """For each image another one of its class: the next one, the first after the last."""
     other = torch.empty_like(labels)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         mine = (labels == label).nonzero().flatten()
         enough = len(mine) > 1
         require(enough, f"mechanism.images: class {int(label)} has one probe image; at least 2 are needed.")

@@ -177,8 +177,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], epoch: float, name: str, how: 
 
 def _noise_scale(moments: Sequence[Mapping[str, Any]], which: str) -> tuple[float, float, float]:
     """B_simple from both parts' means over the runs: a mean of quotients would be biased, and lack those below zero."""
-    parts = [(one.get(f"noise_trace_{which}"), one.get(f"gradient_square_{which}")) for one in moments]
-    each = np.array([part for part in parts if None not in part and np.isfinite(part).all()], dtype=float)
+    names = f"noise_trace_{which}", f"gradient_square_{which}"
+    parts = np.array([[float(one.get(name, math.nan)) for name in names] for one in moments]).reshape(-1, 2)
+    each = parts[np.isfinite(parts).all(1)]
     if not len(each) or each[:, 1].mean() <= 0:
         return math.nan, math.nan, math.nan
     middle = math.log(each[:, 0].mean() / each[:, 1].mean())
