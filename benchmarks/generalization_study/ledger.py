@@ -1,4 +1,4 @@
-"""Results: one JSON file a run, and all of them as `runs.csv` and `correct.csv`, which say as much.
+"""Results: one JSON file a run, and all of them as `runs.csv`, `correct.csv` and `mechanism.csv`, which say as much.
 
 A run's file is written whole or not at all and never again, so that nothing is lost or doubled wherever a driver was
 stopped. Folders of several machines are merged by what runs they have.
@@ -19,8 +19,11 @@ from softgate.errors import SoftgateError, require
 Row = dict[str, Any]
 
 IDENTITY = ("cell", "stage", "arm", "rate", "seed")
-TEXT = ("cell", "stage", "arm", "plan", "status", "softgate", "commit", "torch", "python", "hardware", "finished")
-WHOLE = ("seed", "epochs", "threads")
+TEXT = (
+    *("cell", "stage", "arm", "plan", "status", "softgate", "commit", "torch", "python", "hardware", "finished"),
+    "settings",
+)
+WHOLE = ("seed", "epochs", "threads", "step")
 MEASURES = (
     *("acc", "nll", "brier", "ece", "train_acc", "train_nll", "gap", "last_train_loss", "last_train_acc", "dead"),
     *("surrogate_cosine", "surrogate_norm_ratio", "noise_cosine_hard", "noise_cosine_soft"),
@@ -30,7 +33,17 @@ ABOUT = ("images_per_second", "train_seconds", "seconds", "softgate", "commit", 
 COLUMNS = (*IDENTITY, "plan", "epochs", "status", *MEASURES, *ABOUT, "threads", "finished")
 BITS = ("cell", "arm", "seed", "bits")
 
-RUNS, CORRECT = "runs.csv", "correct.csv"
+OVER_TRAINING = (
+    *("dead", "died", "revived", "noise_scale_rule", "noise_trace_rule", "gradient_square_rule"),
+    *("noise_scale_true", "noise_trace_true", "gradient_square_true", "gradient_cosine", "gradient_norm_ratio"),
+    *("sharpness", "noise_cosine_hard", "noise_cosine_soft", "high_frequency_hard", "high_frequency_soft"),
+    *("hamming", "kappa", "swap", "swap_same_class", "swap_shuffled", "swap_mean", "swap_function"),
+)
+"""What is measured of a moment of a final run."""
+OF_RUN = ("cell", "arm", "seed", "rate", "plan")
+MOMENTS = (*OF_RUN, "settings", "step", "epoch", *OVER_TRAINING, "seconds")
+
+RUNS, CORRECT, MECHANISM = "runs.csv", "correct.csv", "mechanism.csv"
 VERSION = ("softgate", "torch")
 """What results must have in common to be compared."""
 
@@ -79,12 +92,12 @@ class Ledger:
             if key not in self.rows:
                 self.put(row)
                 added += 1
-            elif any(_same(self.rows[key].get(name)) != _same(row.get(name)) for name in (*MEASURES, "status")):
+            elif _told(self.rows[key]) != _told(row):
                 differ.append(key)
         return added, differ
 
     def export(self, to: Path | None = None) -> None:
-        """Writes `runs.csv` and `correct.csv`, in the order of the plan."""
+        """Writes `runs.csv`, `correct.csv` and `mechanism.csv`, in the order of the plan."""
         place = {name: number for number, name in enumerate((*self.plan.cells, *self.plan.arms))}
         rows = sorted(
             self.rows.values(),
@@ -94,6 +107,13 @@ class Ledger:
         shown = [{key: _short(value) for key, value in row.items()} for row in rows]
         files.write_csv(shown, folder / RUNS, COLUMNS)
         files.write_csv([row for row in rows if row.get("bits")], folder / CORRECT, BITS)
+        moments = [
+            {name: row[name] for name in OF_RUN}
+            | {name: _short(value) for name, value in one.items() if _finite(value)}
+            for row in rows
+            for one in row.get("mechanism", ())
+        ]
+        files.write_csv(moments, folder / MECHANISM, MOMENTS)
 
 
 def put(row: Mapping[str, Any], folder: Path) -> None:
@@ -113,19 +133,44 @@ def read(folder: Path) -> list[Row]:
     for path in sorted((folder / "runs").glob("*.json")):
         row = files.read_json(path)
         try:
-            found[Job.of(row).key] = {key: value for key, value in row.items() if value is not None}
+            found[Job.of(row).key] = kept = _known(row)
+            if "mechanism" in kept:
+                kept["mechanism"] = [_known(one) for one in kept["mechanism"]]
         except (KeyError, TypeError, ValueError):
             raise SoftgateError(f"{path}: it is damaged; delete it, and its run is made again.") from None
+    moments = _moments(folder)
     try:
         bits = {(row["cell"], row["arm"], row["seed"]): row["bits"] for row in files.read_csv(folder / CORRECT)}
         for text in files.read_csv(folder / RUNS):
             row = {key: _typed(key, value) for key, value in text.items() if value != ""}
             if row["stage"] == FINAL and (text["cell"], text["arm"], text["seed"]) in bits:
                 row["bits"] = bits[text["cell"], text["arm"], text["seed"]]
+            if Job.of(row).key in moments:
+                row["mechanism"] = moments[Job.of(row).key]
             found.setdefault(Job.of(row).key, row)
     except (KeyError, TypeError, ValueError):
         raise SoftgateError(f"{folder / RUNS}: it is damaged, or no file of this study's results.") from None
+    for key in moments:
+        require(key in found, f"{folder / MECHANISM}: it has rows of {key}, which is not in {RUNS}.")
     return list(found.values())
+
+
+def _moments(folder: Path) -> dict[str, list[Row]]:
+    """The rows of `mechanism.csv` by the keys of their runs.
+
+    Raises:
+        SoftgateError: If the file is damaged.
+    """
+    found: dict[str, list[Row]] = {}
+    try:
+        for text in files.read_csv(folder / MECHANISM):
+            row = {key: _typed(key, value) for key, value in text.items() if value != ""}
+            own = {key: row[key] for key in ("plan", "settings", "step", "epoch")}
+            own |= {key: row[key] for key in (*OVER_TRAINING, "seconds") if key in row}
+            found.setdefault(Job.of({**row, "stage": FINAL}).key, []).append(own)
+    except (KeyError, TypeError, ValueError):
+        raise SoftgateError(f"{folder / MECHANISM}: it is damaged, or no file of this study's results.") from None
+    return found
 
 
 def check(row: Mapping[str, Any], plan: Plan, folder: Path) -> None:
@@ -139,6 +184,13 @@ def check(row: Mapping[str, Any], plan: Plan, folder: Path) -> None:
     now = plan.identity(row["cell"], row["arm"]) if known else "which has no such cell or arm"
     said = f"{folder}: {key} was made by another plan ({row.get('plan')}; this one is {now})"
     require(known and row.get("plan") == now, f"{said}; give another --folder, or go back to that plan.")
+    for one in row.get("mechanism", ()):
+        theirs = one.get("plan", now), one.get("settings")
+        require(
+            theirs == (now, plan.mechanism_identity),
+            f"{folder}: what was measured while {key} was trained has other settings or another plan ({theirs[1]}, "
+            f"{theirs[0]}; these are {plan.mechanism_identity}, {now}); give another --folder, or go back to these.",
+        )
 
 
 def versions(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
@@ -157,6 +209,20 @@ def _typed(key: str, value: str) -> Any:
 
 def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _known(row: Mapping[str, Any]) -> Row:
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _told(row: Mapping[str, Any]) -> list[Any]:
+    """All that a run's row says of what was measured, as it comes back from CSV files."""
+    moments = [[_same(one.get(name)) for name in ("step", *OVER_TRAINING)] for one in row.get("mechanism", ())]
+    return [*(_same(row.get(name)) for name in (*MEASURES, "status")), moments]
 
 
 def _same(value: Any) -> Any:

@@ -133,8 +133,18 @@ class Plan:
         recipes = {name: self._config(name) for name in self._bases(cell)}
         fixed = {key: self.given[key] for key in ("schema", "seeds", "rates", "tune_share", "measures")}
         own = {key: value for key, value in self.cells[cell].items() if key != "arms"}
-        text = json.dumps([fixed, own, recipes, self.arms[arm]], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digest([fixed, own, recipes, self.arms[arm]])
+
+    def mechanism(self, cell: str) -> dict[str, Any] | None:
+        """What is measured of a cell's final runs while they train; None where nothing is."""
+        asked: dict[str, Any] = self.given["mechanism"]
+        return asked if cell in asked["cells"] else None
+
+    @property
+    def mechanism_identity(self) -> str:
+        """A digest of how that is measured, of its own: it changes no run."""
+        asked = {key: value for key, value in self.given["mechanism"].items() if key != "cells"}
+        return _digest(asked)
 
     def _bases(self, cell: str) -> list[str]:
         """A cell's config and those that it builds on."""
@@ -227,3 +237,7 @@ class Plan:
     def about(self, job: Job) -> dict[str, Any]:
         """What a row says of its run beside what was measured."""
         return {**asdict(job), "plan": self.identity(job.cell, job.arm)}
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

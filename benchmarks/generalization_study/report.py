@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from generalization_study import pictures
-from generalization_study.ledger import CORRECT, RUNS, Ledger, version
+from generalization_study.ledger import CORRECT, MECHANISM, RUNS, Ledger, version
 from generalization_study.measures import unpacked
 from generalization_study.plan import FINAL, Job, Plan
 from generalization_study.statistics import Contrast, family
@@ -30,6 +30,11 @@ CIFAR_TEST = 10_000
 MARKED = (
     "Mean ± standard deviation over seeds; * marks what differs from the true gradient's after Holm's correction over "
     "the arms of that measure."
+)
+
+OVER_TRAINING = (
+    "Means over seeds with 95 % intervals, on {plan[images]} fixed training images, gradients and noise on others. "
+    "None of it is a claim: nothing is corrected for the number of panels."
 )
 
 MEASURES: dict[str, tuple[str, bool | None, bool]] = {
@@ -96,7 +101,9 @@ def report(plan: Plan, ledger: Ledger, docs: Path, unfinished: bool = False) -> 
     ledger = Ledger(docs / "study", plan)  # what is said comes from the files that are published
     cells = [cell for name in plan.cells if (cell := compare(plan, ledger, name, unfinished)) is not None]
     drawn = []
-    for name, made in (("forest", pictures.forest(plan, cells)), ("rates", pictures.rates(plan, ledger))):
+    painted = {"forest": pictures.forest(plan, cells), "rates": pictures.rates(plan, ledger)}
+    painted |= {f"mechanism-{cell.name}": pictures.mechanism(plan, cell) for cell in cells}
+    for name, made in painted.items():
         if made is not None:
             files.save_picture(made, files.folder(docs / "images") / f"study-{name}.png")
             drawn.append(name)
@@ -228,10 +235,16 @@ def document(plan: Plan, ledger: Ledger, cells: Sequence[CellReport], drawn: Seq
         parts.append(f"### Cell {cell.name}")
         if cell.rows:
             parts += [measures(plan, cell).markdown(), MARKED]
+        if f"mechanism-{cell.name}" in drawn:
+            parts.append(f"![What was measured while they were trained](images/study-mechanism-{cell.name}.png)")
+            parts.append(OVER_TRAINING.format(plan=plan.given["mechanism"]))
         parts += ["\n".join(f"- {note}" for note in cell.notes)] if cell.notes else []
     if "rates" in drawn:
         parts += ["### Rates", "![Accuracy on the tune images by rate, for each arm](images/study-rates.png)"]
-    parts.append("Every run: [runs.csv](study/runs.csv). Right test images: [correct.csv](study/correct.csv).")
+    files_of = {"Every run": RUNS, "Right test images": CORRECT}
+    if any("mechanism" in row for row in rows):
+        files_of["What was measured while they were trained"] = MECHANISM
+    parts.append(" ".join(f"{title}: [{name}](study/{name})." for title, name in files_of.items()))
     return parts
 
 

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from generalization_study.measures import Images, final
-from generalization_study.plan import TUNE, Job, Plan
+from generalization_study.mechanism import Mechanism
+from generalization_study.plan import FINAL, TUNE, Job, Plan
 from softgate import files
 from softgate.data import ImageData
 from softgate.errors import Diverged
@@ -67,7 +68,7 @@ class Runner:
         torch.set_float32_matmul_precision("high")
 
     def __call__(self, job: Job) -> dict[str, Any]:
-        """The row of a run; a final one has `bits` too, which test images were right.
+        """The row of a run; a final one has `bits` too, which test images were right, and `mechanism` in some cells.
 
         Raises:
             SoftgateError: If it cannot be made; divergence is a result.
@@ -82,13 +83,19 @@ class Runner:
         module = build.module(cfg, data)
         trainer = build.trainer(cfg, folder)
         data.setup("fit")
-        ready = time.perf_counter()
+        asked = self.plan.mechanism(job.cell) if job.stage == FINAL else None
+        watch = None if asked is None else Mechanism(data, asked)
+        if watch is not None:
+            trainer.callbacks.append(watch)  # type: ignore[attr-defined]  # set in Trainer.__init__, untyped
+        ready, read = time.perf_counter(), watch.seconds if watch else 0.0
         row = self.plan.about(job) | {"epochs": cfg.trainer.max_epochs, "status": "finished"}
         try:
             trainer.fit(module, datamodule=data)
         except Diverged:
             row |= {"status": "diverged", "acc": 1 / len(data.classes)}
-        trained = time.perf_counter()
+        trained = time.perf_counter() - (watch.seconds - read if watch else 0.0)  # without what is no training
+        if watch is not None:
+            row["mechanism"] = [{"settings": self.plan.mechanism_identity, **one} for one in watch.rows(module)]
         if row["status"] == "finished":
             seen = {key: float(value) for key, value in trainer.callback_metrics.items()}
             row |= {"last_train_loss": seen["train/loss"], "last_train_acc": seen["train/acc"]}

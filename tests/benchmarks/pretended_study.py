@@ -6,13 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from generalization_study.ledger import MEASURES, Ledger
+from generalization_study.ledger import MEASURES, OVER_TRAINING, Ledger
 from generalization_study.measures import packed
 from generalization_study.plan import FINAL, Job, Plan
 
 ARMS = ("true_gradient", "excitation_unit_rms", "excitation_matched")
 COUNT = 200
 """Test images."""
+
+EPOCHS = (0.0, 0.102, 0.2381, 0.585, 1.0, 3.0, 8.0, 20.0)
+"""Moments of a final run, as the plan has them."""
 
 
 def plan() -> Plan:
@@ -38,10 +41,19 @@ def row(job: Job, made: Plan, **other) -> dict:
         each = [0.8 * chance(job.seed, i) + 0.2 * chance(job.seed, job.arm, i) for i in range(COUNT)]
         right = np.array(each) < share
         found |= {"acc": float(right.mean()), "bits": packed(right)}
+        if made.mechanism(job.cell):
+            found["mechanism"] = [moment(job, made, epoch) for epoch in EPOCHS]
     else:
         found["acc"] = 0.7 - abs(job.rate - 0.05) + 0.001 * chance(job.key)
         found |= dict.fromkeys(set(MEASURES) - {"acc"})
     return found | other
+
+
+def moment(job: Job, made: Plan, epoch: float) -> dict:
+    """A row of what was measured while a run was trained."""
+    found = {key: chance(key, job.key, epoch) for key in OVER_TRAINING}
+    found |= dict.fromkeys(("died", "revived"), float("nan")) if epoch == 0 else {}
+    return {"settings": made.mechanism_identity, "step": round(147 * epoch), "epoch": epoch, "seconds": 1.0, **found}
 
 
 def make(seconds: float, log: Path | None = None):

@@ -8,7 +8,6 @@ import pretended_study as pretended
 import pytest
 import study
 import torch
-from generalization_study import runs
 from generalization_study.ledger import COLUMNS, MEASURES, Ledger
 from generalization_study.measures import unpacked
 from generalization_study.plan import FINAL, TUNE, Job, Plan
@@ -106,25 +105,6 @@ def test_two_drivers_never_work_in_one_folder(capsys, tmp_path):
         other.wait()
     assert status == 2
     assert "still writes into it" in err
-
-
-@pytest.fixture
-def few(tmp_path, monkeypatch):
-    """Runs on digits of 16 px, a few batches each: everything else is the study's."""
-    more = ("data=digits", "data.size=16", "data.batch_size=8", "data.cache_dir=false", "trainer.max_epochs=2")
-    small = (*more, "trainer.limit_train_batches=3", "data.fraction=0.05", "model=plain8")
-    words = runs.words
-    monkeypatch.setattr(runs, "words", lambda *given: [*words(*given), *small])
-    plan = Plan()
-    for name, value in {
-        "attack": "images",
-        "corruptions": "images",
-        "sharpness": "images",
-        "diagnosis": "images",
-    }.items():
-        plan.given["measures"][name][value] = 10
-    plan.given["measures"]["alignment"] = {"count": 4, "noisy": 2}
-    return plan, runs.Runner(plan, tmp_path, tmp_path / "work")
 
 
 def test_a_real_run_of_either_stage_fills_its_row(tmp_path, few):

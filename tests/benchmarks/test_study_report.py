@@ -103,11 +103,12 @@ def test_a_report_comes_from_the_csv_files_alone_and_is_the_same(tmp_path):
     docs = page(tmp_path / "docs")
     report.report(ledger.plan, ledger, docs)
     text = (docs / "study.md").read_text()
-    assert {path.name for path in (docs / "study").iterdir()} == {"runs.csv", "correct.csv"}
+    assert {path.name for path in (docs / "study").iterdir()} == {"runs.csv", "correct.csv", "mechanism.csv"}
     again = page(tmp_path / "again")
     report.report(ledger.plan, Ledger(docs / "study", pretended.plan()), again)
     assert (again / "study.md").read_text() == text
-    for name in ("study/runs.csv", "study/correct.csv", "images/study-forest.png", "images/study-rates.png"):
+    drawn = [f"images/study-{name}.png" for name in ("forest", "rates", "mechanism-A", "mechanism-B")]
+    for name in ("study/runs.csv", "study/correct.csv", "study/mechanism.csv", *drawn):
         assert (again / name).read_bytes() == (docs / name).read_bytes(), name
     report.report(ledger.plan, ledger, docs)
     assert (docs / "study.md").read_text() == text, "a second time it takes the place of the first"

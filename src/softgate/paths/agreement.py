@@ -17,6 +17,9 @@ from softgate.paths.recording import Point, Recording
 ALL = "all sites"
 """Where the values over all call sites stand."""
 
+UNIFORM = 1e-6
+"""Units that agree by chance up to this much of 1 have no kappa: they never change."""
+
 BLOCK = 1024
 """Bytes of each bit plane that are unpacked at once; bounds the memory."""
 
@@ -68,13 +71,9 @@ def gate_agreement(first: Gates, second: Gates) -> dict[str, Agreement]:
     """
     _check(first, second)
     require(first.hard and second.hard, "gate_agreement: soft gates neither agree nor differ; path_cosine takes them.")
-    sums = _Sums(2)
-    for name, site in first.sites.items():
-        pair = torch.stack([site.values, second.sites[name].values]).flatten(2)
-        sums.add(name, pair, site.choices, pooled=site.window is not None)
-    hamming, kappa, overall = sums.agreement()
-    found = {name: Agreement(float(hamming[i, 0, 1]), float(kappa[i, 0, 1])) for i, name in enumerate(first.sites)}
-    return {ALL: Agreement(float(overall[0][0, 1]), float(overall[1][0, 1])), **found}
+    sums = {name: _sums_of_two(site, second.sites[name]) for name, site in first.sites.items()}
+    each = {ALL: torch.stack(list(sums.values())).sum(0), **sums}
+    return {name: Agreement(float(one[0] / one[1]), float(one[2] / one[3])) for name, one in each.items()}
 
 
 def path_cosine(first: Gates, second: Gates) -> Tensor:
@@ -107,6 +106,18 @@ def compare(recording: Recording) -> Comparison:
         for block in _blocks(site, [each[:, columns] for each in rows]):
             sums.add(site.name, block, site.choices, pooled=site.window is not None)
     return Comparison(points, list(sums.sites), *sums.agreement(), sums.log_cosine())
+
+
+def _sums_of_two(first: SiteGates, second: SiteGates) -> Tensor:
+    """[4] in float64: differing gates, gates, sum of kappas, units with a kappa."""
+    a, b = first.values.flatten(1), second.values.flatten(1)
+    chance = torch.zeros(a.shape[1], dtype=torch.float64, device=a.device)
+    for choice in range(first.choices):
+        chance += (a == choice).sum(0).double() * (b == choice).sum(0) / len(a) ** 2
+    differ = (a != b).sum(0).double()
+    defined = chance < 1 - UNIFORM
+    kappa = (1 - differ / len(a) - chance)[defined] / (1 - chance)[defined]
+    return torch.stack([differ.sum(), differ.new_tensor(a.numel()), kappa.sum(), defined.sum()]).double()
 
 
 def _check(first: Gates, second: Gates) -> None:
@@ -165,7 +176,7 @@ class _Sums:
                 dots += by_image @ by_image.transpose(1, 2)
         share_same = same.double() / images
         kappa = (share_same - chance) / (1 - chance)
-        defined = chance < 1 - 1e-6
+        defined = chance < 1 - UNIFORM
         sums = [
             (images - same.double()).sum(0),
             torch.full((self.moments,) * 2, float(images * units), dtype=torch.float64),

@@ -49,11 +49,12 @@ def largest_eigenvalue(model: nn.Module, x: Tensor, labels: Tensor, iterations: 
         generator = torch.Generator().manual_seed(seed)
         now = [torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device) for p in weights]
         now = _scaled(now, 1 / _norm(now))
+        product = _Product(model, weights, x, labels)
         before, turn = [torch.zeros_like(p) for p in weights], 0.0
         diagonal: list[float] = []
         beside: list[float] = []
         for step in range(iterations):
-            ahead = _product(model, weights, x, labels, now)
+            ahead = product(now)
             diagonal.append(_dot(ahead, now))
             ahead = [a - diagonal[-1] * v - turn * u for a, v, u in zip(ahead, now, before, strict=True)]
             turn = _norm(ahead)
@@ -90,16 +91,27 @@ def ascent_gap(model: nn.Module, x: Tensor, labels: Tensor, radius: float = 0.05
     return there - here
 
 
-def _product(model: nn.Module, weights: list[nn.Parameter], x: Tensor, labels: Tensor, v: list[Tensor]) -> list[Tensor]:
-    """The Hessian times a vector, chunk by chunk."""
-    total = [torch.zeros_like(p) for p in weights]
-    for images, wanted in _parts(x, labels):
-        loss = _loss(model(images), wanted, len(x))
-        slope = torch.autograd.grad(loss, weights, create_graph=True)
-        along = torch.stack([(s * u).sum() for s, u in zip(slope, v, strict=True)]).sum()
-        found = torch.autograd.grad(along, weights, materialize_grads=True)
-        total = [t + f.detach() for t, f in zip(total, found, strict=True)]
-    return total
+class _Product:
+    """The Hessian times a vector, chunk by chunk; the gradient's graph is kept where all images are one chunk."""
+
+    def __init__(self, model: nn.Module, weights: list[nn.Parameter], x: Tensor, labels: Tensor) -> None:
+        self.model, self.weights, self.total = model, weights, len(x)
+        self.parts = list(_parts(x, labels))
+        self.kept = self._slope(*self.parts[0]) if len(self.parts) == 1 else None
+
+    def __call__(self, v: list[Tensor]) -> list[Tensor]:
+        total = [torch.zeros_like(p) for p in self.weights]
+        for part in self.parts:
+            slope = self.kept or self._slope(*part)
+            along = torch.stack([(s * u).sum() for s, u in zip(slope, v, strict=True)]).sum()
+            again = self.kept is not None
+            found = torch.autograd.grad(along, self.weights, retain_graph=again, materialize_grads=True)
+            total = [t + f.detach() for t, f in zip(total, found, strict=True)]
+        return total
+
+    def _slope(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        loss = _loss(self.model(images), labels, self.total)
+        return torch.autograd.grad(loss, self.weights, create_graph=True)
 
 
 def _parts(x: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
