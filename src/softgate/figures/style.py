@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -16,6 +17,8 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from softgate.figures import FORMATS
 
 DPI = 100
 """Pixels an inch."""
@@ -39,6 +42,8 @@ _SETTINGS = {
     "font.family": "sans-serif",
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType, so that words are words to whoever searches or edits a paper
+    "ps.fonttype": 42,
     "svg.fonttype": "none",  # letters, not outlines: small, and found by a search
     "svg.hashsalt": "softgate",  # the same chart is the same file
 }
@@ -63,6 +68,52 @@ def figure(width: float, height: float, title: str = "") -> Figure:
     if title:
         made.suptitle(title)
     return made
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, as pixels or as a file.
+
+    Attributes:
+        figure: What is drawn.
+    """
+
+    figure: Figure
+
+    @property
+    def width(self) -> int:
+        """In pixels, as a picture."""
+        return round(self.figure.get_figwidth() * DPI)
+
+    @property
+    def height(self) -> int:
+        """In pixels, as a picture."""
+        return round(self.figure.get_figheight() * DPI)
+
+    def picture(self) -> Image.Image:
+        """As pixels, RGB."""
+        with context():
+            return picture(self.figure)
+
+    def encoded(self, kind: str) -> bytes:
+        """The content of a file of one of `FORMATS`, the same bytes for the same chart.
+
+        PDF and SVG keep words as words, in embedded fonts, and lines as lines.
+
+        Raises:
+            ValueError: For another format.
+        """
+        file = BytesIO()
+        with context():
+            if kind == "png":
+                picture(self.figure).save(file, "PNG")
+            elif kind == "svg":
+                return svg(self.figure)
+            elif kind == "pdf":
+                self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+            else:
+                raise ValueError(f"format {kind}: one of {', '.join(FORMATS)} is needed.")
+        return file.getvalue()
 
 
 def picture(made: Figure) -> Image.Image:
