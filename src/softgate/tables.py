@@ -184,6 +184,7 @@ _LATEX = {
     "−": "$-$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
 }
 """What a sign is in LaTeX, where it is not itself."""
 

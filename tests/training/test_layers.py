@@ -33,11 +33,11 @@ def test_every_layer_has_its_output_and_its_parameters(soft):
 
 def test_every_call_site_says_what_the_rule_does_there(soft):
     said = {row[0]: row[2] for row in call_sites(soft).texts}
-    assert len(said) == len(soft.sites.table) == 29
+    assert len(said) == len(soft.sites.table()) == 29
     assert sum("gate Sigmoid(temperature=0.3)" in each for each in said.values()) == 26
     assert sum("pool LSE(temperature=0.3)" in each for each in said.values()) == 3
     with soft.sites.use(Surrogate(gate=gates.Hard(), pool=pools.Hard())):
-        assert set(row[2] for row in call_sites(soft).texts) == {"the true one"}
+        assert {row[2] for row in call_sites(soft).texts} == {"the true one"}
     some = Surrogate.from_dict({**soft.rule.to_dict(), "sites": {"names": ["features.1*"]}})
     with soft.sites.use(some):
         left = [row for row in call_sites(soft).texts if "left out by surrogate.sites" in row[2]]

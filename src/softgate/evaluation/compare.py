@@ -350,7 +350,8 @@ def _draw(
         grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
-        title = f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}"
+        epoch = run.summary.get("best/epoch")
+        title = f"{arm}, seed {run.seed}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
         with memory.spared(partial(_without_grid, found, run)):
             grids.draw(subject, data, soft, grid, place, title)
             found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"

@@ -64,8 +64,8 @@ def confusion(
     axes.tick_params(labelsize=8)
     if few:
         shown, family = fonts.readable([*map(_short, rows), *map(_short, columns)])
-        axes.set_xticks(range(len(columns)), shown[len(rows) :], rotation=90, fontfamily=family)
-        axes.set_yticks(range(len(rows)), shown[: len(rows)], fontfamily=family)
+        axes.set_xticks(range(len(columns)), shown[len(rows) :], rotation=90, fontfamily=family, parse_math=False)
+        axes.set_yticks(range(len(rows)), shown[: len(rows)], fontfamily=family, parse_math=False)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 ink = "white" if shares[row, column] > 0.55 else "#333333"
@@ -73,11 +73,12 @@ def confusion(
     if words:
         side_axes = figure.add_subplot(grid[1])
         side_axes.axis("off")
-        shown, family = fonts.readable(
-            [line for each in listed for line in textwrap.wrap(each, 62, subsequent_indent="    ")]
-        )
+        lines = [line for each in listed for line in textwrap.wrap(each, 62, subsequent_indent="    ")]
+        shown, family = fonts.readable(lines)
         text = "\n".join(["most often taken for another:", *shown])
-        side_axes.text(0, 1, text, fontsize=8, va="top", transform=side_axes.transAxes, fontfamily=family)
+        side_axes.text(
+            0, 1, text, fontsize=8, va="top", transform=side_axes.transAxes, fontfamily=family, parse_math=False
+        )
     return style.Chart(figure)
 
 

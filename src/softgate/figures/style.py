@@ -6,6 +6,7 @@ what is set here count, whatever a user's matplotlibrc says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def figure(width: float, height: float, title: str = "") -> Figure:
     """
     made = Figure(figsize=(width, height))
     if title:
-        made.suptitle(title)
+        made.suptitle(title, parse_math=False)  # a name with dollars is no formula
     return made
 
 
@@ -110,10 +111,23 @@ class Chart:
             elif kind == "svg":
                 return svg(self.figure)
             elif kind == "pdf":
-                self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+                with _quiet("fontTools"):
+                    self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
             else:
                 raise ValueError(f"format {kind}: one of {', '.join(FORMATS)} is needed.")
         return file.getvalue()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silences what a library logs step by step, such as each table of a font that it takes along."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def picture(made: Figure) -> Image.Image:

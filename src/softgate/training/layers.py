@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.model_summary import ModelSummary
+from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import POOLS
@@ -44,14 +44,16 @@ def layers(module: SoftgateModule, channels: int, size: int) -> Table:
 
 def call_sites(module: SoftgateModule) -> Table:
     """Every call site with its kind and what gradient it has under the rule in force now."""
-    table, rule = module.sites.table, module.sites.rule
+    table, rule = module.sites.table(), module.sites.rule
     covered = [(site.name, str(site.kind)) for site in table if site.covered]
     chosen = rule.sites.choose(covered) if rule is not None and covered else set()
     rows = []
     for site in table:
         if not site.covered:
             said = "its own, which no rule changes"
-        elif rule is None or site.name not in chosen:
+        elif rule is None:
+            said = "the true one"
+        elif site.name not in chosen:
             said = "the true one, left out by surrogate.sites"
         else:
             said = _gradient(rule, site.kind)

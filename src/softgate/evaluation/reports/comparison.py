@@ -15,7 +15,7 @@ from softgate.evaluation.compare import EFFECTS, Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
 from softgate.evaluation.generalization.statistics import LEVEL
 from softgate.evaluation.reports import pages, sentences
-from softgate.evaluation.runs import flatten
+from softgate.evaluation.runs import Run, flatten
 from softgate.figures.style import Chart
 from softgate.rounding import percent
 from softgate.tables import Cell, Mark, Table
@@ -196,10 +196,16 @@ def runs(found: Comparison) -> Table:
         hardware = f"{made.get('devices', 1)} × {made['hardware']}" if made else "not recorded"
         arm = " at ".join(filter(None, (run.arm, run.condition)))
         cells = [run.label, arm, str(run.seed), sentences.number(PRIMARY, each.values[PRIMARY])]
-        cells += [str(run.summary.get("best/epoch", "–")), f"{seconds:.0f}", f"{hours:.3f}"]
+        cells += [_best(run), f"{seconds:.0f}", f"{hours:.3f}"]
         cells += ["–" if price is None else f"{hours * price:.2f}", hardware, str(run.summary.get("started", "–"))]
         rows.append(cells)
     return Table(heads, rows, "runs")
+
+
+def _best(run: Run) -> str:
+    """A run's best epoch, counted from 1 as on the terminal and in the charts."""
+    epoch = run.summary.get("best/epoch")
+    return str(epoch + 1) if isinstance(epoch, int) else "–"
 
 
 def _hours(found: Comparison) -> float:

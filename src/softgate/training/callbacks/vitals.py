@@ -28,7 +28,8 @@ class Vitals(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measures the gradient of some steps; on a GPU nothing waits for the number."""
-        if self.count and trainer.global_step % max(1, trainer.log_every_n_steps):
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]  # Lightning does not annotate it
+        if self.count and trainer.global_step % every:
             return
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if grads:
