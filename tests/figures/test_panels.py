@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softgate import SoftgateError
-from softgate.figures import panels
+from softgate.figures import comparison, panels
 from softgate.figures.panels import Dots, Line
 
 
@@ -66,3 +66,14 @@ def test_intervals_of_dots_end_where_values_end():
     (axes,) = chart.figure.axes
     assert axes.get_xlim()[1] == 1
     assert max(max(line.get_xdata()) for line in axes.lines) == 1
+
+
+def test_curves_of_a_comparison_keep_to_the_same_axes():
+    line = Line([(1, 0.95)], [(1, 0.8)], [(1, 1.2)])
+    chart = comparison.curves({"a": line}, {"a": 0}, "top-1", possible=(0, 1))
+    chart.picture()
+    (axes,) = chart.figure.axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+    assert axes.get_ylim()[1] <= 1
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 1

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from softgate.figures import style
-from softgate.figures.panels import Line, Range, clipped, within
+from softgate.figures.panels import Line, Range, clipped, whole_epochs, within
 
 WIDTH = 3.9
 """Inches of a chart: 375 px, a phone's screen, at the usual 96 px an inch."""
@@ -112,7 +112,10 @@ def curves(
     else:
         within(axes, possible)
     axes.set_xlabel(axis, fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == "epoch"))
+    if axis == "epoch":
+        whole_epochs(axes)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     return style.Chart(figure)
 
 
