@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
-    ("errors", "correlation"),
+    ("errors", "correlation", "rounding"),
     ("files", "options", "targets", "quoting", "memory", "classes", "surrogate", "figures", "signals"),
     ("sites", "data", "models", "tables", "locks"),
     ("explainers",),

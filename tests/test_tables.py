@@ -72,7 +72,7 @@ def test_csv_has_the_value_where_a_cell_has_one(tmp_path):
     table().write_csv(tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["arm", "top-1"], ["none", "0.8"], [NASTY, "0.912345"]]
-    assert cell(0.123456) == Cell("0.1235", 0.123456)
+    assert cell(0.123456) == Cell("0.123", 0.123456)
     assert cell(3) == Cell("3")
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from softgate import files
 from softgate.errors import printable
+from softgate.rounding import rounded
 
 WIDTH = 120
 """Columns of the terminal that a table is drawn for where its output goes to a file or a pipe."""
@@ -150,14 +151,9 @@ def console(width: int = WIDTH) -> Terminal:
     return found if found.is_terminal else Terminal(width=width)
 
 
-def cell(value: Any, digits: str = ".4f") -> Cell:
-    """A cell of any value; a float is shown rounded and kept whole.
-
-    Args:
-        value: What is shown.
-        digits: Format of a float.
-    """
-    return Cell(f"{value:{digits}}", value) if isinstance(value, float) else Cell(str(value))
+def cell(value: Any) -> Cell:
+    """A cell of any value; a float is shown rounded and kept whole."""
+    return Cell(rounded(value), value) if isinstance(value, float) else Cell(str(value))
 
 
 def _markdown(words: Sequence[str]) -> list[str]:
@@ -188,6 +184,7 @@ _LATEX = {
     "−": "$-$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
 }
 """What a sign is in LaTeX, where it is not itself."""
 

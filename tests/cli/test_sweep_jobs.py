@@ -30,7 +30,7 @@ def test_every_job_is_a_single_run_of_its_own_saved_config(sweep, tmp_path, caps
         assert "-m" not in job["argv"]
         assert "resume=true" not in job["argv"]
     table = capsys.readouterr().out
-    for word in ("surrogate", "optim.lr", "finished", "best/val/acc", "0.2000"):
+    for word in ("surrogate", "optim.lr", "finished", "best/val/acc", "0.200"):
         assert word in table
     assert "trainer.max_epochs" not in table.split("sweep of 4 jobs")[1]  # it tells no job from another
 

@@ -313,7 +313,7 @@ def test_no_name_is_cut_off_in_a_narrow_terminal(width):
     alignment.show(alignment.Measured("net", None, table, alignment.failures(table), {}), console)
     text = console.export_text()
     assert "…" not in text
-    for word in ("gradient", "pullback", "weights", "randomization_head -", "0.500"):
+    for word in ("gradient", "pullback", "weights", "randomization_head ↓", "0.500"):
         assert word in text
 
 

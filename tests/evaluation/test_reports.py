@@ -13,6 +13,7 @@ from softgate.evaluation.config import CompareConfig
 from softgate.evaluation.generalization.measures import Measured
 from softgate.evaluation.reports import comparison, pages, paths, publish
 from softgate.evaluation.runs import Run
+from softgate.figures.panels import Line, draw
 from softgate.tables import Table
 
 EVIL = "<script>alert('1')</script>\"&"
@@ -52,6 +53,7 @@ def found(name: str) -> compare.Comparison:
             runs.append(run)
             each = Measured()
             each.add("acc", torch.tensor((generator.random(200) < 0.5).astype(float)))
+            each.confusion = torch.tensor([[60, 40, 0], [10, 90, 0]])
             measured.append(each)
     made = compare.Comparison(runs, "none", options, left=[f"{name}: left"], notes=[name], tuned=[f"tuned {name}"])
     made.measured, made.environment = measured, environment
@@ -73,12 +75,14 @@ def test_names_are_shown_in_the_comparison_and_never_run(tmp_path):
     ):  # fmt: skip
         assert part in text, part
     assert f"soft {EVIL}" in page.values  # the alternative text of the grid
+    assert [page.texts.count(each) for each in ("60.0 %", "90.0 %")] == [2, 2]  # top-1 of each class and arm
+    assert f"{EVIL} for cat: 120 of 300, 40.0 %; cat for {EVIL}: 30 of 300, 10.0 %" in page.texts
 
 
-def test_names_are_shown_on_the_page_of_paths_and_never_run(tmp_path):
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+def test_names_are_shown_on_the_page_of_paths_and_never_run():
+    drawn = draw({"a": {"b": Line([(1, 1.0)])}}, EVIL)
     table = Table(["run", EVIL], [[EVIL, "1"]], f"paths of {EVIL}")
-    page = Words(paths.page([table], {f"{EVIL}, trained hard": tmp_path / "a.png"}))
+    page = Words(paths.page([table], {f"{EVIL}, trained hard": drawn}))
     assert "script" not in page.tags
     assert [page.texts.count(each) for each in (EVIL, f"paths of {EVIL}", f"{EVIL}, trained hard")] == [2, 1, 1]
     assert f"{EVIL}, trained hard" in page.values

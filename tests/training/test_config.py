@@ -74,7 +74,19 @@ def named(cases: list[tuple[type[Options], str]]) -> Any:
 
 
 def test_every_group_of_the_config_is_one_of_the_types():
-    expected = {"", "data", "data.augment", "model", "optim", "trainer", "logger", "logger.wandb", "sweep", "callbacks"}
+    expected = {
+        "",
+        "data",
+        "data.augment",
+        "model",
+        "optim",
+        "trainer",
+        "logger",
+        "logger.wandb",
+        "sweep",
+        "callbacks",
+        "figures",
+    }
     expected |= {f"callbacks.{name}" for name in PLAIN["callbacks"]}
     assert {group.at for group in GROUPS} == expected
 

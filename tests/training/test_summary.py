@@ -47,3 +47,16 @@ def test_the_saved_config_is_complete_and_resolved(run):
     assert saved["name"] == "digits-resnet18-excitation"
     assert saved["surrogate"]["gate"] == {"name": "sigmoid", "temperature": 0.3}
     assert "${" not in (run / "config.yaml").read_text()
+
+
+def test_curves_count_epochs_from_one_mark_the_best_and_have_only_panels_with_points():
+    points = {"train/loss": [(0, 2.0), (1, 1.0), (2, 0.5)], "val/acc": [(0, 0.2), (1, 1.0), (2, 0.9)], "lr": [(0, 0.1)]}
+    points["gradient_norm"] = [(0, 3.0), (1, 2.0), (2, 2.5)]
+    points |= {f"align/soft/noise_cosine{end}": [(0, 0.9), (1, 0.95)] for end in ("", "_low", "_high")}
+    chart = report.curves(points, "a run")
+    axes = {each.get_title(): each for each in chart.figure.axes}
+    assert list(axes) == ["loss", "accuracy", "learning rate", "gradient norm", "noise cosine ↑"]
+    assert list(axes["loss"].lines[0].get_xdata()) == [1, 2, 3]
+    assert list(axes["accuracy"].lines[-1].get_xdata()) == [2, 2]  # the best epoch
+    assert axes["accuracy"].get_ylim()[1] == 1
+    assert report.curves({}, "nothing") is None

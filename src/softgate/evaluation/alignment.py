@@ -22,12 +22,15 @@ from softgate.errors import SoftgateWarning, require
 from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
 from softgate.figures.panels import Dots, dots
+from softgate.figures.style import Chart
 from softgate.metrics import controls
-from softgate.metrics.control_table import BETTER, Probe, Score, control_table, failures, verdict
+from softgate.metrics.control_table import BETTER, POSSIBLE, Probe, Score, control_table, failures, titled, verdict
+from softgate.rounding import rounded
 from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Table
 from softgate.training.callbacks.alignment import MOST_CLASSES, Renumbered
+from softgate.training.figures import FIGURES, FiguresConfig
 
 SAME = ("name", "root", "archive", "size", "channels", "mean", "std", "test")
 """Options of the data that networks must share to be compared."""
@@ -164,11 +167,12 @@ class Study:
         kind = None if trained is None else "soft" if soft else "hard"
         self.measured.append(Measured(label, kind, table, failures(table), notes))
 
-    def report(self, directory: Path) -> dict[str, Any]:
+    def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
         """Prints the tables and verdicts; writes `alignment.csv` and `alignment.png`.
 
         Args:
             directory: Where to.
+            figures: How charts become files.
 
         Returns:
             For results.json.
@@ -179,7 +183,7 @@ class Study:
         if crossed:
             show_crossed(crossed, self.measured, self._console)
         files.write_csv(_rows(self.measured), directory / "alignment.csv")
-        files.save_picture(picture(self.measured, self.options), directory / "alignment.png")
+        figures.save(picture(self.measured, self.options), directory / "alignment")
         networks = [one.plain() for one in self.measured]
         better = {key: {True: "higher", False: "lower", None: "zero"}[better] for key, better in BETTER.items()}
         return {**self.options.plain, "better": better, "networks": networks, "two_by_two": crossed}
@@ -239,8 +243,8 @@ def show(one: Measured, console: Console) -> None:
     for start in range(0, len(every), across):  # a narrow terminal gets several tables
         names = every[start : start + across]
         rows = [
-            [_titled(key, better), *[_cell(one.table[name].get(key)) for name in names]]
-            for key, better in BETTER.items()
+            [titled(key), *[_cell(one.table[name].get(key)) for name in names]]
+            for key in BETTER
             if any(key in scores for scores in one.table.values())
         ]
         rows.append(["passes the gate", *["no" if one.failed[name] else "yes" for name in names]])
@@ -262,26 +266,27 @@ def show_crossed(crossed: Mapping[str, Any], measured: Sequence[Measured], conso
     for key, found in crossed.items():
         cells = [found[f"trained {kind}"][f"read {read}"] for kind, read in pairs]
         values = [math.nan if None in cell else sum(cell) / len(cell) for cell in cells]
-        rows.append([_titled(key, BETTER[key]), *[f"{value:.3f}" for value in values]])
+        rows.append([titled(key), *[rounded(value) for value in values]])
     passes = [sum(not one.failed[READ[read]] for one in arms[kind]) for kind, read in pairs]
     counts = [f"{n} of {len(arms[kind])}" for n, (kind, _) in zip(passes, pairs, strict=True)]
     heads = ["metric", *[f"trained {kind}\nread {read}" for kind, read in pairs]]
     console.print(Table(heads, [*rows, ["pass the gate", *counts]], f"2 x 2, means over {sizes}").rich(whole=True))
 
 
-def picture(measured: Sequence[Measured], options: AlignmentConfig) -> Any:
+def picture(measured: Sequence[Measured], options: AlignmentConfig) -> Chart:
     """One panel for each metric, one row for each explainer, one dot with its interval for each network."""
     panels: dict[str, list[Dots]] = {}
-    for key, better in BETTER.items():
+    for key in BETTER:
         made = []
         for one in measured:
             rows = {name: tuple(scores[key]) for name, scores in one.table.items() if key in scores}
             label = one.label if one.trained is None else f"{one.label}, trained {one.trained}"
             made.append(Dots(label, rows, frozenset(n for n, keys in one.failed.items() if keys), one.trained))
-        panels[_titled(key, better)] = made
+        panels[titled(key)] = made
     names = list(dict.fromkeys(name for one in measured for name in one.table))
     title = f"alignment, {options.images} images, {options.dear_images} for what takes many passes"
-    return dots(panels, names, f"{title}; + more, - less, 0 zero is best; hollow: fails the sanity gate")
+    title += "; ↑ more, ↓ less, →0 zero is best; hollow: fails the sanity gate"
+    return dots(panels, names, title, ranges={titled(key): ends for key, ends in POSSIBLE.items()})
 
 
 def _rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -327,10 +332,6 @@ def _same(
     require(canonical[0] == canonical[1], f"{start}: their classes ({counts}) are not the same.")
 
 
-def _titled(key: str, better: bool | None) -> str:
-    return f"{key} {'+' if better else '0' if better is None else '-'}"
-
-
 def _broken(name: str) -> str:
     """A heading with a word of at most eight letters on each line."""
     name = name.replace("SmoothGrad", "Smooth Grad").replace("backprop", "back- prop").replace("backward", "back- ward")
@@ -338,7 +339,7 @@ def _broken(name: str) -> str:
 
 
 def _cell(score: Score | None) -> str:
-    return "" if score is None else f"{score.value:.3f}"
+    return "" if score is None else rounded(score.value)
 
 
 def _number(value: float) -> float | None:

@@ -21,6 +21,7 @@ from softgate.errors import SoftgateError, require, unknown
 from softgate.evaluation import alignment, grids, tuning
 from softgate.evaluation.checkpoints import directories
 from softgate.evaluation.config import CompareConfig, DataChanges, EvaluationConfig, GridConfig
+from softgate.evaluation.confusion import Confusion
 from softgate.evaluation.generalization import measures, planning, statistics
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
 from softgate.evaluation.generalization.planning import Outlook
@@ -28,6 +29,7 @@ from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.networks import Subject, align
 from softgate.evaluation.progress import Bar, expectation
 from softgate.evaluation.runs import Run, never_started, read, require_known, sort, without_doubles
+from softgate.rounding import rounded
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
 from softgate.training import SoftgateModule, provenance
@@ -102,6 +104,11 @@ class Comparison:
         """Seed to numbers."""
         pairs = zip(self.runs, self.measured, strict=True)
         return {run.seed: each for run, each in pairs if (run.arm, run.condition) == (arm, condition)}
+
+    def confusion(self, arm: str, condition: str) -> Confusion | None:
+        """Which classes an arm takes for which, summed over its seeds; None where it has none there."""
+        counts = [each.confusion for each in self.of(arm, condition).values() if each.confusion is not None]
+        return Confusion(self.data["classes"], torch.stack(counts).sum(0)) if counts else None
 
 
 def wanted(options: EvaluationConfig) -> list[Path]:
@@ -283,7 +290,7 @@ def _measure(
                 console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
             rows.append({"run": run.label, "arm": run.arm, "condition": run.condition, "seed": run.seed, **values})
             files.write_csv(rows, directory / "runs.csv")  # after every run: nothing measured is lost
-            line = f"{count} of {len(found.runs)}: {run.label}: top-1 {values['acc']:.3f}"
+            line = f"{count} of {len(found.runs)}: {run.label}: top-1 {rounded(values['acc'])}"
             console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -343,7 +350,8 @@ def _draw(
         grid.require_fit(len(data.classes), len(data.classes))
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
-        title = f"{arm}, seed {run.seed}, epoch {run.summary.get('best/epoch')}"
+        epoch = run.summary.get("best/epoch")
+        title = f"{arm}, seed {run.seed}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
         with memory.spared(partial(_without_grid, found, run)):
             grids.draw(subject, data, soft, grid, place, title)
             found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"

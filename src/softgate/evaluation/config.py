@@ -23,6 +23,7 @@ from softgate.models.networks import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
 from softgate.training.config import check_readout, load_plugins, trust_packages
+from softgate.training.figures import FIGURES, FiguresConfig
 from softgate.training.networks import TargetNetwork, read_network
 
 CHECKPOINTS = ("best", "last")
@@ -309,6 +310,7 @@ class EvaluationConfig(Options):
     plugins: Names = Field(description="modules that are imported first")
     trust: Names = Field((), description="packages that checkpoints may name classes of")
     measure: bool = Field(description="on all validation images; false only draws")
+    figures: FiguresConfig = Field(FIGURES, description="charts as files")
     grid: Annotated[GridConfig, _under("grid", "it has options under it, such as grid.rows=2")]
     data: Annotated[DataChanges, BeforeValidator(_changes)]
     accelerator: Annotated[str, _known("accelerator", ACCELERATORS)] = Field(description="the device")

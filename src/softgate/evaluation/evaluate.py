@@ -23,6 +23,7 @@ from softgate.errors import Stopped, require
 from softgate.evaluation import alignment, compare, config, grids, networks
 from softgate.evaluation.checkpoints import find_checkpoints, labelled
 from softgate.evaluation.config import EvaluationConfig
+from softgate.evaluation.confusion import Confusion, Tally
 from softgate.evaluation.paths import PathStudy
 from softgate.evaluation.reports import publish
 from softgate.explainers.pullback import predict
@@ -73,7 +74,8 @@ def _evaluate(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     evaluation = Evaluation(options, device, directory, _study(options), paths)
     several = [] if options.networks else compare.wanted(options)
     if several:
-        return publish.publish(compare.compare(options, several, device, directory, restore), directory)
+        compared = compare.compare(options, several, device, directory, restore)
+        return publish.publish(compared, directory, options.figures)
     found: list[dict[str, Any]] = []
     try:
         (evaluation.of_networks if options.networks else evaluation.of_runs)(found)
@@ -112,6 +114,7 @@ class Evaluation:
         left: A line on each part that memory was too short for.
         hints: A line on each network that another choice would show more of.
         asked: The checkpoints or networks that are looked at, in their order, once they are known.
+        confused: Which classes each of them takes for which, where that is measured.
     """
 
     options: EvaluationConfig
@@ -122,6 +125,7 @@ class Evaluation:
     left: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    confused: list[Confusion] = field(default_factory=list)
 
     def _within_memory(self, label: str, part: str) -> AbstractContextManager[None]:
         """Leaves a part out, and notes it, if memory runs out; the rest of the evaluation goes on."""
@@ -165,7 +169,7 @@ class Evaluation:
         grid.require_fit(len(data.classes), len(module.classes))
         data.setup("validate")
         module.to(self.device).eval()
-        scores = measure(module, data, found.indexes) if self.options.measure else {}
+        scores = self._measured(subject, data, place, str(path), module) if self.options.measure else {}
         with self._within_memory(label, "grid"):
             grids.draw(subject, data, soft, grid, place, title=str(path))
         if self.study is not None:
@@ -180,6 +184,20 @@ class Evaluation:
         named = {"checkpoint": str(path), "data": data.config.name, "images": len(data.val_listing)}
         named["measured"] = data.config.measured_images
         return {**named, "classes": str(found), "model": model, "surrogate": rule, **scores}
+
+    def _measured(
+        self, subject: networks.Subject, data: ImageData, place: Path, title: str, module: SoftgateModule | None = None
+    ) -> dict[str, Any]:
+        """Scores, and which classes are taken for which, which goes into files of its own too."""
+        tally = Tally(subject.classes, len(subject.names), next(subject.net.parameters()).device)
+        if module is None:
+            scores = measure_among(subject, data, tally)
+        else:
+            scores = measure(module, data, subject.classes, tally)
+        made = Confusion(data.classes, tally.counts())
+        made.write(place, title, self.options.figures)
+        self.confused.append(made)
+        return {**scores, "confusion": made.plain()}
 
     def of_networks(self, found: list[dict[str, Any]]) -> None:
         """Looks at the networks of `model`, or of `models`, one after the other.
@@ -202,15 +220,16 @@ class Evaluation:
         for network, subject in zip(asked, subjects, strict=True):
             subject.net.to(self.device)
             self._hint(network.called, subject.net)
-            scores = measure_among(subject, data) if options.measure else {}
+            place = self.directory if len(asked) == 1 else self.directory / network.called
+            title = networks.about(subject, network)
+            scores = self._measured(subject, data, place, title) if options.measure else {}
             named = {"data": data.config.name, "images": len(data.val_listing)}
             named["measured"] = data.config.measured_images
             named |= {"classes": str(subject.found)} if subject.found else {}
             about = {"name": network.called, "weights": network.weights, "origin": networks.origin(network)}
             if not grid.figures:
-                place = self.directory if len(asked) == 1 else self.directory / network.called
                 with self._within_memory(network.called, "grid"):
-                    grids.draw(subject, data, soft, grid, place, networks.about(subject, network))
+                    grids.draw(subject, data, soft, grid, place, title)
             if study is not None:
                 with self._within_memory(network.called, "alignment"):
                     grids.scale(subject, data, [soft], grid)
@@ -235,11 +254,11 @@ class Evaluation:
             results["hints"] = self.hints
         with signals.deferred("writing the results"):
             if self.study is not None and self.study.measured:
-                results["alignment"] = self.study.report(self.directory)
+                results["alignment"] = self.study.report(self.directory, self.options.figures)
             if self.paths is not None and self.paths.found:
-                results["paths"] = self.paths.report(self.directory)
+                results["paths"] = self.paths.report(self.directory, self.options.figures)
             files.write_json(results, self.directory / "results.json")
-            _print(results, self.directory)
+            _print(results, self.directory, self.confused)
         return results
 
     def kept(self, runs: list[dict[str, Any]]) -> str:
@@ -253,12 +272,21 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def measure_among(subject: networks.Subject, data: ImageData) -> dict[str, float]:
-    """Top-1 among all of a network's classes, and among the data's classes alone, on the validation images."""
+def measure_among(subject: networks.Subject, data: ImageData, tally: Tally | None = None) -> dict[str, float]:
+    """Top-1 among all of a network's classes, and among the data's classes alone, on the validation images.
+
+    Args:
+        subject: The network.
+        data: The images.
+        tally: Counts which classes are taken for which.
+    """
     classes, right, among, total = torch.tensor(subject.classes), 0, 0, 0
     device = next(subject.net.parameters()).device
     for x, labels in data.val_dataloader():
-        logits = predict(subject.net, x.to(device)).cpu()
+        logits = predict(subject.net, x.to(device))
+        if tally is not None:
+            tally.update(logits, labels.to(device))
+        logits = logits.cpu()
         right += int((logits.argmax(1) == classes[labels]).sum())
         among += int((logits[:, classes].argmax(1) == labels).sum())
         total += len(x)
@@ -272,13 +300,16 @@ def _home(path: Path) -> Path:
 
 
 @torch.inference_mode()
-def measure(module: SoftgateModule, data: ImageData, indexes: Sequence[int]) -> dict[str, float]:
+def measure(
+    module: SoftgateModule, data: ImageData, indexes: Sequence[int], tally: Tally | None = None
+) -> dict[str, float]:
     """Top-1, top-5, cross entropy in nats and expected calibration error (15 bins) on the validation images.
 
     Args:
         module: The network.
         data: The images.
         indexes: For each class of the data, its index in the network.
+        tally: Counts which classes are taken for which.
     """
     classes, numbers = len(module.classes), torch.tensor(indexes, device=module.device)
     scores: MetricCollection = accuracies(classes).to(module.device)
@@ -289,6 +320,8 @@ def measure(module: SoftgateModule, data: ImageData, indexes: Sequence[int]) -> 
         parts = memory.in_chunks(lambda part: module(images[part]), len(images), len(images))  # noqa: B023  # called now
         logits = torch.cat(parts).float()
         scores.update(logits, targets)
+        if tally is not None:
+            tally.update(logits, labels.to(logits.device))
         calibration.update(logits.softmax(1), targets)
         loss.update(torch.nn.functional.cross_entropy(logits, targets), len(images))
     found = {key: float(value) for key, value in scores.compute().items()}
@@ -301,9 +334,9 @@ def _device(accelerator: str) -> torch.device:
     return torch.device("cuda" if usable and accelerator != "cpu" else "cpu")
 
 
-def _print(results: Mapping[str, Any], directory: Path) -> None:
+def _print(results: Mapping[str, Any], directory: Path, confused: Sequence[Confusion]) -> None:
     console = Terminal()
-    for run in results["runs"]:
+    for place, run in enumerate(results["runs"]):
         rows = {
             "model": run["model"]["name"],
             "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else run["model"]["origin"],
@@ -318,6 +351,8 @@ def _print(results: Mapping[str, Any], directory: Path) -> None:
         }
         rows |= {name: run[key] for name, key in scores.items() if key in run}
         console.print(summary.table("evaluation", rows).rich())
+        if place < len(confused):
+            console.print(confused[place].lowest().rich())
         if "classes" in run:  # below the table, which would cut it off
             console.print(f"classes: {run['classes']}", soft_wrap=True, markup=False)
         if "checkpoint" in run:

@@ -23,6 +23,7 @@ from softgate.sites.calibration import calibrate
 from softgate.sites.inference import inner
 from softgate.sites.scales import scales_of
 from softgate.surrogate.rule import Surrogate
+from softgate.training.figures import FIGURES, FiguresConfig
 
 FOLDS = 5
 
@@ -101,23 +102,24 @@ class PathStudy:
         kind = "soft" if trained.softens_relu or trained.softens_pool else "hard"
         self.found.append(Stability(label, kind, comparison, swaps, kernels))
 
-    def report(self, directory: Path) -> dict[str, Any]:
+    def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
         """Prints the tables; writes `report.html`, `paths.csv`, `paths.png` and for each run `paths-RUN.png`.
 
         Args:
             directory: Where to.
+            figures: How charts become files.
 
         Returns:
             For results.json.
         """
         plain = [path_results.plain(one, self.options) for one in self.found]
         path_results.write_csv(self.found, self.options, directory / "paths.csv")
-        pictures = {"swaps into the last network": directory / "paths.png"}
-        files.save_picture(path_results.curves(self.found, self.options), directory / "paths.png")
+        pictures = {"swaps into the last network": path_results.curves(self.found, self.options)}
+        figures.save(pictures["swaps into the last network"], directory / "paths.png")
         for one in self.found:
             name = f"{one.label}, trained {one.trained}"
-            pictures[name] = directory / f"paths-{re.sub(r'[^A-Za-z0-9_.-]', '-', one.label)}.png"
-            files.save_picture(path_results.maps(one), pictures[name])
+            pictures[name] = path_results.maps(one)
+            figures.save(pictures[name], directory / f"paths-{re.sub(r'[^A-Za-z0-9_.-]', '-', one.label)}.png")
         every = paths.tables(self.found, plain, self.options)
         for table in every:
             self._console.print(table.rich())

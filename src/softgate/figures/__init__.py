@@ -1,1 +1,4 @@
-"""Charts: curves of training, comparisons of arms, stability of paths. Drawn without a window, as SVG or PNG."""
+"""Charts: curves of training, confusion of classes, comparisons of arms, stability of paths. Drawn without a window."""
+
+FORMATS = ("png", "pdf", "svg")
+"""Of the files of charts."""

@@ -1,4 +1,4 @@
-"""Charts of a comparison, narrow enough for a phone: intervals, curves with bands, scatters. They come back as SVG."""
+"""Charts of a comparison, narrow enough for a phone: intervals, curves with bands, scatters. Pages hold them as SVG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from softgate.figures import style
-from softgate.figures.panels import Line
+from softgate.figures.panels import Line, Range, clipped, whole_epochs, within
 
 WIDTH = 3.9
 """Inches of a chart: 375 px, a phone's screen, at the usual 96 px an inch."""
@@ -47,7 +47,7 @@ def colour(place: int) -> str:
 
 
 @style.context()
-def forest(rows: Sequence[Interval], title: str, axis: str) -> bytes:
+def forest(rows: Sequence[Interval], title: str, axis: str) -> style.Chart:
     """Differences with intervals around a line at zero.
 
     Args:
@@ -70,7 +70,7 @@ def forest(rows: Sequence[Interval], title: str, axis: str) -> bytes:
     axes.spines[["left"]].set_visible(False)
     axes.set_xlabel(axis, fontsize=9)
     axes.margins(x=0.08)
-    return style.svg(figure)
+    return style.Chart(figure)
 
 
 def steep(values: Sequence[float]) -> bool:
@@ -80,8 +80,13 @@ def steep(values: Sequence[float]) -> bool:
 
 @style.context()
 def curves(
-    lines: Mapping[str, Line], places: Mapping[str, int], title: str, axis: str = "epoch", log: bool = False
-) -> bytes:
+    lines: Mapping[str, Line],
+    places: Mapping[str, int],
+    title: str,
+    axis: str = "epoch",
+    log: bool = False,
+    possible: Range = (None, None),
+) -> style.Chart:
     """Lines with bands.
 
     Args:
@@ -90,6 +95,7 @@ def curves(
         title: Above.
         axis: Below.
         log: Draw on a log scale.
+        possible: The least and the greatest value that there can be: neither axis nor band goes beyond.
     """
     figure, axes = _chart(2.6, title)
     for name, line in lines.items():
@@ -97,19 +103,24 @@ def curves(
             continue
         x, y = zip(*line.points, strict=True)
         ink, dashed = colour(places[name]), "--" if name.endswith(", hard") else "-"
-        axes.plot(x, y, dashed, color=ink, linewidth=1.4, marker="o", markersize=2.5, label=name)
+        axes.plot(x, y, dashed, color=ink, linewidth=1.4, marker="o", markersize=2.5, clip_on=False, label=name)
         if line.low and len(line.low) == len(line.high) == len(line.points):
-            ends = [[value for _, value in side] for side in (line.low, line.high)]
+            ends = [clipped([value for _, value in side], possible) for side in (line.low, line.high)]
             axes.fill_between(x, *ends, color=ink, alpha=0.15, linewidth=0)
     if log:
         axes.set_yscale("log")
+    else:
+        within(axes, possible)
     axes.set_xlabel(axis, fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == "epoch"))
-    return style.svg(figure)
+    if axis == "epoch":
+        whole_epochs(axes)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    return style.Chart(figure)
 
 
 @style.context()
-def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str) -> bytes:
+def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str) -> style.Chart:
     """Dots in the colours of their groups.
 
     Args:
@@ -125,7 +136,7 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], title: str, acr
             axes.plot(x, y, "o", color=colour(place), markersize=5, alpha=0.75, label=name)
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
-    return style.svg(figure)
+    return style.Chart(figure)
 
 
 def _chart(height: float, title: str) -> tuple[Figure, Any]:

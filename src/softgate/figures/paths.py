@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from softgate.errors import require
 from softgate.figures import style
@@ -19,7 +18,7 @@ ACROSS = 3
 
 
 @style.context()
-def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float], title: str = "") -> Image.Image:
+def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float], title: str = "") -> style.Chart:
     """Draws values in [-1, 1] of every pair of epochs, s up and t across: red above zero, blue below.
 
     Args:
@@ -28,7 +27,7 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
         title: A line above all.
 
     Returns:
-        The picture, RGB.
+        The chart.
     """
     require(bool(panels), "heat maps: there is nothing to draw.")
     rows = -(-len(panels) // ACROSS)
@@ -53,13 +52,13 @@ def heat_maps(panels: Mapping[str, NDArray[np.float64]], epochs: Sequence[float]
             axes.tick_params(labelbottom=False)  # the row below has them
         every.append(axes)
     figure.colorbar(image, ax=every, shrink=0.8)
-    return style.picture(figure)
+    return style.Chart(figure)
 
 
 @style.context()
 def swap_curves(
     panels: Mapping[str, Mapping[str, tuple[str, Line]]], levels: Mapping[str, float] | None = None, title: str = ""
-) -> Image.Image:
+) -> style.Chart:
     """Draws panels of lines over epochs, the axis linear up to the first epoch after 0 and logarithmic from there.
 
     Args:
@@ -69,7 +68,7 @@ def swap_curves(
         title: A line above all.
 
     Returns:
-        The picture, RGB.
+        The chart.
     """
     filled = {name: lines for name, lines in panels.items() if lines}
     require(bool(filled), "swap curves: there is nothing to draw.")
@@ -101,7 +100,7 @@ def swap_curves(
         ncols=min(4, len(handles)),
         fontsize=8,
     )
-    return style.picture(figure)
+    return style.Chart(figure)
 
 
 def labelled(epochs: Sequence[float]) -> list[str]:

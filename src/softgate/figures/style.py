@@ -6,8 +6,10 @@ what is set here count, whatever a user's matplotlibrc says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -16,6 +18,8 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from softgate.figures import FORMATS
 
 DPI = 100
 """Pixels an inch."""
@@ -39,6 +43,8 @@ _SETTINGS = {
     "font.family": "sans-serif",
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType, so that words are words to whoever searches or edits a paper
+    "ps.fonttype": 42,
     "svg.fonttype": "none",  # letters, not outlines: small, and found by a search
     "svg.hashsalt": "softgate",  # the same chart is the same file
 }
@@ -61,8 +67,67 @@ def figure(width: float, height: float, title: str = "") -> Figure:
     """
     made = Figure(figsize=(width, height))
     if title:
-        made.suptitle(title)
+        made.suptitle(title, parse_math=False)  # a name with dollars is no formula
     return made
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, as pixels or as a file.
+
+    Attributes:
+        figure: What is drawn.
+    """
+
+    figure: Figure
+
+    @property
+    def width(self) -> int:
+        """In pixels, as a picture."""
+        return round(self.figure.get_figwidth() * DPI)
+
+    @property
+    def height(self) -> int:
+        """In pixels, as a picture."""
+        return round(self.figure.get_figheight() * DPI)
+
+    def picture(self) -> Image.Image:
+        """As pixels, RGB."""
+        with context():
+            return picture(self.figure)
+
+    def encoded(self, kind: str) -> bytes:
+        """The content of a file of one of `FORMATS`, the same bytes for the same chart.
+
+        PDF and SVG keep words as words, in embedded fonts, and lines as lines.
+
+        Raises:
+            ValueError: For another format.
+        """
+        file = BytesIO()
+        with context():
+            if kind == "png":
+                picture(self.figure).save(file, "PNG")
+            elif kind == "svg":
+                return svg(self.figure)
+            elif kind == "pdf":
+                with _quiet("fontTools"):
+                    self.figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+            else:
+                raise ValueError(f"format {kind}: one of {', '.join(FORMATS)} is needed.")
+        return file.getvalue()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silences what a library logs step by step, such as each table of a font that it takes along."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def picture(made: Figure) -> Image.Image:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from softgate.errors import require
 from softgate.grids.scaling import colours, peak
-from softgate.grids.sheet import GREY, Sheet, line_for, size_for, width_of, wrap, zoom_for
+from softgate.grids.sheet import GREY, Sheet, key_lines, line_for, size_for, width_of, wrap, zoom_for
+from softgate.rounding import rounded
 
 TRUE_CLASS = "#d62728"
 """Colour of the frame around the cell whose target is the image's own class."""
@@ -103,7 +104,10 @@ def pullback_grid(
     below = wrap(footer, full - 2 * EDGE, 4, size) if footer else []
     top = EDGE + len(above) * line
     band_height = head + count * step + EDGE
-    sheet = Sheet(full, top + len(bands) * band_height + len(below) * line + (EDGE if below else 0))
+    keyed = any(not block.pixels for block in whole.values())
+    key = key_lines(scale, full - 2 * EDGE, size) if keyed else []
+    under_all = len(below) * line + (len(key) * line + line // 2 if key else 0)
+    sheet = Sheet(full, top + len(bands) * band_height + under_all + (EDGE if under_all else 0))
     sheet.words(above, EDGE, EDGE - 2, size=size, colour=GREY)
     for band in bands:
         first = top + head
@@ -122,7 +126,7 @@ def pullback_grid(
                 limit = None
                 if scale == "shared":
                     limit = (tops or {}).get(name, peak(values))
-                    heading = f"{name} (black to white: \u00b1{limit:.2g})"
+                    heading = f"{name} (black to white: \u00b1{rounded(limit)})"
                 values = colours(values, scale, limit)
             heading = wrap(heading, block_width, 1, size + 1, bold=True)[0]
             sheet.words(heading, left + block_width / 2, top + 2, "middle", size + 1, bold=True)
@@ -138,6 +142,9 @@ def pullback_grid(
                         flipped = bool(block.flipped and block.flipped[row][k])
                         _caption(sheet, block.captions[row][k], x, at + h, w, size - 1, FLIPPED if flipped else GREY)
         top += band_height
+    if key:
+        sheet.key(scale, key, EDGE, top, size)
+        top += len(key) * line + line // 2
     sheet.words(below, EDGE, top, size=size, colour=GREY)
     return sheet.image
 

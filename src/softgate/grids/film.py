@@ -11,7 +11,7 @@ from torch import Tensor
 from softgate.errors import require
 from softgate.files import replacing
 from softgate.grids.scaling import colours, peak
-from softgate.grids.sheet import GREY, Sheet, line_for, size_for, width_of, wrap, zoom_for
+from softgate.grids.sheet import GREY, Sheet, key_lines, line_for, size_for, width_of, wrap, zoom_for
 
 GAP, EDGE, LABEL = 5, 12, 9
 COLOURS = 64
@@ -49,7 +49,9 @@ def film_strip(
     full = margin + (len(epochs) + 1) * (w + GAP) + 2 * GAP + EDGE
     above = wrap(title, full - 2 * EDGE, 3, size) if title else []
     top = EDGE + len(above) * line + line + 6
-    sheet = Sheet(full, top + len(films) * (h + GAP) + EDGE)
+    key, below = key_lines(scale, full - 2 * EDGE, size), top + len(films) * (h + GAP) + GAP
+    sheet = Sheet(full, below + len(key) * line + EDGE)
+    sheet.key(scale, key, EDGE, below, size)
     sheet.words(above, EDGE, EDGE - 2, size=size, colour=GREY)
     lefts = [margin + w + 3 * GAP + k * (w + GAP) for k in range(len(epochs))]
     for name, left in zip(("image", *(f"epoch {epoch}" for epoch in epochs)), (margin, *lefts), strict=True):

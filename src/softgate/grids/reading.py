@@ -19,6 +19,7 @@ from softgate.errors import require, unknown
 from softgate.explainers.folding import folding
 from softgate.explainers.pullback import ascend, predict, pullback, size_factor
 from softgate.grids.drawing import Block, pullback_grid
+from softgate.rounding import rounded
 from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
 
@@ -319,4 +320,4 @@ def _one_step(pixels: Tensor, direction: Tensor, size: float) -> Tensor:
 
 
 def _arrow(before: Tensor, after: Tensor) -> str:
-    return f"{float(before):.3g} \u2192 {float(after):.3g}"
+    return f"{rounded(float(before))} \u2192 {rounded(float(after))}"

@@ -23,6 +23,7 @@ from softgate.explainers.gradients import Pullback
 from softgate.explainers.representation import read
 from softgate.metrics import Explainer, ProbeMetric
 from softgate.metrics.base import logits
+from softgate.rounding import rounded
 
 SANITY = ("randomization_head", "target_specificity")
 """The two scores that catch what the others reward."""
@@ -61,6 +62,17 @@ _KINDS: dict[str, type[ProbeMetric]] = {
 
 BETTER: dict[str, bool | None] = {key: kind.higher_is_better for key, kind in _KINDS.items()}
 """Every key of a control table, in the order of docs/alignment.md, to whether more is better; None: zero is best."""
+
+POSSIBLE: dict[str, tuple[float | None, float | None]] = {
+    key: (None, None) if key == "counterfactual_gain" else (kind.plot_lower_bound, kind.plot_upper_bound)
+    for key, kind in _KINDS.items()
+}
+"""Every key to the least and the greatest value that there can be; None where there is no limit."""
+
+
+def titled(key: str) -> str:
+    """A key with an arrow: ↑ more is better, ↓ less is better, →0 zero is best; other names stay as they are."""
+    return f"{key} {({True: '↑', False: '↓', None: '→0'})[BETTER[key]]}" if key in BETTER else key
 
 
 class Score(NamedTuple):
@@ -317,7 +329,7 @@ def verdict(key: str, better: bool, table: Mapping[str, Mapping[str, Score]], fa
     word = ("better than" if wins else "worse than") if apart else "not told apart from"
     above = [name for name in _ahead(key, better, table, ours.value) if not failed[name] and name != "pullback"]
     tail = f"; ahead of it, and sane: {', '.join(above)}" if above else ""
-    return f"{key}: the pullback is {word} the gradient ({ours.value:.3f} and {theirs.value:.3f}){tail}."
+    return f"{key}: the pullback is {word} the gradient ({rounded(ours.value)} and {rounded(theirs.value)}){tail}."
 
 
 def _ahead(key: str, better: bool, table: Mapping[str, Mapping[str, Score]], value: float) -> Iterable[str]:

@@ -34,6 +34,7 @@ from softgate.training.callbacks import (
     SaveOnException,
     SiteDiagnostics,
     Throughput,
+    Vitals,
 )
 from softgate.training.callbacks.config import CheckpointConfig
 from softgate.training.callbacks.progress import PROGRESS
@@ -101,7 +102,7 @@ def callbacks(config: TrainConfig, directory: Path) -> list[Callback]:
     """Speed, progress, guard, diagnostics, grids, moving average and checkpoints, in the order they must run."""
     options, dry = config.callbacks, bool(config.trainer.fast_dev_run)
     speed = Throughput()
-    made: list[Callback] = [StepSeeds(config.seed), speed]
+    made: list[Callback] = [StepSeeds(config.seed), speed, Vitals()]
     if config.trainer.enable_progress_bar and sys.stdout.isatty():
         made.append(ProgressBar(speed))
     else:

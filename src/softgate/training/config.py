@@ -30,6 +30,7 @@ from softgate.training.callbacks.config import (
     PathsConfig,
     check_range,
 )
+from softgate.training.figures import FIGURES, FiguresConfig
 from softgate.training.networks import TargetNetwork, read_network
 from softgate.training.optim import OptimConfig, TargetOptim, read_optim
 from softgate.training.trainer_config import TrainerConfig
@@ -191,7 +192,9 @@ class TrainConfig(Options):
     )
     plugins: Words = Field(description="Python modules that were imported first")
     trust: Words = Field((), description="packages that checkpoints and files of runs may name classes of")
+    figures: FiguresConfig = Field(FIGURES, description="charts as files")
     print_config: bool = Field(description="print the config before the run starts")
+    print_model: bool = Field(False, description="print the layers and call sites before the run starts")
     name: str | int | float = Field(description="what the run is called")
 
     @classmethod

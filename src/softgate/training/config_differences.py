@@ -11,7 +11,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 FREE = (
     *LENGTH,
     *("resume", "sweep", "name", "print_config", "plugins", "logger", "callbacks", "readout", "compile"),
-    *("trust", "metrics"),
+    *("trust", "metrics", "print_model", "figures"),
     *("surrogate.strict", "data.root", "data.num_workers", "data.cache_dir", "data.download", "data.test"),
     *("trainer.min_epochs", "trainer.min_steps", "trainer.accelerator", "trainer.log_every_n_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),

@@ -14,7 +14,9 @@ from rich.markup import escape
 
 from softgate import targets
 from softgate.data import ImageData
+from softgate.figures import FORMATS
 from softgate.quoting import quoted
+from softgate.rounding import percent, rounded
 from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
 from softgate.training.config import TrainConfig
@@ -46,7 +48,7 @@ def first(config: TrainConfig, data: ImageData, module: SoftgateModule, device: 
     name, stem = module.architecture["name"], module.architecture.get("stem")
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
     sites = f"{module.sites.count('relu')} ReLU and {module.sites.count('max_pool2d')} max-pool call sites"
-    network = f"{name}: {parameters:.3g} M parameters, {sites}" + (f", {stem} stem" if stem else "")
+    network = f"{name}: {rounded(parameters)} M parameters, {sites}" + (f", {stem} stem" if stem else "")
     if module.found:
         network += f"; classes of the weights: {module.found}"
     if module.sites.unaffected:
@@ -93,19 +95,20 @@ def last(status: str, found: Mapping[str, Any], directory: Path) -> str:
     """
     lines = [f"[bold {'green' if status == 'finished' else 'red'}]{status}[/]"]
     if "best/val/acc" in found:
-        now = f"; {found['val/acc']:.2%} after the last" if "val/acc" in found else ""
-        reached = f"{found['best/val/acc']:.2%} at its best, after epoch {found['best/epoch'] + 1}{now}"
+        now = f"; {percent(found['val/acc'])} after the last" if "val/acc" in found else ""
+        reached = f"{percent(found['best/val/acc'])} at its best, after epoch {found['best/epoch'] + 1}{now}"
         lines.append(line("val acc", reached))
-    losses = [f"{found[f'{split}/loss']:.3g} {split}" for split in ("train", "val") if f"{split}/loss" in found]
+    losses = [f"{rounded(found[f'{split}/loss'])} {split}" for split in ("train", "val") if f"{split}/loss" in found]
     if losses:
         lines.append(line("loss", ", ".join(losses)))
     took = str(timedelta(seconds=round(found["seconds"])))
     speed = f", {found['train/images_per_second']:,.0f} images/s" if "train/images_per_second" in found else ""
     lines.append(line("time", took + speed))
     if "peak_memory_gb" in found:
-        lines.append(line("memory", f"{found['peak_memory_gb']:.2g} GB at its peak"))
+        lines.append(line("memory", f"{rounded(found['peak_memory_gb'])} GB at its peak"))
     grids = directory / "grids"
-    pictures = (directory / "curves.png", max(grids.glob("epoch=*.png"), default=None), grids / "film.png")
+    curves = (directory / f"curves.{kind}" for kind in FORMATS)
+    pictures = (*curves, max(grids.glob("epoch=*.png"), default=None), grids / "film.png")
     shown = [str(shortened(path)) for path in pictures if path is not None and path.is_file()]
     if shown:
         lines.append(line("pictures", escape(f"\n{'':<{WIDTH}}".join(shown))))

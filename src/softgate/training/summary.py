@@ -12,16 +12,32 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from softgate import files
 from softgate.errors import SoftgateError, is_number
 from softgate.figures import panels as charts
-from softgate.figures import training
+from softgate.figures.style import Chart
 from softgate.tables import Table, cell
+from softgate.training.figures import FIGURES, FiguresConfig
+
+GRADIENT, MEMORY = "gradient_norm", "gpu_memory_gb"
+"""What `Vitals` logs after each epoch."""
 
 PANELS = {
     "loss": {"train": "train/loss", "val": "val/loss"},
     "accuracy": {"train": "train/acc", "val": "val/acc"},
+    "learning rate": {"learning rate": "lr"},
+    "gradient norm": {"gradient norm": GRADIENT},
+    "GPU memory, greatest so far, GB": {"GPU memory": MEMORY},
 }
+"""Of `curves.png`: title to line to metric."""
+
+RANGES: Mapping[str, charts.Range] = {
+    "loss": (0, None),
+    "accuracy": (0, 1),
+    "learning rate": (0, None),
+    "gradient norm": (0, None),
+    "GPU memory, greatest so far, GB": (0, None),
+}
+"""What the values of a panel can be."""
 
 OBJECTIVE = "best/val/acc"
 """The entry of the summary that a search maximises and a sweep's table shows."""
@@ -61,18 +77,42 @@ def history(metrics: Path) -> dict[str, list[tuple[float, float]]]:
     return {key: sorted(points.items()) for key, points in found.items()}
 
 
-def save_curves(points: Mapping[str, list[tuple[float, float]]], path: Path, title: str) -> bool:
-    """Draws loss and accuracy over epochs; false where there is nothing to draw yet."""
-    panels = {name: {line: points.get(key, []) for line, key in lines.items()} for name, lines in PANELS.items()}
-    if not any(any(lines.values()) for lines in panels.values()):
+def save_curves(
+    points: Mapping[str, list[tuple[float, float]]], path: Path, title: str, figures: FiguresConfig = FIGURES
+) -> bool:
+    """Draws a run over its epochs, counted from 1 as on the terminal; the best one is marked.
+
+    Args:
+        points: From `history`.
+        path: The file; its ending is that of each format.
+        title: A line above the panels.
+        figures: How charts become files.
+
+    Returns:
+        False where there is nothing to draw yet.
+    """
+    chart = curves(points, title)
+    if chart is None:
         return False
-    alignment = alignment_panels(points)
-    if alignment:
-        first = {name: {line: charts.Line(xy) for line, xy in panel.items()} for name, panel in panels.items()}
-        files.save_picture(charts.draw(first | alignment, title), path)
-        return True
-    files.save_picture(training.curves(panels, title), path)
+    figures.save(chart, path)
     return True
+
+
+def curves(points: Mapping[str, list[tuple[float, float]]], title: str) -> Chart | None:
+    """The chart of `save_curves`; None where there is nothing to draw yet."""
+    from softgate.metrics.control_table import POSSIBLE, titled  # PyTorch, for which a sweep's own process has no use
+
+    counted = {key: [(epoch + 1, value) for epoch, value in values] for key, values in points.items()}
+    first = {
+        name: {line: charts.Line(counted[key]) for line, key in lines.items() if counted.get(key)}
+        for name, lines in PANELS.items()
+    }
+    if not any(first.values()):
+        return None
+    alignment = {titled(metric): lines for metric, lines in alignment_panels(counted).items()}
+    ranges = {**RANGES, **{titled(metric): ends for metric, ends in POSSIBLE.items()}}
+    best = summarize(points).get("best/epoch")
+    return charts.draw(first | alignment, title, ranges=ranges, best=None if best is None else best + 1)
 
 
 def alignment_panels(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, dict[str, charts.Line]]:

@@ -78,6 +78,11 @@ def _run(
         resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
         if config.print_config:
             summary.print_tree(config.plain, console)
+        if config.print_model:
+            from softgate.training import layers  # for whoever asks
+
+            for table in (layers.layers(module, config.data.channels, data.size), layers.call_sites(module)):
+                console.print(table.rich())
     with tracking.finishing():
         trainer = build.trainer(config, directory, step)
         if first:
@@ -163,7 +168,7 @@ def _conclude(
     found |= {"seconds": round(seconds, 2), "status": status, "peak_memory_gb": round(screens.peak_memory(), 3)}
     if not config.trainer.fast_dev_run:
         files.write_json(found | about, directory / "summary.json")
-        summary.save_curves(points, directory / "curves.png", str(config.name))
+        summary.save_curves(points, directory / "curves", str(config.name), config.figures)
     console.print(screens.last(status, found, directory), soft_wrap=True)
     return found
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from softgate import files
 from softgate.cli.sweep.jobs import FINISHED, RUNNING, WAITING, Job
+from softgate.rounding import rounded
 from softgate.tables import Cell, Mark, Table
 from softgate.training import summary
 from softgate.training.callbacks.progress import PROGRESS
@@ -57,7 +58,7 @@ def table(jobs: Sequence[Job], title: str) -> Table:
     heads = ["job", *options, "status", summary.OBJECTIVE, "time"]
     rows: list[list[str | Cell]] = []
     for job in jobs:
-        best = "" if job.objective is None else f"{job.objective:.4f}"
+        best = "" if job.objective is None else rounded(job.objective)
         status = Cell(job.status + (f": {job.why}" if job.why else ""), mark=MARKS.get(job.status, "worse"))
         values = [job.options().get(key, "") for key in options]
         rows.append([str(job.number), *values, status, best, str(timedelta(seconds=round(job.seconds)))])
@@ -101,7 +102,7 @@ class Display:
             if self._live is None:
                 self.console.print(f"{what}: started, {job.directory}", soft_wrap=True, markup=False, highlight=False)
             return
-        best = "" if job.objective is None else f", {summary.OBJECTIVE} {job.objective:.4f}"
+        best = "" if job.objective is None else f", {summary.OBJECTIVE} {rounded(job.objective)}"
         why = f" ({job.why})" if job.why else ""
         line = f"{what}: {job.status}{why}{best}, {timedelta(seconds=round(job.seconds))}"
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)

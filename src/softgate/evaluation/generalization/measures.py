@@ -22,6 +22,7 @@ from softgate.data.images import Listing
 from softgate.data.sources import class_folders
 from softgate.errors import require
 from softgate.evaluation.config import CompareConfig
+from softgate.evaluation.confusion import tallied
 from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
 from softgate.evaluation.generalization.corruptions import corrupt
@@ -84,11 +85,13 @@ class Measured:
         values: Measure to value; also `corrupted/FAMILY`.
         examples: Measure to its value for each test image, for those that have one.
         left: A line on each group of measures that memory was too short for.
+        confusion: [K, K + 1] counts of true and predicted classes, as `Tally.counts` gives them.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     examples: dict[str, Array] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    confusion: Tensor | None = None
 
     def spared(self, what: str, lower: str) -> AbstractContextManager[None]:
         """Leaves out what is measured within if memory runs out, and notes it."""
@@ -197,6 +200,7 @@ class Bench:
         for key, score in (("acc", scores.correct), ("nll", scores.nll), ("brier", scores.brier)):
             found.add(key, score(logits, labels))
         found.values["ece"] = scores.ece(logits, labels)
+        found.confusion = tallied(logits, labels)
         begin("training images")
         with found.spared("measures on training images", "compare.train_images or data.batch_size"):
             self._on_training_images(found, net, self._trained_on(options), device)

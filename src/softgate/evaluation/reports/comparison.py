@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,24 +15,60 @@ from softgate.evaluation.compare import EFFECTS, Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
 from softgate.evaluation.generalization.statistics import LEVEL
 from softgate.evaluation.reports import pages, sentences
-from softgate.evaluation.runs import flatten
+from softgate.evaluation.runs import Run, flatten
+from softgate.figures.style import Chart
+from softgate.rounding import percent
 from softgate.tables import Cell, Mark, Table
 
+Drawn = Mapping[str, Mapping[str, tuple[str, Chart, str]]]
+"""Part of the page to the name of a chart's file to its title, the chart and what stands below it."""
 
-def page(found: Comparison, command: str) -> str:
+
+def charts(found: Comparison) -> Drawn:
+    """Every chart of the page."""
+    single = sentences.efficiency(found)
+    confused = {arm: found.confusion(arm, found.conditions[-1]) for arm in found.arms}
+    drawn = [(arm, made.chart(arm), "; ".join(made.sentences()[:3])) for arm, made in confused.items() if made]
+    return {
+        "forests": {
+            f"difference-{key}": (MEASURES[key].title, chart, "") for key, chart in sentences.forests(found).items()
+        },
+        "curves": _numbered("curve", [(title, chart, "") for title, chart in sentences.curves(found).items()]),
+        "efficiency": {"data-efficiency": ("top-1 over the share of data", single, "")} if single else {},
+        "scatters": _numbered(
+            "scatter", [(title, chart, said) for title, (chart, said) in sentences.scatters(found).items()]
+        ),
+        "confusions": _numbered("confusion", drawn),
+    }
+
+
+def _numbered(kind: str, made: Sequence[tuple[str, Chart, str]]) -> dict[str, tuple[str, Chart, str]]:
+    """The charts under names that can be those of files."""
+    return {
+        f"{kind}-{place}-{re.sub('[^A-Za-z0-9_.]+', '-', one[0])[:60].strip('-')}": one
+        for place, one in enumerate(made)
+    }
+
+
+def page(found: Comparison, command: str, drawn: Drawn | None = None) -> str:
     """The report as HTML: no script, no address of another file.
 
     Args:
         found: The comparison.
         command: What made the report.
+        drawn: Its `charts`; None makes them.
     """
+    pictures = {
+        part: [pages.chart(chart, title, said) for title, chart, said in every.values()]
+        for part, every in (charts(found) if drawn is None else drawn).items()
+    }
+    per_class = classes(found)
     data = found.data
     about = (
         f"{data['name']}, {sentences.measured(found)}, {len(data['classes'])} classes; "
         f"{sentences.counted(len(found.runs), 'run')}, {sentences.counted(len(found.arms), 'arm')}; "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     )
-    efficiency = sentences.efficiency(found)
     return pages.render(
         "comparison.html",
         data=data,
@@ -43,13 +81,16 @@ def page(found: Comparison, command: str) -> str:
         legend=sentences.legend(found),
         summary=summary(found),
         how=[_how(found), _sizes(found)],
-        forests=[pages.chart(svg, MEASURES[key].title) for key, svg in sentences.forests(found).items()],
+        forests=pictures["forests"],
         differences=differences(found),
         outlook=outlook(found),
         ahead=_ahead(found),
-        curves=[pages.chart(svg, title) for title, svg in sentences.curves(found).items()],
-        efficiency=[pages.chart(efficiency, "top-1 over the share of data")] if efficiency else [],
-        scatters=[pages.chart(svg, title, said) for title, (svg, said) in sentences.scatters(found).items()],
+        curves=pictures["curves"],
+        efficiency=pictures["efficiency"],
+        scatters=pictures["scatters"],
+        confusions=pictures["confusions"],
+        classes=replace(per_class, rows=per_class.rows[:MOST_CLASSES]),
+        class_count=len(per_class.rows),
         grids=[pages.photograph(path, arm) for arm, path in found.grids.items()],
         recipe=_recipe(found),
         runs=runs(found),
@@ -58,6 +99,27 @@ def page(found: Comparison, command: str) -> str:
         commands=[*dict.fromkeys(run.sweep_command for run in found.runs if run.sweep_command), command],
         each=[run.command for run in found.runs],
     )
+
+
+MOST_CLASSES = 30
+"""Classes in the page's table; `classes.csv` has all of them."""
+
+
+def classes(found: Comparison) -> Table:
+    """Top-1 of every class under every arm, over all seeds; the classes that the baseline recognises least first."""
+    condition = found.conditions[-1]
+    made = {arm: found.confusion(arm, condition) for arm in found.arms}
+    known = {arm: one for arm, one in made.items() if one is not None}
+    if not known:
+        return Table(["class"], [])
+    first = next(iter(known.values()))
+    shares_of_first = [2.0 if share is None else share for share in first.accuracies]
+    order = sorted(range(len(first.names)), key=shares_of_first.__getitem__)
+    rows: list[list[str | Cell]] = []
+    for place in order:
+        shares = [one.accuracies[place] for one in known.values()]
+        rows.append([first.names[place], *(Cell(percent(share), share) for share in shares)])
+    return Table(["class", *known], rows, "classes")
 
 
 MARKS: Mapping[str, Mark] = {"better": "better", "worse": "worse"}
@@ -134,10 +196,16 @@ def runs(found: Comparison) -> Table:
         hardware = f"{made.get('devices', 1)} × {made['hardware']}" if made else "not recorded"
         arm = " at ".join(filter(None, (run.arm, run.condition)))
         cells = [run.label, arm, str(run.seed), sentences.number(PRIMARY, each.values[PRIMARY])]
-        cells += [str(run.summary.get("best/epoch", "–")), f"{seconds:.0f}", f"{hours:.3f}"]
+        cells += [_best(run), f"{seconds:.0f}", f"{hours:.3f}"]
         cells += ["–" if price is None else f"{hours * price:.2f}", hardware, str(run.summary.get("started", "–"))]
         rows.append(cells)
     return Table(heads, rows, "runs")
+
+
+def _best(run: Run) -> str:
+    """A run's best epoch, counted from 1 as on the terminal and in the charts."""
+    epoch = run.summary.get("best/epoch")
+    return str(epoch + 1) if isinstance(epoch, int) else "–"
 
 
 def _hours(found: Comparison) -> float:

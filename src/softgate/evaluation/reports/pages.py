@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from softgate import files
+from softgate.figures.style import Chart
 
 WIDTH = 1000
 """Pixels that a photograph is shrunk to."""
@@ -39,9 +40,9 @@ class Picture:
     caption: str = ""
 
 
-def chart(svg: bytes, title: str, caption: str = "") -> Picture:
-    """A drawing in SVG."""
-    return Picture(title, _uri(svg, "svg+xml"), caption)
+def chart(made: Chart, title: str, caption: str = "") -> Picture:
+    """A chart, as a drawing in SVG."""
+    return Picture(title, _uri(made.encoded("svg"), "svg+xml"), caption)
 
 
 def photograph(path: Path, name: str) -> Picture:

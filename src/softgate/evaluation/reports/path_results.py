@@ -16,6 +16,7 @@ from softgate import files
 from softgate.evaluation.config import PathsConfig
 from softgate.figures.panels import Line
 from softgate.figures.paths import heat_maps, swap_curves
+from softgate.figures.style import Chart
 from softgate.paths import Point, Swaps
 from softgate.paths.agreement import Comparison
 from softgate.paths.swapping import CONTROLS
@@ -121,7 +122,7 @@ def settling(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def maps(one: Stability) -> Any:
+def maps(one: Stability) -> Chart:
     """The heat maps of one run: agreement of gates and paths, swaps."""
     swaps, comparison = one.swaps, one.comparison
     places = [comparison.points.index(point) for point in swaps.points]
@@ -137,7 +138,7 @@ def maps(one: Stability) -> Any:
     return heat_maps({name: v.numpy() for name, v in panels.items()}, epochs, f"{one.label}, trained {one.trained}")
 
 
-def curves(found: Sequence[Stability], options: PathsConfig) -> Any:
+def curves(found: Sequence[Stability], options: PathsConfig) -> Chart:
     """The swaps into the last network of every run, with the controls' means over the runs of the arm."""
     panels: dict[str, dict[str, tuple[str, Line]]] = {}
     arms = {arm: [one for one in found if one.trained == arm] for arm in GATES}

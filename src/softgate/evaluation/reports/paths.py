@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from softgate.evaluation.config import PathsConfig
 from softgate.evaluation.reports import pages
 from softgate.evaluation.reports.path_results import GATES, Kernels, Stability, per_site
+from softgate.figures.style import Chart
 from softgate.paths.swapping import CONTROLS
+from softgate.rounding import rounded
 from softgate.tables import Table
 
 
@@ -30,14 +31,14 @@ def tables(found: Sequence[Stability], runs: Sequence[Mapping[str, Any]], option
     return made
 
 
-def page(every: Sequence[Table], pictures: Mapping[str, Path]) -> str:
+def page(every: Sequence[Table], pictures: Mapping[str, Chart]) -> str:
     """All tables and pictures as HTML: no script, no address of another file.
 
     Args:
         every: From `tables`.
-        pictures: Name to file.
+        pictures: Name to chart.
     """
-    shown = [pages.photograph(file, name) for name, file in pictures.items()]
+    shown = [pages.chart(made, name, name) for name, made in pictures.items()]
     return pages.render("paths.html", tables=every, pictures=shown)
 
 
@@ -82,7 +83,7 @@ def arms(found: Sequence[Stability]) -> list[Table]:
         rows = []
         for name in every[0]:
             columns = zip(*(each[name] for each in every), strict=True)
-            cells = [f"{sum(c) / len(c):.2f} [{min(c):.2f}, {max(c):.2f}]" for c in columns]
+            cells = [f"{rounded(sum(c) / len(c))} [{rounded(min(c))}, {rounded(max(c))}]" for c in columns]
             rows.append([name, *cells])
         heads = ["gates of epoch s", *(f"{epoch:.2g}" for epoch in epochs.pop())]
         made.append(Table(heads, rows, f"trained {arm}, mean of {len(mine)} runs; into the last network"))
@@ -91,7 +92,7 @@ def arms(found: Sequence[Stability]) -> list[Table]:
 
 def _run(one: Stability) -> Table:
     heads = ["gates of epoch s", *(f"{point.epoch:.2g}" for point in one.swaps.points)]
-    rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in measures(one).items()]
+    rows = [[name, *map(rounded, values)] for name, values in measures(one).items()]
     return Table(heads, rows, f"paths of {one.label}, trained {one.trained}; into the last network")
 
 
@@ -106,14 +107,14 @@ def _kernels(one: Stability, kernels: Kernels, options: PathsConfig) -> Table:
     rows.append(("control: alignment of <x, x'>", [kernels.pixels["label_alignment"]] * same))
     heads = ["epoch", *(f"{point.epoch:.2g}" for point in kernels.points)]
     title = f"path kernels of {one.label}, trained {one.trained}, {options.kernel_images} images"
-    return Table(heads, [[name, *(f"{value:.2f}" for value in values)] for name, values in rows], title)
+    return Table(heads, [[name, *map(rounded, values)] for name, values in rows], title)
 
 
 def _interval(values: Sequence[float | None], signed: bool = False) -> str:
     def said(value: float | None) -> str:
         if value is None or math.isnan(value):
             return "never"
-        return f"{value:+.2f}" if signed else f"{value:.2g}"
+        return rounded(value, signed)
 
     value, low, high = values
     return f"{said(value)} [{said(low)}, {said(high)}]"

@@ -17,26 +17,28 @@ from softgate.evaluation.compare import Comparison
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
 from softgate.evaluation.reports import comparison, results, sentences
 from softgate.tables import Table, console
+from softgate.training.figures import FIGURES, FiguresConfig
 
 
-def publish(found: Comparison, directory: Path) -> dict[str, Any]:
+def publish(found: Comparison, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
     """Prints the summary and the claims; writes all files.
 
     Args:
         found: The comparison.
         directory: Where to.
+        figures: How charts become files.
 
     Returns:
         What `results.json` holds.
     """
     with signals.deferred("writing the report"):
-        written, tables, path = _write(found, directory)
+        written, tables, path = _write(found, directory, figures)
     if found.options.wandb is not None:
         _log(found, tables, path, str(found.options.wandb), directory)
     return written
 
 
-def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str, Table], Path]:
+def _write(found: Comparison, directory: Path, figures: FiguresConfig) -> tuple[dict[str, Any], dict[str, Table], Path]:
     """Writes all files and prints; gives what `results.json` holds, the tables by their names, and the page."""
     plain = results.plain(found)
     written = {"schema": 1, "runs": [], "comparison": plain}
@@ -51,10 +53,14 @@ def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str
     files.write_csv(numbers, directory / "differences.csv")
     tables["summary"].write_csv(directory / "summary.csv")
     tables["timing"].write_csv(directory / "timing.csv")
+    comparison.classes(found).write_csv(directory / "classes.csv")
     words = HydraConfig.get().overrides.task
     command = runs.command("evaluate.py", words)
     path = directory / "report.html"
-    files.write(comparison.page(found, command), path)
+    drawn = comparison.charts(found)
+    for name, (_, chart, _) in (pair for part in drawn.values() for pair in part.items()):
+        figures.save(chart, files.folder(directory / "figures") / f"{name}.png")
+    files.write(comparison.page(found, command, drawn), path)
     files.write(markdown(found, command), directory / "report.md")
     files.write(
         "\n".join(tables[name].latex() for name in ("summary", "differences", "outlook")), directory / "report.tex"

@@ -31,12 +31,19 @@ def plain(found: Comparison) -> dict[str, Any]:
         "primary": PRIMARY,
         "runs": runs,
         "differences": [difference(row, found.options.level) for row in found.rows],
+        "classes": _classes(found),
         "left_out": found.left,
         "notes": found.notes,
         "tuned": found.tuned,
         "environment": found.environment,
         "options": found.options.plain,
     }
+
+
+def _classes(found: Comparison) -> dict[str, dict[str, float | None]]:
+    """Arm to class to top-1 over all seeds, in the last condition."""
+    made = {arm: found.confusion(arm, found.conditions[-1]) for arm in found.arms}
+    return {arm: dict(zip(one.names, one.accuracies, strict=True)) for arm, one in made.items() if one is not None}
 
 
 def difference(row: Row, level: float) -> dict[str, Any]:

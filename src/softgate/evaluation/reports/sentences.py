@@ -16,6 +16,9 @@ from softgate.evaluation.runs import Run
 from softgate.figures import comparison
 from softgate.figures.comparison import Interval
 from softgate.figures.panels import Line
+from softgate.figures.style import Chart
+from softgate.metrics.control_table import POSSIBLE, titled
+from softgate.rounding import rounded
 
 
 def number(key: str, value: float | None, signed: bool = False) -> str:
@@ -25,7 +28,7 @@ def number(key: str, value: float | None, signed: bool = False) -> str:
     measure = MEASURES[key]
     sign = "+" if signed else ""
     unit = "pp" if signed else "%"
-    return f"{100 * value:{sign}.2f} {unit}" if measure.percent else f"{value:{sign}.4g}"
+    return f"{100 * value:{sign}.2f} {unit}" if measure.percent else rounded(value, signed)
 
 
 def span(key: str, row: Row, level: float) -> str:
@@ -134,7 +137,7 @@ def probability(p: float) -> str:
     return "no p" if math.isnan(p) else "Holm p < 0.001" if p < 0.001 else f"Holm p = {p:.2g}"
 
 
-def forests(found: Comparison) -> dict[str, bytes]:
+def forests(found: Comparison) -> dict[str, Chart]:
     """Measure to the chart of its differences."""
     made = {}
     for key in found.keys:
@@ -155,29 +158,35 @@ def forests(found: Comparison) -> dict[str, bytes]:
     return made
 
 
-def curves(found: Comparison) -> dict[str, bytes]:
+def curves(found: Comparison) -> dict[str, Chart]:
     """Title to the chart of accuracy, loss and alignment over epochs; of several conditions, in the last."""
     wanted = {"val/acc": "validation top-1", "val/loss": "validation loss", "train/loss": "training loss"}
     made = {}
     condition = found.conditions[-1]
     places = {arm: place for place, arm in enumerate(found.arms)}
     for key, title in wanted.items():
-        known = {arm: [run.points.get(key, []) for run in of(found, arm, condition)] for arm in found.arms}
+        known = {arm: [_counted(run, key) for run in of(found, arm, condition)] for arm in found.arms}
         log = comparison.steep([value for arm in known.values() for points in arm for _, value in points])
         lines = {arm: band(points, log) for arm, points in known.items()}
         if any(line.points for line in lines.values()):
-            made[title] = comparison.curves(lines, places, title, log=log)
+            possible = (0, 1 if key == "val/acc" else None)
+            made[title] = comparison.curves(lines, places, title, log=log, possible=possible)
     for metric in found.options.curves:
         lines, colours = {}, {}
         for arm in found.arms:
             for read in ("soft", "hard"):
-                points = [run.points.get(f"align/{read}/{metric}", []) for run in of(found, arm, condition)]
+                points = [_counted(run, f"align/{read}/{metric}") for run in of(found, arm, condition)]
                 name = f"{arm}, {read}"
                 lines[name], colours[name] = band(points), places[arm]
         if any(line.points for line in lines.values()):
-            title = f"{metric.replace('_', ' ')}; dashed: read out hard"
-            made[title] = comparison.curves(lines, colours, title)
+            title = f"{titled(metric).replace('_', ' ')}; dashed: read out hard"
+            made[title] = comparison.curves(lines, colours, title, possible=POSSIBLE[metric])
     return made
+
+
+def _counted(run: Run, key: str) -> list[tuple[float, float]]:
+    """What a run logged, its epochs counted from 1 as on the terminal."""
+    return [(epoch + 1, value) for epoch, value in run.points.get(key, [])]
 
 
 def of(found: Comparison, arm: str, condition: str) -> list[Run]:
@@ -205,7 +214,7 @@ def band(histories: Sequence[Sequence[tuple[float, float]]], log: bool = False) 
     return Line(*(list(zip(epochs, np.exp(side) if log else side, strict=True)) for side in sides))
 
 
-def scatters(found: Comparison) -> dict[str, tuple[bytes, str]]:
+def scatters(found: Comparison) -> dict[str, tuple[Chart, str]]:
     """Title to the chart of top-1 against an alignment metric, one dot a run, and a sentence on their correlation."""
     made = {}
     for metric in found.options.curves:
@@ -237,7 +246,7 @@ def legend(found: Comparison) -> list[tuple[str, str]]:
     return [(arm, comparison.colour(place)) for place, arm in enumerate(found.arms)]
 
 
-def efficiency(found: Comparison) -> bytes | None:
+def efficiency(found: Comparison) -> Chart | None:
     """Top-1 over the share of the training data, where runs have several."""
     key = "data.fraction"
     if key not in found.options.within:

@@ -13,3 +13,4 @@ from .progress import ProgressBar as ProgressBar
 from .progress import ProgressFile as ProgressFile
 from .progress import ProgressLines as ProgressLines
 from .progress import Throughput as Throughput
+from .vitals import Vitals as Vitals

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from softgate import files
+from softgate.rounding import rounded
 
 
 class Throughput(Callback):
@@ -139,7 +140,7 @@ class ProgressLines(Callback):
             return
         values = trainer.callback_metrics
         known = {"loss": "train/loss", "val loss": "val/loss", "val acc": "val/acc"}
-        shown = [f"{name} {float(values[key]):.3g}" for name, key in known.items() if key in values]
+        shown = [f"{name} {rounded(float(values[key]))}" for name, key in known.items() if key in values]
         speed = values.get("train/images_per_second")
         shown += [] if speed is None else [f"{float(speed):,.0f} images/s"]
         left = self._pace.left(trainer)
@@ -190,7 +191,7 @@ class ProgressFile(Callback):
 
 
 def _rounded(value: Any) -> str | None:
-    return None if value is None else f"{float(value):.4g}"
+    return None if value is None else rounded(float(value))
 
 
 PROGRESS = "progress.json"
