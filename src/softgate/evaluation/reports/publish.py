@@ -49,8 +49,8 @@ def _write(found: Comparison, directory: Path) -> tuple[dict[str, Any], dict[str
     }
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
     files.write_csv(numbers, directory / "differences.csv")
-    tables["summary"].write_csv(directory / "summary.csv")
-    tables["timing"].write_csv(directory / "timing.csv")
+    for name in ("summary", "timing"):
+        files.write_csv(tables[name].records(), directory / f"{name}.csv", tables[name].heads)
     words = HydraConfig.get().overrides.task
     command = runs.command("evaluate.py", words)
     path = directory / "report.html"
