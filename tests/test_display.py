@@ -84,7 +84,6 @@ def test_sites_are_a_collection_by_place_and_by_name():
         assert sites[-1].kind == "relu"
         assert "body.2" in sites
         assert sites[1] in sites
-        assert sites[1].id in sites
         assert "body.9" not in sites
         with pytest.raises(sg.SoftgateError, match=r"sites\['body\.9'\].* nearest of 3 .*body\.2"):
             sites["body.9"]

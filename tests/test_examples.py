@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 SMALL = {
     "1-pullbacks-of-a-network": ["EPOCHS = 1"],
-    "2-your-own-training-loop": ["EPOCHS = 2"],
+    "2-your-own-training-loop": ["EPOCHS = 1"],
     "3-compare-two-arms": [
         "EPOCHS = 1",
         "MORE = ['trainer.limit_train_batches=2', 'trainer.limit_val_batches=1', 'data.size=16', 'callbacks=none']",
@@ -25,6 +25,7 @@ def executed(tmp_path, monkeypatch):
     """Runs a notebook in an empty folder, with other settings; gives its cells of code with their outputs."""
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "TORCH_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
@@ -45,6 +46,7 @@ def shown(cells, kind: str) -> list[str]:
     return [each.data[kind] for cell in cells for each in cell.outputs if kind in each.get("data", {})]
 
 
+@pytest.mark.slow
 def test_the_first_runs_without_weights_and_shows_pictures_and_the_coverage_table(executed):
     cells = executed("1-pullbacks-of-a-network")
     assert len(shown(cells, "image/png")) == 2
