@@ -58,9 +58,11 @@ class Ascent(Brief):
     def _repr_png_(self) -> bytes:
         from softgate.figures.ascent import ascent  # matplotlib, which nothing else here needs
 
-        parts = (self.image, self.difference, self.logits, self.predicted)
-        per_image = [part if self.image.dim() == 5 else part[:, None] for part in parts]
-        return png(ascent(*(part.detach().float().cpu().numpy() for part in per_image), self.bounds))
+        def drawn(part: Tensor) -> Any:
+            return (part if self.image.dim() == 5 else part[:, None]).detach().float().cpu().numpy()
+
+        shown = drawn(self.image), drawn(self.difference), drawn(self.logits), drawn(self.predicted)
+        return png(ascent(*shown, self.bounds))
 
 
 @checked

@@ -97,7 +97,9 @@ class SiteTable:
         from softgate.tables import Cell, Table  # rich, which no training loop needs
 
         covered = {True: Cell("yes"), False: Cell("NO", mark="worse")}
-        rows = [[site.name, str(site.kind), Cell(str(site.calls), site.calls), covered[site.covered]] for site in self]
+        rows: list[list[str | Cell]] = [
+            [site.name, str(site.kind), Cell(str(site.calls), site.calls), covered[site.covered]] for site in self
+        ]
         return Table(["call site", "kind", "calls", "covered"], rows, align="llrl")
 
     def find(self, key: str | int) -> Site:
