@@ -34,9 +34,14 @@ def ascent(
     axes = made.subplots(rows, 1 + 2 * columns, squeeze=False)
     low, high = bounds
     for row in range(rows):
-        shown = [((images[row, 0] - differences[row, 0] - low) / (high - low), f"image\n{int(predicted[row, 0, 0])}")]
+        shown = [
+            (
+                (images[row, 0] - differences[row, 0] - low) / (high - low),
+                f"image\npredicted: {int(predicted[row, 0, 0])}",
+            )
+        ]
         for k in range(columns):
-            shown.append(((images[row, k] - low) / (high - low), f"ascent\n{int(predicted[row, k, 1])}"))
+            shown.append(((images[row, k] - low) / (high - low), f"ascent\npredicted: {int(predicted[row, k, 1])}"))
             change = differences[row, k]
             ends = f"{logits[row, k, 0]:.3g} \u2192 {logits[row, k, -1]:.3g}"
             shown.append((0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-30), f"difference\n{ends}"))

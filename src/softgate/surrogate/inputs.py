@@ -46,8 +46,9 @@ def check_rule(rule: Any) -> None:
     if rule is None or isinstance(rule, Surrogate):
         return
     if isinstance(rule, str):
-        meant = [rule] if rule in NAMED else NAMED
-        made = ", ".join(f"Surrogate.{name}()" for name in meant)
+        if rule in NAMED:
+            raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, here Surrogate.{rule}(), or None.")
+        made = ", ".join(f"Surrogate.{name}()" for name in NAMED)
         raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, or None; by name there is: {made}.")
     hint = "Surrogate.from_dict(...)" if isinstance(rule, dict) else "Surrogate(gate=...)"
     raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, such as {hint}, or None.")
