@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import html
-import os
 import posixpath
 import re
 from pathlib import Path
@@ -145,8 +144,3 @@ def floors(diagram: str) -> str:
             lines.append(f"<div><strong>{html.escape(name.strip())}</strong> {html.escape(rest.strip())} {on}</div>")
         lines.append("</div></div>")
     return "\n".join([*lines, "</div>"])
-
-
-def on_pre_build(config: Any) -> None:
-    """Says to mkdocs-material that its yearly advertisement of other software is not wanted in a build's log."""
-    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
