@@ -17,8 +17,20 @@ SRC = ROOT / "src" / "softgate"
 
 FLOORS = (
     ("errors", "correlation", "rounding"),
-    ("files", "options", "targets", "quoting", "memory", "classes", "surrogate", "figures", "signals"),
-    ("sites", "data", "models", "tables", "locks"),
+    (
+        "files",
+        "options",
+        "targets",
+        "quoting",
+        "memory",
+        "classes",
+        "surrogate",
+        "figures",
+        "signals",
+        "tables",
+        "display",
+    ),
+    ("sites", "data", "models", "locks"),
     ("explainers",),
     ("grids", "metrics", "paths"),
     ("training",),

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
+from softgate import files
 from softgate.evaluation.reports import pages
 from softgate.tables import Cell, Table, cell
 
@@ -69,7 +70,7 @@ def test_markdown_keeps_its_columns_whatever_is_in_a_cell():
 
 
 def test_csv_has_the_value_where_a_cell_has_one(tmp_path):
-    table().write_csv(tmp_path / "a.csv")
+    files.write_csv(table().records(), tmp_path / "a.csv", table().heads)
     with (tmp_path / "a.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["arm", "top-1"], ["none", "0.8"], [NASTY, "0.912345"]]
     assert cell(0.123456) == Cell("0.123", 0.123456)

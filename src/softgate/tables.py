@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from html import escape
 from typing import Any, Literal
 
 from rich import box
@@ -14,7 +14,6 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from softgate import files
 from softgate.errors import printable
 from softgate.rounding import rounded
 
@@ -120,19 +119,31 @@ class Table:
         tabular = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", *head, *rows, r"\bottomrule", r"\end{tabular}"]
         return "\n".join([r"\begin{table}", r"\centering", *caption, *tabular, r"\end{table}"]) + "\n"
 
-    def write_csv(self, path: Path) -> None:
-        """Writes a CSV file under the heads, which must differ: values where cells have them, texts elsewhere."""
-        files.write_csv(
-            [
-                {
-                    head: cell.text if cell.value is None else cell.value
-                    for head, cell in zip(self.heads, row, strict=True)
-                }
-                for row in self.cells
-            ],
-            path,
-            self.heads,
+    def html(self) -> str:
+        """As a `<table>`, without the title; no cell is taken for markup."""
+        sides = [self._side(place) for place in range(len(self.heads))]
+        heads = "".join(f"<th{side}>{escape(head)}</th>" for head, side in zip(self.heads, sides, strict=True))
+        rows = (
+            "".join(
+                f"<td{side}{f' class={cell.mark}' if cell.mark else ''}>{escape(cell.text)}</td>"
+                for cell, side in zip(row, sides, strict=True)
+            )
+            for row in self.cells
         )
+        body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table>\n{f'<thead><tr>{heads}</tr></thead>' if self.headed else ''}<tbody>\n{body}\n</tbody></table>"
+
+    def _side(self, place: int) -> str:
+        """Where the words of a column stand, for pages of which the style is not ours, such as notebooks."""
+        left = self.align[place] == "l"
+        return f" style='text-align: {'left' if left else 'right'}'" if left or place == 0 else ""
+
+    def records(self) -> list[dict[str, float | str]]:
+        """For a CSV file, under the heads, which must differ: values where cells have them, texts elsewhere."""
+        return [
+            {head: cell.text if cell.value is None else cell.value for head, cell in zip(self.heads, row, strict=True)}
+            for row in self.cells
+        ]
 
 
 class Terminal(Console):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -55,10 +56,13 @@ def test_the_starter_folder_trains_as_it_is(monkeypatch, capfd, tmp_path, typed)
 
 @pytest.mark.slow
 def test_the_wheel_alone_trains_and_evaluates_in_an_empty_folder(tmp_path):
-    subprocess.run(["uv", "build", "--wheel", "--out-dir", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run(["uv", "build", "--out-dir", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        assert any(name.endswith("/src/softgate/py.typed") for name in archive.getnames())
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "softgate" / "conf" / "train.yaml").is_file()
+    for name in ("conf/train.yaml", "py.typed", "__init__.pyi"):
+        assert (tmp_path / "site" / "softgate" / name).is_file()
     entry = next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt"
     assert "softgate = softgate_start:main" in entry.read_text()
 

@@ -14,8 +14,10 @@ from softgate.explainers.base import classes
 from softgate.explainers.pullback import target_logits
 from softgate.sites.checks import graph
 from softgate.sites.inference import inner, reading_out
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def grad_cam(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False) -> Tensor:
     """Grad-CAM (arXiv 1610.02391) on the last feature map of the forward pass, enlarged to the image.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from softgate.errors import require
 from softgate.explainers.gradients import captum_attr
 from softgate.explainers.pullback import pullback
+from softgate.surrogate.inputs import check_rule
 from softgate.surrogate.rule import Surrogate
 
 _Attribution: Any = captum_attr().Attribution
@@ -30,6 +31,7 @@ class ExcitationPullback(_Attribution):  # type: ignore[misc]  # captum may be a
             f"ExcitationPullback: {type(forward_func).__name__} given; a torch.nn.Module is needed.",
         )
         super().__init__(forward_func)
+        check_rule(rule)
         self.rule = Surrogate() if rule is None else rule
 
     @_log_usage()  # type: ignore[untyped-decorator]  # captum's is untyped

@@ -96,7 +96,7 @@ def _let_go(copied: nn.Module) -> None:
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     sites = attached_sites(model)
-    with sites.use(None) if sites else nullcontext():
+    with sites.use(None) if sites is not None else nullcontext():
         out: Any = model(x.clone())  # which may normalise its input in place
     logits: Tensor = getattr(out, "logits", out)
     return logits

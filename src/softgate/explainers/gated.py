@@ -26,6 +26,7 @@ from softgate.sites.inference import inner, reading_out
 from softgate.sites.scales import channel_of
 from softgate.sites.sites import Sites
 from softgate.surrogate.functional import soft_pooling
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import POOLS, Kind
@@ -220,6 +221,7 @@ def _piece(z: Tensor, slope: float, offset: float) -> Tensor:
     return torch.full_like(z, offset) if abs(slope) < 1e-12 else slope * z + offset
 
 
+@checked
 def record(model: nn.Module, x: Tensor, rule: Surrogate | None = None, *, chunk: int | None = None) -> Gates:
     r"""The gates of every call site of a network on some images (paper, equations 1 and 21).
 
@@ -273,6 +275,7 @@ def chosen(model: nn.Module, sites: Sites, x: Tensor, rule: Surrogate | None) ->
     return active
 
 
+@checked
 def run(model: nn.Module, x: Tensor, gates: Gates, *, chunk: int | None = None) -> Tensor:
     r"""The network with given gates, :math:`M_\Lambda(x)` (paper, equation 4), biases and BatchNorm included.
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from softgate.display import Brief
 from softgate.errors import require
 from softgate.surrogate.windows import Window
 
 
-@dataclass(frozen=True)
-class SiteGates:
+@dataclass(frozen=True, repr=False)
+class SiteGates(Brief):
     """The gates of one call site; B images.
 
     Attributes:
@@ -54,8 +55,8 @@ class SiteGates:
         return (self.values.unsqueeze(-3) == places).float()
 
 
-@dataclass(frozen=True)
-class Gates:
+@dataclass(frozen=True, repr=False)
+class Gates(Brief):
     """The gates of a network on some images, which `softgate.paths.run` runs it with.
 
     Attributes:

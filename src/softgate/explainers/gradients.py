@@ -20,6 +20,7 @@ from softgate.explainers.noise import draws
 from softgate.explainers.pullback import pull, pullback, require_classes
 from softgate.sites.inference import inner, reading_out
 from softgate.surrogate import gates, pools
+from softgate.surrogate.inputs import check_rule, checked
 from softgate.surrogate.rule import Surrogate
 
 
@@ -35,10 +36,15 @@ class Pullback:
     rule: Surrogate | None = field(default_factory=Surrogate)
     centred: bool = False
 
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+
+    @checked
     def __call__(self, model: nn.Module, x: Tensor, target: Any) -> Tensor:
         """The pullback [B, C, H, W]."""
         return pullback(model, x, classes(x, target), self.rule, centred=self.centred)
 
+    @checked
     def all(self, model: nn.Module, x: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Maps [B, K, C, H, W] of K classes from one forward pass, and the logits [B, classes]."""
         model = inner(model)
@@ -53,6 +59,7 @@ ExcitationPullback = Pullback
 """The paper's name for the pullback under soft gates."""
 
 
+@checked
 def gradient(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False) -> Tensor:
     """The input gradient of the target logit.
 
@@ -70,6 +77,7 @@ def leaky_rule(slope: float = 0.3) -> Surrogate:
     return Surrogate(gate=gates.Leaky(slope=slope), pool=pools.Hard())
 
 
+@checked
 def leaky_backward(model: nn.Module, x: Tensor, target: Any, slope: float = 0.3, *, centred: bool = False) -> Tensor:
     """The pullback under leaky gates (ProxyGrad, arXiv 2410.16958); max pools keep their true gradient.
 
@@ -83,6 +91,7 @@ def leaky_backward(model: nn.Module, x: Tensor, target: Any, slope: float = 0.3,
     return pullback(model, x, classes(x, target), leaky_rule(slope), centred=centred)
 
 
+@checked
 def smoothgrad(
     model: nn.Module,
     x: Tensor,
@@ -115,6 +124,7 @@ def smoothgrad(
     return maps / samples
 
 
+@checked
 def input_x_gradient(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False) -> Tensor:
     """Input times gradient, by captum.
 
@@ -127,6 +137,7 @@ def input_x_gradient(model: nn.Module, x: Tensor, target: Any, *, centred: bool 
     return _captum("InputXGradient", model, x, target, centred)
 
 
+@checked
 def integrated_gradients(
     model: nn.Module, x: Tensor, target: Any, steps: int = 32, baseline: Tensor | float = 0.0, *, centred: bool = False
 ) -> Tensor:

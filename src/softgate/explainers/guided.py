@@ -15,9 +15,11 @@ from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import RELU_NODES, nodes_between
 from softgate.sites.forward import State
 from softgate.sites.inference import inner, reading_out
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.selection import Kind
 
 
+@checked
 def guided_backprop(model: nn.Module, x: Tensor, target: Any, *, centred: bool = False) -> Tensor:
     """Guided backpropagation (arXiv 1412.6806): every ReLU passes on what is positive of the gradient only.
 

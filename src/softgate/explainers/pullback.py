@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from softgate import memory
+from softgate.display import Brief, png
 from softgate.errors import is_whole, require
 from softgate.sites.inference import inner, reading_out
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 Target = int | Sequence[int] | Tensor
@@ -33,23 +35,37 @@ NO_IMAGE = "x has no image: images [B, C, H, W] with B >= 1 are needed."
 _Part = TypeVar("_Part")
 
 
-@dataclass(frozen=True)
-class Ascent:
+@dataclass(frozen=True, repr=False)
+class Ascent(Brief):
     """What `ascend` returns. K is absent where one target per image was given.
+
+    A notebook shows it as a picture: the first images, each perturbed and what was added to it.
 
     Attributes:
         image: [B, (K,) C, H, W] the perturbed images.
         difference: [B, (K,) C, H, W] perturbed minus original.
         logits: [B, (K,) steps + 1] the target logit before each step and at the end.
         predicted: [B, (K,) 2] the class the model predicts before the first step and at the end.
+        bounds: Least and greatest pixel value.
     """
 
     image: Tensor
     difference: Tensor
     logits: Tensor
     predicted: Tensor
+    bounds: tuple[float, float] = (-1.0, 1.0)
+
+    def _repr_png_(self) -> bytes:
+        from softgate.figures.ascent import ascent  # matplotlib, which nothing else here needs
+
+        def drawn(part: Tensor) -> Any:
+            return (part if self.image.dim() == 5 else part[:, None]).detach().float().cpu().numpy()
+
+        shown = drawn(self.image), drawn(self.difference), drawn(self.logits), drawn(self.predicted)
+        return png(ascent(*shown, self.bounds))
 
 
+@checked
 def pullback(
     model: nn.Module,
     x: Tensor,
@@ -89,6 +105,7 @@ def pullback(
     return rows if many else rows[:, 0]
 
 
+@checked
 def ascend(
     model: nn.Module,
     x: Tensor,
@@ -169,9 +186,11 @@ def ascend(
         difference.view(*shape, *x.shape[1:]),
         path.view(*shape, steps + 1),
         predicted.view(*shape, 2),
+        (float(low), float(high)),
     )
 
 
+@checked
 def predict(model: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     """The logits [B, classes] of images, in eval mode, without a graph; in chunks as in `pullback`."""
     model = inner(model)
@@ -240,6 +259,7 @@ def project(image: Tensor, origin: Tensor, radius: float) -> Tensor:
 def _targets(x: Tensor, target: Target) -> tuple[Tensor, bool]:
     """The targets as [B, K], and whether several per image were asked for."""
     require(x.dim() == 4, f"x of shape {tuple(x.shape)}: images [B, C, H, W] are needed.")
+    require(x.is_floating_point(), f"x of {x.dtype}: floating-point images, as the model takes them, are needed.")
     size = x.shape[0]
     kind = "an int, a [B] tensor, a [B, K] tensor or a list of classes"
     require(size > 0, NO_IMAGE)

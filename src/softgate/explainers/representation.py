@@ -23,17 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softgate.display import Brief
 from softgate.errors import SoftgateError, require
 from softgate.explainers.gated import Gated, Recorder, chosen, run_affine
 from softgate.explainers.gates import Gates
 from softgate.explainers.pullback import Target, _targets, target_logits
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 
-@dataclass(frozen=True)
-class Readout:
+@dataclass(frozen=True, repr=False)
+class Readout(Brief):
     """What a network says about images. K is absent for one target per image.
 
     Attributes:
@@ -49,6 +51,7 @@ class Readout:
     represented: Tensor
 
 
+@checked
 def representation(
     model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None, *, centred: bool = False
 ) -> Tensor:
@@ -74,6 +77,7 @@ def representation(
     return read(model, x, target, rule, centred=centred).represented
 
 
+@checked
 def read(
     model: nn.Module, x: Tensor, target: Target, rule: Surrogate | None = None, *, centred: bool = False
 ) -> Readout:

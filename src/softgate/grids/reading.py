@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from softgate.display import Brief, png
 from softgate.errors import require, unknown
 from softgate.explainers.folding import folding
 from softgate.explainers.pullback import ascend, predict, pullback, size_factor
 from softgate.grids.drawing import Block, pullback_grid
 from softgate.rounding import rounded
 from softgate.sites.inference import inner
+from softgate.surrogate.inputs import check_rule, checked
 from softgate.surrogate.rule import Surrogate
 
 KINDS = ("raw", "ascent")
@@ -37,8 +39,8 @@ Explainer = Callable[[nn.Module, Tensor, Any], Tensor]
 """(model, x [B, C, H, W], target) -> [B, C, H, W]."""
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(Brief):
     """What one rule shows: B images, K targets.
 
     Attributes:
@@ -57,8 +59,8 @@ class Reading:
     predicted: Tensor
 
 
-@dataclass(frozen=True)
-class Grid:
+@dataclass(frozen=True, repr=False)
+class Grid(Brief):
     """A grid that was read out; all tensors on the CPU.
 
     Attributes:
@@ -115,6 +117,9 @@ class Grid:
             image_captions=[[self.names[c]] for c in self.predicted],
             footer=self._footer(),
         )
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture())
 
     def table(self) -> list[dict[str, Any]]:
         """One row for each cell: read-out, image, its class, target, target logit before and after, flip.
@@ -193,6 +198,7 @@ class Grid:
         )
 
 
+@checked
 def read(
     model: nn.Module,
     x: Tensor,
@@ -254,6 +260,8 @@ def read(
     require(len(targets) > 0 and len(rules) > 0, "targets and rules: at least one of each is needed.")
     for name, rule in rules.items():
         require(_is_rule(rule) or kind == "raw", f"kind={kind}: the read-out '{name}' is no rule; kind=raw is needed.")
+        if not callable(rule):
+            check_rule(rule)
     model = inner(model)
     with folding(model, x) as folded:
         logits = predict(folded, x, chunk=chunk)

@@ -19,6 +19,7 @@ from softgate.correlation import bootstrap_weights
 from softgate.errors import SoftgateWarning, require
 from softgate.explainers.pullback import require_logits
 from softgate.sites.inference import reading_out
+from softgate.surrogate.inputs import checked
 
 
 class ProbeMetric(Metric):
@@ -46,7 +47,7 @@ class ProbeMetric(Metric):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "update" in vars(cls):
-            cls.update = _of_images(cls.update)  # type: ignore[method-assign]  # each subclass has its own arguments
+            cls.update = checked(_of_images(cls.update))  # type: ignore[method-assign]  # each subclass has its own arguments
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from softgate import memory, metrics
+from softgate.display import Brief
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites, require
 from softgate.explainers.gradients import Pullback
 from softgate.explainers.representation import read
@@ -86,8 +87,8 @@ class Score(NamedTuple):
 NONE = Score(math.nan, math.nan, math.nan)
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, repr=False)
+class Probe(Brief):
     """The images that a network is measured on.
 
     Args:

@@ -23,6 +23,7 @@ from softgate.metrics.blur import blur
 from softgate.metrics.randomization import randomized
 from softgate.metrics.smoothness import high_frequency
 from softgate.sites.inference import inner
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 LEAK = 0.1
@@ -106,6 +107,7 @@ class RandomWeights:
         return self.explainer(self._made[1], x, target)
 
 
+@checked
 def standard(rule: Surrogate, images: Tensor, passes: int = 10) -> Mapping[str, Explainer]:
     """The explainers of a control table, by name: the gradient, the pullback, and what they must be held against.
 

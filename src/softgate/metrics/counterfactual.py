@@ -13,11 +13,13 @@ from softgate.errors import require
 from softgate.explainers.base import Explainer
 from softgate.explainers.pullback import project, unit
 from softgate.metrics.base import ProbeMetric, finite, flat, logits
+from softgate.surrogate.inputs import checked
 
 REFERENCE_SIZE = 3 * 224 * 224
 """Numbers in an image of the size for which the paper's step and radius are meant."""
 
 
+@checked
 def counterfactuals(
     explainer: Explainer,
     model: nn.Module,

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from softgate.errors import require
 from softgate.metrics.base import ProbeMetric, cosine, finite, flat
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def data_alignment(maps: Tensor, x: Tensor) -> Tensor:
     r""":math:`\langle x, v \rangle / \|v\|` for each image, in units of the input's L2 norm.
 
@@ -26,6 +28,7 @@ def data_alignment(maps: Tensor, x: Tensor) -> Tensor:
     return found
 
 
+@checked
 def mean_alignment(maps: Tensor, x: Tensor, means: Tensor) -> Tensor:
     r""":math:`\cos(v_c, \mu_c - x)` for each image.
 

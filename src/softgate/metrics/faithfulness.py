@@ -12,8 +12,10 @@ from softgate.explainers.base import Explainer
 from softgate.explainers.noise import generators
 from softgate.metrics.base import ProbeMetric, cosine, finite, logits
 from softgate.metrics.blur import blur
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def infidelity(products: Tensor, changes: Tensor) -> Tensor:
     r""":math:`1 - \cos^2(\langle v, I_j \rangle_j, (f(x) - f(x - I_j))_j)` for each image.
 
@@ -98,6 +100,7 @@ def _centred(outputs: Tensor, target: Tensor) -> Tensor:
     return outputs.gather(1, target[:, None])[:, 0] - outputs.mean(1)
 
 
+@checked
 def removal_curve(model: nn.Module, x: Tensor, baseline: Tensor, order: Tensor, target: Tensor, steps: int) -> Tensor:
     """The target's probability while pixels are replaced by the baseline's, in a given order.
 
@@ -179,6 +182,7 @@ class InsertionDeletion(ProbeMetric):
         self.add(rows.masked_fill(flat[:, None], torch.nan), finite(maps, *curves))
 
 
+@checked
 def pullback_accuracy(maps: Tensor, x: Tensor, outputs: Tensor) -> Tensor:
     r"""1 where :math:`argmax_c \langle x, v_c \rangle` is the model's prediction, else 0, for each image.
 

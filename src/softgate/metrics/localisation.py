@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from softgate.errors import require
 from softgate.explainers.base import Explainer
 from softgate.metrics.base import ProbeMetric, finite, logits
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def mosaics(images: Tensor, labels: Tensor, side: int = 2, count: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Square mosaics of images of distinct classes, drawn at random.
 
@@ -44,6 +46,7 @@ def mosaics(images: Tensor, labels: Tensor, side: int = 2, count: int = 16, seed
     return torch.stack(made), torch.tensor(named, device=labels.device)
 
 
+@checked
 def grid_pointing(maps: Tensor, x: Tensor, side: int) -> Tensor:
     r"""Share of :math:`(v \cdot x)^+` in each target's own cell.
 

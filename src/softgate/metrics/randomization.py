@@ -16,6 +16,7 @@ from softgate.sites.calibration import calibrate
 from softgate.sites.inference import inner
 from softgate.sites.scales import scales_of
 from softgate.sites.sites import attached_sites
+from softgate.surrogate.inputs import checked
 
 LEVELS = ("head", "top", "all")
 _Norm = nn.modules.batchnorm._BatchNorm
@@ -31,6 +32,7 @@ def ranks(values: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+@checked
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation of absolute maps, for each image.
 
@@ -46,6 +48,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
     return cosine(da, db)
 
 
+@checked
 def randomized(model: nn.Module, level: str, images: Tensor, seed: int = 0) -> nn.Module:
     """A copy of a network with some of its weights drawn anew, its BatchNorm statistics and scales re-estimated.
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from softgate.correlation import memberships, pearson, pearson_within
 from softgate.metrics.base import ProbeMetric, finite
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def representation_error(logit: Tensor, represented: Tensor) -> Tensor:
     r""":math:`|f - f_\Lambda| / |f|` for each image.
 
@@ -48,6 +50,7 @@ class RepresentationError(ProbeMetric):
         self.add(representation_error(logit, represented), finite(logit, represented))
 
 
+@checked
 def kernel_agreement(logit: Tensor, represented: Tensor, labels: Tensor | None = None) -> Tensor:
     r"""The Pearson correlation over images of :math:`f_c` and :math:`f_{\Gamma,c}`.
 

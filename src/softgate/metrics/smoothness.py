@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from softgate.metrics.base import ProbeMetric, finite, flat
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def total_variation(maps: Tensor) -> Tensor:
     r"""Sum of absolute differences of neighbouring pixels, divided by :math:`\|v\|_1`, for each image.
 
@@ -56,6 +58,7 @@ def _power(maps: Tensor) -> tuple[Tensor, Tensor]:
     return power, (rows[:, None].square() + columns[None, :].square()).sqrt()
 
 
+@checked
 def high_frequency(maps: Tensor, cutoff: float = CUTOFF) -> Tensor:
     """Share of each map's spectral power at more than `cutoff` cycles per pixel.
 
@@ -70,6 +73,7 @@ def high_frequency(maps: Tensor, cutoff: float = CUTOFF) -> Tensor:
     return (power * (frequency > cutoff)).sum((1, 2)) / power.sum((1, 2))
 
 
+@checked
 def spectral_slope(maps: Tensor) -> Tensor:
     """Slope of log power over log frequency: least squares over rings one cycle per image wide, without the mean.
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from softgate.metrics.base import ProbeMetric, finite, flat
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def target_specificity(maps: Tensor) -> Tensor:
     r"""Mean of :math:`|\cos(v_c, v_{c'})|` over pairs of targets, for each image.
 
@@ -24,6 +26,7 @@ def target_specificity(maps: Tensor) -> Tensor:
     return (grams.sum((1, 2)) - count) / (count * (count - 1))
 
 
+@checked
 def input_specificity(maps: Tensor, labels: Tensor) -> Tensor:
     r"""Mean of :math:`|\cos(v_c(x_i), v_c(x_j))|` over pairs of images of one class c, each read out for it.
 

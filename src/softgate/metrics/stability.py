@@ -11,8 +11,10 @@ from softgate.errors import require
 from softgate.explainers.base import Explainer
 from softgate.explainers.noise import draws
 from softgate.metrics.base import ProbeMetric, cosine, finite, flat, logits
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def noise_cosine(maps: Tensor, noisy: Tensor) -> Tensor:
     r"""Mean over draws of :math:`\cos(v(x), v(x + \eta_j))` for each image.
 
@@ -66,6 +68,7 @@ class NoiseCosine(ProbeMetric):
         self.add(noise_cosine(maps, noisy), finite(maps, noisy.transpose(0, 1), logits(model, x)))
 
 
+@checked
 def max_sensitivity(maps: Tensor, noisy: Tensor) -> Tensor:
     r""":math:`\max_j \|v(x + d_j) - v(x)\| / \|v(x)\|` for each image.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softgate.display import Brief
 from softgate.errors import require
 from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.packing import Bytes, SiteLayout
@@ -38,8 +39,8 @@ class Agreement:
     kappa: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Brief):
     """Every pair of moments of a recording; S moments, N images.
 
     Attributes:

@@ -28,6 +28,7 @@ from softgate.sites.calls import ActivationCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
 from softgate.surrogate.functional import RELU
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 PAIRS = 32
@@ -63,6 +64,7 @@ def _activations(x: Tensor, name: str) -> Scaled:
     return x
 
 
+@checked
 def kernel(
     model: nn.Module,
     x: Tensor,
@@ -155,6 +157,7 @@ def _pairs(rows: int, columns: int, symmetric: bool, count: int) -> Iterator[tup
     yield from ((part[0], part[1]) for part in torch.split(every, count, 1))
 
 
+@checked
 def product_kernel(x: Tensor, gates: Gates, x2: Tensor, gates2: Gates) -> tuple[Tensor, Tensor]:
     r"""The paper's equation 23 as written, :math:`\langle x, x' \rangle \prod_\ell \langle \lambda, \lambda' \rangle`.
 

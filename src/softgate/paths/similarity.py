@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softgate.errors import require
+from softgate.surrogate.inputs import checked
 
 
+@checked
 def cosine_kernel(sign: Tensor, log: Tensor) -> Tensor:
     """K(x, x') / sqrt(K(x, x) K(x', x')) of a kernel [N, N] in log space; an image with no path is like itself only."""
     half = log.diagonal() / 2
@@ -26,6 +28,7 @@ def centred(kernel: Tensor) -> Tensor:
     return rows - rows.mean(1, keepdim=True)
 
 
+@checked
 def cka(a: Tensor, b: Tensor, debiased: bool = False) -> float:
     """Centred kernel alignment of two kernels [N, N] (Cortes et al. 2012; Kornblith et al., arXiv 1905.00414).
 
@@ -56,11 +59,13 @@ def _unbiased(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - mixed)
 
 
+@checked
 def label_alignment(kernel: Tensor, labels: Tensor, debiased: bool = False) -> float:
     """`cka` of a kernel [N, N] with the one that says whether two images [N] are of one class."""
     return cka(kernel, (labels[:, None] == labels[None, :]).double(), debiased)
 
 
+@checked
 def kernel_accuracy(kernel: Tensor, labels: Tensor, folds: int = 5, ridge: float = 1e-3, seed: int = 0) -> float:
     """Cross-validated accuracy of kernel ridge regression on the classes.
 

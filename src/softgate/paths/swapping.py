@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from softgate.correlation import bootstrap_weights, memberships, pearson, pearson_within
+from softgate.display import Brief
 from softgate.errors import require
 from softgate.explainers.gated import check_affine, record, run_attached
 from softgate.explainers.gates import Gates
@@ -33,8 +34,8 @@ LEVELS = 256
 """Steps of a soft gate that are told apart in predicting a hard one."""
 
 
-@dataclass
-class Swaps:
+@dataclass(repr=False)
+class Swaps(Brief):
     """Values of f for every pair of moments; S moments, N images. f is the logit of the image's class, centred.
 
     Attributes:

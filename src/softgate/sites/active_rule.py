@@ -5,12 +5,11 @@ The machinery of `softgate.sites`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from softgate.errors import SoftgateError
 from softgate.surrogate import gates, pools
+from softgate.surrogate.inputs import check_rule
 from softgate.surrogate.rule import Surrogate
 
 
@@ -124,9 +123,3 @@ class ActiveRule:
         """Whether the rule in force asks for a call site, wherever it stands in the forward pass."""
         select = None if self.rule is None else self.rule.sites
         return select is None or select.everything or select.admits(name, kind, select.depth[0])
-
-
-def check_rule(rule: Any) -> None:
-    """Raises `SoftgateError` for what is neither a rule nor None."""
-    if rule is not None and not isinstance(rule, Surrogate):
-        raise SoftgateError(f"rule={rule!r}: a softgate.Surrogate is needed, such as Surrogate(gate=...), or None.")

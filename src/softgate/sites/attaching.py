@@ -8,9 +8,11 @@ from torch import nn
 
 from softgate.errors import SoftgateError
 from softgate.sites.sites import Sites, attached_sites
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 
+@checked
 def attach(
     model: nn.Module,
     rule: Surrogate | None,
@@ -46,6 +48,7 @@ def attach(
     return Sites(model, rule, share=share, strict=strict, methods=methods)
 
 
+@checked
 def detach(model: nn.Module) -> None:
     """Undoes `attach` on a model whose `Sites` are not at hand, for example on a deep copy.
 

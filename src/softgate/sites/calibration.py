@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from softgate.errors import SoftgateError, require
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.scales import follow, scales_of
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
 
 
+@checked
 def calibrate(
     model: nn.Module, loader: Iterable[Any], rule: Surrogate | None = None, batches: int | None = None
 ) -> dict[str, Tensor]:
@@ -64,6 +66,7 @@ def calibrate(
     return {name: scale.variance.sqrt() for name, scale in scales.items()}
 
 
+@checked
 def follow_scales(average: nn.Module, model: nn.Module) -> None:
     """Has a moving average of a model's weights read the model's per-channel scales, now and as they go on.
 

@@ -26,6 +26,7 @@ from softgate.sites.randomness import generator_states, own_random_numbers
 from softgate.sites.scales import SCALES, channel_of, scales_of
 from softgate.sites.sharing_copy import sharing_copy
 from softgate.sites.sites import Sites, attached_sites
+from softgate.surrogate.inputs import checked
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.schedule import Schedule
@@ -64,6 +65,7 @@ class SiteDiagnosis:
     dead_units: tuple[int, ...] = ()
 
 
+@checked
 def diagnose(model: nn.Module, x: Tensor, target: Tensor | Loss, rule: Surrogate) -> list[SiteDiagnosis]:
     """Compares the gradient under a rule with the true gradient at every call site, on one batch.
 
@@ -217,9 +219,9 @@ def _looking(model: nn.Module, rule: Surrogate) -> Iterator[Sites]:
     """Runs the block with a copy of the model, eagerly and with gradients on; one that cannot be copied is put back."""
     attached, copy = attached_sites(model), sharing_copy(model, training=True)
     if copy is None:
-        sites = attached or Sites(model, rule)
+        sites = Sites(model, rule) if attached is None else attached
     else:
-        sites = attached.on_copy(copy, rule) if attached else Sites(copy, rule)
+        sites = attached.on_copy(copy, rule) if attached is not None else Sites(copy, rule)
         copy.__dict__.pop(SCALES, None)  # those of the model stay as they are
         sites.scales.load_state_dict(scales_of(model).state_dict())
     kept = sites.scales.state_dict()

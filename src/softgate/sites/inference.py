@@ -54,7 +54,7 @@ def reading_out(model: nn.Module, rule: Surrogate | None, *, differentiable: boo
 @contextmanager
 def _on_copy(model: nn.Module, copy: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
     attached = attached_sites(model)
-    sites = attached.on_copy(copy, rule) if attached else Sites(copy, rule, discover=_needs_discovery(rule))
+    sites = attached.on_copy(copy, rule) if attached is not None else Sites(copy, rule, discover=_needs_discovery(rule))
     try:
         yield sites
     finally:
@@ -70,7 +70,7 @@ _ONE_AT_A_TIME = threading.RLock()
 def _in_place(model: nn.Module, rule: Surrogate | None) -> Iterator[Sites]:
     with _ONE_AT_A_TIME:
         attached = attached_sites(model)
-        sites = attached or Sites(model, rule, discover=_needs_discovery(rule))
+        sites = Sites(model, rule, discover=_needs_discovery(rule)) if attached is None else attached
         training = [module for module in model.modules() if module.training]
         try:
             for module in training:

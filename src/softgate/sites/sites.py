@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from html import escape
 from typing import Any
 
 import torch
@@ -38,14 +39,16 @@ from softgate.sites.checks import (
 from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, entered, running
 from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
-from softgate.sites.table import Site, SiteTable
+from softgate.sites.table import Site, SiteCollection, SiteTable
 from softgate.sites.tracing import in_order, opaque_parts, trace
 from softgate.sites.writes import avoid_inplace, overwritten
 from softgate.surrogate.rule import Surrogate
 
 
-class Sites:
-    """The call sites of one model, from `attach` until `detach`.
+class Sites(SiteCollection):
+    """The call sites of one model, from `attach` until `detach`: a collection of `Site`, by place and by name.
+
+    `len(sites)`, `for site in sites`, `sites["layer1.0.relu"]`, `sites[0]`; a notebook shows the coverage table.
 
     Attributes:
         model: The model.
@@ -176,6 +179,16 @@ class Sites:
     def table(self) -> list[Site]:
         """Every call site known so far, in the order of the forward pass."""
         return list(self._table)
+
+    def __repr__(self) -> str:
+        state = "attached" if self.attached else "detached"
+        return f"Sites({type(self.model).__name__}, {state}, {self._table.summary()}, rule={self.rule!r})"
+
+    def _repr_html_(self) -> str:
+        rule = "none: the true gradient" if self.rule is None else repr(self.rule)
+        words = [f"rule: {rule}"] + [f"with a gradient of its own under every rule: {each}" for each in self.unaffected]
+        lines = "".join(f"<br>{escape(each)}" for each in [self._table.summary(), *words])
+        return f"{self._table.listed().html()}<p>{escape(type(self.model).__name__)}{lines}</p>"
 
     def count(self, kind: str = "relu") -> int:
         """How many call sites of a kind are covered."""

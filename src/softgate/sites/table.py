@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
+from softgate.errors import SoftgateError
 from softgate.sites.calls import SiteId
+
+if TYPE_CHECKING:
+    from softgate.tables import Table
 
 
 @dataclass
@@ -78,6 +84,66 @@ class SiteTable:
         for site in self:
             covered = "yes" if site.covered else "NO"
             lines.append(f"{site.name:<{width}}  {site.kind:<{kinds}}  {site.calls:>6}  {covered}")
+        return "\n".join([*lines, self.summary()])
+
+    def summary(self) -> str:
+        """How many are covered, by kind, in a line."""
         counts = Counter(str(site.kind) for site in self if site.covered)
         summed = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
-        return "\n".join([*lines, f"{sum(counts.values())} of {len(self)} covered: {summed}"])
+        return f"{sum(counts.values())} of {len(self)} covered: {summed}"
+
+    def listed(self) -> Table:
+        """The call sites as a table."""
+        from softgate.tables import Cell, Table  # rich, which no training loop needs
+
+        covered = {True: Cell("yes"), False: Cell("NO", mark="worse")}
+        rows: list[list[str | Cell]] = [
+            [site.name, str(site.kind), Cell(str(site.calls), site.calls), covered[site.covered]] for site in self
+        ]
+        return Table(["call site", "kind", "calls", "covered"], rows, align="llrl")
+
+    def find(self, key: str | int) -> Site:
+        """The call site of a name or a place.
+
+        Raises:
+            SoftgateError: If there is none of that name.
+            IndexError: If there is none at that place.
+        """
+        every = list(self)
+        if not isinstance(key, str):
+            return every[key]
+        found = next((site for site in every if site.name == key), None)
+        if found is None:
+            near = get_close_matches(key, [site.name for site in every], n=3) or [site.name for site in every[:3]]
+            raise SoftgateError(
+                f"sites[{key!r}]: there is no such call site; the nearest of {len(every)} in sites.report(): "
+                f"{', '.join(near)}."
+            )
+        return found
+
+
+class SiteCollection:
+    """What a table of call sites is to a user: a collection, by place and by name."""
+
+    _table: SiteTable
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __bool__(self) -> bool:
+        return True  # also where no call site is known yet
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._table)
+
+    def __contains__(self, site: object) -> bool:
+        return any(site in (each, each.name) for each in self._table)
+
+    def __getitem__(self, key: str | int) -> Site:
+        """The call site of a name, or of a place in the order of the forward pass.
+
+        Raises:
+            SoftgateError: If there is none of that name.
+            IndexError: If there is none at that place.
+        """
+        return self._table.find(key)

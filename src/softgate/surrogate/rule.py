@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -24,7 +24,33 @@ from softgate.surrogate.selection import Select
 SCALES = ("global", "channel")
 GAINS = ("raw", "unit_rms", "matched")
 
+NAMED = (
+    "excitation",
+    "excitation_matched",
+    "excitation_unit_rms",
+    "nelu",
+    "none",
+    "normal_cdf",
+    "proxy",
+    "random_gate",
+    "shuffled_gate",
+    "softsign",
+    "sugar",
+)
+"""The choices of `surrogate=` in configs; each is a constructor of `Surrogate` by the same name."""
+
 _Part = TypeVar("_Part", gates.Gate, pools.Pool)
+
+
+class Options(TypedDict, total=False):
+    """What every rule shares; see `Surrogate`."""
+
+    scale: str
+    gain: str
+    mix: float
+    sites: Select
+    schedule: Schedule
+    strict: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,74 @@ class Surrogate:
         # Found here and kept: a compiled backward pass cannot integrate.
         if self.gain == "unit_rms":
             object.__setattr__(self, "_gain", _rms_gain(self.gate, self.mix))
+
+    # -- the rules that configs call by name: `surrogate=excitation` is `Surrogate.excitation()` --
+
+    @classmethod
+    def excitation(
+        cls, temperature: float = 0.3, pool_temperature: float | None = None, **options: Unpack[Options]
+    ) -> Surrogate:
+        """Excitation pullbacks: sigmoid(z / T) at ReLUs, softmax(x / T) at max pools (paper 4.2, Listing 1).
+
+        Args:
+            temperature: T > 0, in units of the pre-activation.
+            pool_temperature: That of max pools, where it is another.
+            options: What every rule shares: scale, gain, mix, sites, schedule, strict.
+        """
+        pool = pools.LSE(temperature if pool_temperature is None else pool_temperature)
+        return cls(gates.Sigmoid(temperature), pool, **options)
+
+    @classmethod
+    def excitation_matched(cls, temperature: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """`excitation` with gain="matched": at each call site the norm of the true gradient, for each example."""
+        return replace(cls.excitation(temperature, **options), gain="matched")
+
+    @classmethod
+    def excitation_unit_rms(cls, temperature: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """`excitation` with gain="unit_rms": the gradient's energy kept for z ~ N(0, 1)."""
+        return replace(cls.excitation(temperature, **options), gain="unit_rms")
+
+    @classmethod
+    def normal_cdf(
+        cls, temperature: float = 0.6, pool_temperature: float = 0.3, **options: Unpack[Options]
+    ) -> Surrogate:
+        """Phi(z / T) at ReLUs, softmax(x / pool_temperature) at max pools."""
+        return cls(gates.NormalCDF(temperature), pools.LSE(pool_temperature), **options)
+
+    @classmethod
+    def softsign(cls, temperature: float = 0.3, pool_temperature: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """(1 + z / (T + abs(z))) / 2 at ReLUs, softmax(x / pool_temperature) at max pools."""
+        return cls(gates.Softsign(temperature), pools.LSE(pool_temperature), **options)
+
+    @classmethod
+    def sugar(cls, alpha: float = 1.67, **options: Unpack[Options]) -> Surrogate:
+        """SUGAR's B-SiLU gates (arXiv 2505.22074); max pools keep their true gradient, as published."""
+        return cls(gates.BSiLU(alpha), pools.Hard(), **options)
+
+    @classmethod
+    def nelu(cls, alpha: float = 0.05, **options: Unpack[Options]) -> Surrogate:
+        """SUGAR's NeLU gates (arXiv 2505.22074), negative below zero; max pools keep their true gradient."""
+        return cls(gates.NeLU(alpha), pools.Hard(), **options)
+
+    @classmethod
+    def proxy(cls, slope: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """ProxyGrad's leaky gates (arXiv 2410.16958), `slope` below zero; max pools keep their true gradient."""
+        return cls(gates.Leaky(slope), pools.Hard(), **options)
+
+    @classmethod
+    def random_gate(cls, temperature: float = 0.3, seed: int = 0, **options: Unpack[Options]) -> Surrogate:
+        """A control: sigmoid(u / T) with u ~ N(0, 1) drawn once for each unit, whatever the input."""
+        return cls(gates.Random(temperature=temperature, seed=seed), pools.LSE(temperature), **options)
+
+    @classmethod
+    def shuffled_gate(cls, temperature: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """A control: every example gets the excitation gates of another one of its batch."""
+        return cls(gates.Shuffled(temperature), pools.LSE(temperature), **options)
+
+    @classmethod
+    def none(cls, **options: Unpack[Options]) -> Surrogate:
+        """The true gradient: hard gates everywhere, the arm that every comparison needs."""
+        return cls(gates.Hard(), pools.Hard(), **options)
 
     @property
     def softens_relu(self) -> bool:

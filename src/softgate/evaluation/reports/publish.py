@@ -51,9 +51,9 @@ def _write(found: Comparison, directory: Path, figures: FiguresConfig) -> tuple[
     }
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
     files.write_csv(numbers, directory / "differences.csv")
-    tables["summary"].write_csv(directory / "summary.csv")
-    tables["timing"].write_csv(directory / "timing.csv")
-    comparison.classes(found).write_csv(directory / "classes.csv")
+    written = {"summary": tables["summary"], "timing": tables["timing"], "classes": comparison.classes(found)}
+    for name, table in written.items():
+        files.write_csv(table.records(), directory / f"{name}.csv", table.heads)
     words = HydraConfig.get().overrides.task
     command = runs.command("evaluate.py", words)
     path = directory / "report.html"
