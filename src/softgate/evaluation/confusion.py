@@ -166,7 +166,8 @@ class Confusion:
             directory / "confusion.csv",
             heads,
         )
-        self.classes().write_csv(directory / "classes.csv")
+        classes = self.classes()
+        files.write_csv(classes.records(), directory / "classes.csv", classes.heads)
         figures.save(self.chart(title), directory / "confusion.png")
 
 

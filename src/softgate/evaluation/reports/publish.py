@@ -51,8 +51,8 @@ def _write(found: Comparison, directory: Path, figures: FiguresConfig) -> tuple[
     }
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
     files.write_csv(numbers, directory / "differences.csv")
-    written = {"summary": tables["summary"], "timing": tables["timing"], "classes": comparison.classes(found)}
-    for name, table in written.items():
+    listed = {"summary": tables["summary"], "timing": tables["timing"], "classes": comparison.classes(found)}
+    for name, table in listed.items():
         files.write_csv(table.records(), directory / f"{name}.csv", table.heads)
     words = HydraConfig.get().overrides.task
     command = runs.command("evaluate.py", words)
