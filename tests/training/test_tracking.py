@@ -20,7 +20,7 @@ def records(tmp_path_factory) -> list[Any]:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
         words = ("callbacks.alignment.draws=2", "callbacks.alignment.dear_epochs=0", "callbacks.grids.every_n_epochs=0")
-        fitted(folder, "logger=wandb", *FEW, *words, "optim.lr=0.01", "sweep.overrides=['optim.lr=0.01','seed=0']")
+        fitted(folder, "logger=wandb", *FEW, *words, "optim.lr=0.01")
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     return [file, *read_run(file)]
 
@@ -67,7 +67,7 @@ def test_ends_of_intervals_are_in_a_table_and_not_among_the_curves(records):
 
 def test_a_single_run_has_a_name_a_group_tags_and_a_config_without_noise(records):
     run = of(records, "run")[0]
-    assert run.display_name == "digits-resnet18-excitation-seed0 optim.lr=0.01"
+    assert run.display_name == "digits-resnet18-excitation-seed0 trainer.max_epochs=2 optim.lr=0.01"
     assert run.run_group == "digits-resnet18-excitation"
     assert list(run.tags) == ["digits", "resnet18", "sigmoid"]
     config = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in run.config.update}

@@ -36,11 +36,17 @@ EPOCH, STEP = "epoch", "trainer/global_step"
 BEST = {"val/acc": "max", "val/acc5": "max", "val/loss": "min"}
 """What stands in the summary of these curves."""
 
-CURVES = ("train/*", "val/*", "align/*", "alignment/*", "grids/*", "lr-*", "surrogate/*")
+CURVES = (
+    *("train/*", "val/*", "align/*", "alignment/*", "grids/*", "lr-*", "surrogate/*"),
+    *("gradient_norm", "gpu_memory_gb"),
+)
 """Curves over epochs; anything else that is logged is over steps."""
 
-TOLD = ("data", "model", "surrogate", "seed")
-"""Groups that a run's own name tells of."""
+NAMING = (
+    *("optim", "schedule", "ema", "gates_from", "trainer.max_epochs"),
+    *("surrogate.", "model.", "data.fraction", "data.label_noise", "data.augment"),
+)
+"""How words begin that a run is named by, beside those that its own name tells of: what is learnt, and how long."""
 
 NOISE = ("print_config", "resume", "logger", "plugins", "trust", "name")
 """Groups that say nothing about what was learnt."""
@@ -56,17 +62,14 @@ class Tracker(WandbLogger):
         super().log_metrics(kept, step)
 
 
-def called(config: Options, own: Mapping[str, Any]) -> str:
+def called(own: Mapping[str, Any]) -> str:
     """A run's name in W&B: its own, its seed, and what else was asked for, as runs of a sweep differ in it.
 
     Args:
-        config: The whole config.
-        own: The same as plain data.
+        own: The whole config as plain data.
     """
-    words = [str(word) for word in own["sweep"]["overrides"]]
-    other = [word for word in words if word.partition("=")[0].lstrip("+~").partition(".")[0] not in (*TOLD, *NOISE)]
-    inner = [word for word in words if "." in word.partition("=")[0] and word.startswith(("surrogate.", "model."))]
-    return " ".join([f"{own['name']}-seed{own['seed']}", *inner, *other])[:128]
+    words = [str(word).lstrip("+~") for word in own["sweep"]["overrides"]]
+    return " ".join([f"{own['name']}-seed{own['seed']}", *(word for word in words if word.startswith(NAMING))])[:128]
 
 
 def without_noise(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def logger(options: WandbConfig, config: Options, directory: Path, group: str | 
     """
     own = config.plain
     settings = {**options.plain, "group": options.group or group or str(own["name"])}
-    settings["name"] = str(options.name) if options.name is not None else called(config, own)
+    settings["name"] = str(options.name) if options.name is not None else called(own)
     kinds = (own["data"].get("name"), own["model"].get("name"), own["surrogate"]["gate"]["name"])
     settings["tags"] = list(dict.fromkeys([*options.tags, *(str(kind) for kind in kinds if kind)]))
     settings.pop("offline", None)
