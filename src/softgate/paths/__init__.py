@@ -6,6 +6,7 @@ The first test of the paper's Hypothesis 1 (arXiv 2507.22832, 4.3): do the paths
 from softgate.explainers.gated import record, run
 from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.agreement import Agreement, compare, gate_agreement, path_cosine
+from softgate.paths.frozen import FrozenGates
 from softgate.paths.kernels import kernel, product_kernel
 from softgate.paths.recording import Point, Recording
 from softgate.paths.similarity import cka, kernel_accuracy, label_alignment
@@ -13,6 +14,7 @@ from softgate.paths.swapping import Swaps, swap
 
 __all__ = [
     "Agreement",
+    "FrozenGates",
     "Gates",
     "Point",
     "Recording",
