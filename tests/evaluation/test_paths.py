@@ -15,6 +15,7 @@ from softgate.evaluation.evaluate import evaluate
 from softgate.evaluation.paths import PathStudy, thinned
 from softgate.figures.panels import Line
 from softgate.figures.paths import heat_maps, swap_curves
+from softgate.paths.swapping import CONTROLS
 from softgate.training.train import train
 
 QUICK = (
@@ -56,7 +57,8 @@ def test_two_arms_are_reported_in_files_and_pictures(results):
         for kind in ("hard", "soft"):
             swap = run["swap"][kind]
             assert len(swap["within"]) == len(swap["pooled"][0]) == count == 3
-            assert set(swap["controls"]) == {"shuffled", "mean", "ones", "epoch 0"}
+            assert set(swap["controls"]) == set(CONTROLS)
+            assert [len(part) for part in swap["above_controls"]] == [3, 3, 3]
             assert len(swap["settled"]) == 3
         assert run["swap"]["hard"]["pooled"][-1][-1] == pytest.approx(1)
         assert run["agreement"]["kappa"][1][1] == pytest.approx(1)
@@ -70,6 +72,10 @@ def test_two_arms_are_reported_in_files_and_pictures(results):
         "swap_within",
         "swap_pooled",
         "swap_within_shuffled",
+        "swap_within_same_class",
+        "swap_within_class_mean",
+        "swap_within_f(s)",
+        "swap_within_above_controls",
         "kappa",
         "hamming",
         "path_cosine_per_site",
@@ -106,6 +112,7 @@ def test_the_terminal_says_when_paths_settle_and_what_kernels_say(runs, tmp_path
         (("paths.threshold=2",), "paths.threshold=2: a number between 0 and 1"),
         (("paths.images=3",), "paths.images=3: a whole number >= 10"),
         (("paths.moments=1",), "paths.moments=1: a whole number >= 2"),
+        (("paths.probe=both",), "paths.probe=both: there is no such name; allowed: train, val"),
         (("paths.later=1",), "paths.later=1: true or false"),
         (("paths.kernel_images=12",), "paths.kernel_images=12: 1 image"),
         (("readout.gain=matched",), "readout.gain=matched"),
@@ -127,6 +134,9 @@ def test_runs_without_a_whole_comparable_recording_are_refused(runs, tmp_path):
         with pytest.raises(SoftgateError, match=words):
             evaluate(composed(f"runs=[{listed}]", *ASKED, name="evaluate", directory=tmp_path / "out"))
 
+    words = (f"runs={runs}/none", *ASKED, "paths.probe=train")
+    with pytest.raises(SoftgateError, match=r"train with callbacks=paths callbacks\.paths\.probe=train"):
+        evaluate(composed(*words, name="evaluate", directory=tmp_path / "train"))
     bare = shutil.copytree(runs / "none", tmp_path / "bare")
     shutil.rmtree(bare / "paths")
     refused("holds no recording; train with callbacks=paths", bare)

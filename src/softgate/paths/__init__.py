@@ -8,12 +8,14 @@ from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.agreement import Agreement, compare, gate_agreement, path_cosine
 from softgate.paths.frozen import FrozenGates
 from softgate.paths.kernels import kernel, product_kernel
+from softgate.paths.patterns import Combination, combine, combined_patterns, deep_features, kernel_prediction
 from softgate.paths.recording import Point, Recording
 from softgate.paths.similarity import cka, kernel_accuracy, label_alignment
 from softgate.paths.swapping import Swaps, swap
 
 __all__ = [
     "Agreement",
+    "Combination",
     "FrozenGates",
     "Gates",
     "Point",
@@ -21,10 +23,14 @@ __all__ = [
     "SiteGates",
     "Swaps",
     "cka",
+    "combine",
+    "combined_patterns",
     "compare",
+    "deep_features",
     "gate_agreement",
     "kernel",
     "kernel_accuracy",
+    "kernel_prediction",
     "label_alignment",
     "path_cosine",
     "product_kernel",

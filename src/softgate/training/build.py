@@ -122,7 +122,10 @@ def callbacks(config: TrainConfig, directory: Path) -> list[Callback]:
         judge = _evaluator(options.alignment.evaluator)
         made.append(AlignmentCurves(config.readout, options.alignment, judge))
     if options.paths.recordings and not dry:
-        made.append(PathRecorder(directory / "paths", config.readout, options.paths))
+        if options.paths.probe != "train":
+            made.append(PathRecorder(directory / "paths", config.readout, options.paths))
+        if options.paths.probe != "val":
+            made.append(PathRecorder(directory / "paths-train", config.readout, options.paths, "train"))
     if config.ema is not None:
         made.append(MovingAverage(decay=config.ema))  # after the grids: they show what was validated
     for name, given in options.own.items():

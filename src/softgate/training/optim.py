@@ -134,7 +134,7 @@ def build_schedule(optimizer: Optimizer, options: Plan, steps: int, done: int = 
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, done: int = 0) -> LambdaLR:
-    """Linear warm-up over a share `warmup` of `steps`, then a cosine to zero at the last step; `done` of them are past."""
+    """Linear warm-up over a share `warmup` of `steps`, then a cosine to zero at the last; `done` of them are past."""
     rise = round(warmup * steps)
 
     def factor(step: int) -> float:
