@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis1_study.training import GATES, Setting, record, settings, trained_on
+from hypothesis1_study import report
+from hypothesis1_study.measures import predicted, swapped
+from hypothesis1_study.training import GATES, SPLITS, Setting, record, settings, trained_on
 
 from softgate import files
 from softgate.paths import Recording
+from softgate.tables import console
 
 HERE = Path(__file__).parents[1] / "docs" / "path-stability"
+WIDE = 320
 COLUMNS = ("schedule", "epochs", "seed", "s", "gates")
 MEASURED = ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "cpu_seconds")
+
+
+MEASURES = ("schedule", "epochs", "seed", "split", "s", "measure")
 
 
 def done(path: Path, columns: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -61,6 +68,32 @@ def frozen(every: list[Setting], out: Path, to: Path) -> None:
         print(f"{setting.name}: trained on from {len(recording.points) - 1} epochs", flush=True)
 
 
+def measure(every: list[Setting], out: Path, to: Path) -> None:
+    """Swaps, patterns and kernel prediction on training and validation images; a run and split at a time."""
+    files.folder(to.parent)
+    there = done(to, MEASURES[:4])
+    for setting in every:
+        for split in SPLITS:
+            key = tuple(map(str, (setting.schedule, setting.epochs, setting.seed, split)))
+            if key in there:
+                continue
+            recording = recorded(setting, out, split)
+            found = [*swapped(setting, recording), *predicted(setting, recording)]
+            rows = [dict(zip(MEASURES, (*key, s, name), strict=True)) | {"value": f"{v:.5g}"} for s, name, v in found]
+            files.append_csv(rows, to, (*MEASURES, "value"))
+        print(f"{setting.name}: measured", flush=True)
+
+
+def tables(to: Path) -> None:
+    """Prints every table and draws the figure, of what is there."""
+    made = [table for name in MEASURED[:3] for table in report.frozen(to / "frozen.csv", name)]
+    if (to / "swaps.csv").is_file():
+        made += [table for split in SPLITS for table in report.swaps(to / "swaps.csv", split)]
+    for table in made:
+        console(WIDE).print(table.rich())
+    files.save_picture(report.figure(to / "frozen.csv", to / "swaps.csv"), to / "hypothesis1.png")
+
+
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("stages", nargs="+", choices=("frozen", "swaps", "report"))
@@ -73,3 +106,7 @@ if __name__ == "__main__":
     every = [setting for setting in settings(given.seeds) if given.only in (None, setting.schedule)]
     if "frozen" in given.stages:
         frozen(every, given.out, given.to / "frozen.csv")
+    if "swaps" in given.stages:
+        measure(every, given.out, given.to / "swaps.csv")
+    if "report" in given.stages:
+        tables(given.to)

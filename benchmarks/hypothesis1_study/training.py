@@ -63,9 +63,9 @@ class Setting:
 
 
 def settings(seeds: int) -> list[Setting]:
-    """All of them, seed by seed."""
-    every = product(range(seeds), ("cosine", "constant"), (EPOCHS, 2 * EPOCHS))
-    return [Setting(schedule, epochs, seed) for seed, schedule, epochs in every]
+    """All of them, the shorter horizon first, seed by seed."""
+    every = product((EPOCHS, 2 * EPOCHS), range(seeds), ("cosine", "constant"))
+    return [Setting(schedule, epochs, seed) for epochs, seed, schedule in every]
 
 
 @cache

@@ -158,8 +158,8 @@ class ImageData(pl.LightningDataModule):
             the first images of a sample are as evenly spread.
         """
         if split == "train":
-            images, labels = zip(*self.still(self.train_listing, count, seed), strict=True)
-            return torch.cat(images), torch.cat(labels)
+            parts = list(self.still(self.train_listing, count, seed))
+            return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
         self.setup("validate")
         labels = self.val_listing.labels
         order = _spread(labels, len(self.classes), count, seed)

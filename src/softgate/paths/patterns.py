@@ -53,7 +53,7 @@ def halves(labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     first = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = order[labels[order] == label]
         require(len(members) > 1, f"patterns: class {int(label)} has one image; at least 2 of each are needed.")
         first[members[: len(members) // 2]] = True

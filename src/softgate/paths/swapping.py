@@ -266,7 +266,7 @@ class _Work:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
         self.other = cycled(order)
         self.fellow = torch.empty_like(order)
-        for label in labels.unique():
+        for label in torch.unique(labels):
             members = order[labels[order] == label]
             self.fellow[members] = members.roll(1)
         self.means: dict[tuple[str, int], Gates] = {}
@@ -293,7 +293,7 @@ class _Work:
                     total = _weighted(mean, share, total)
                 assert total is not None
                 self.means[kind, s] = total
-                for part in torch.split(self.labels.unique(), CLASSES):
+                for part in torch.split(torch.unique(self.labels), CLASSES):
                     self._class_means(kind, s, part.tolist())
 
     def _class_means(self, kind: str, s: int, classes: list[int]) -> None:
