@@ -26,6 +26,7 @@ QUICK = (
     "callbacks.guard.every_n_steps=0",
 )
 SMALL = (*QUICK, "callbacks.diagnostics.every_n_epochs=0", "callbacks.paths.images=60", "callbacks.paths.recordings=3")
+BOTH = "callbacks.paths.probe=both"
 ASKED = ("paths=full", "measure=false", "grid.rows=2", "grid.targets=2", "paths.images=20", "paths.kernel_images=50")
 FEW = ("paths.kernel_moments=2", "paths.moments=3", "paths.resamples=100", "accelerator=cpu")
 
@@ -34,7 +35,7 @@ FEW = ("paths.kernel_moments=2", "paths.moments=3", "paths.resamples=100", "acce
 def runs(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
     for name in ("none", "excitation"):
-        train(composed(*SMALL, f"surrogate={name}", directory=place / name))
+        train(composed(*SMALL, BOTH, f"surrogate={name}", directory=place / name))
     return place
 
 
@@ -94,10 +95,16 @@ def test_the_page_holds_every_table_and_picture_and_needs_no_other_file(results)
 
 
 def test_the_terminal_says_when_paths_settle_and_what_kernels_say(runs, tmp_path, capsys):
-    words = (*ASKED, *FEW, "paths.later=true")
+    words = (*ASKED, *FEW, "paths.later=true", "paths.probe=train")
     found = evaluate(composed(f"runs={runs}/none", *words, name="evaluate", directory=tmp_path))
     said = capsys.readouterr().out
-    for shown in ("swap hard, within class", "control, hard, within: shuffled", "settled", "accuracy of K_Gamma"):
+    for shown in (
+        "swap hard, within class",
+        "control, hard, within: shuffled",
+        "settled",
+        "accuracy of K_Gamma",
+        "train images",
+    ):
         assert shown in said
     kernels = found["paths"]["runs"][0]["kernels"]
     assert kernels["cka"]["soft"][1][1] == pytest.approx(1)
@@ -134,12 +141,13 @@ def test_runs_without_a_whole_comparable_recording_are_refused(runs, tmp_path):
         with pytest.raises(SoftgateError, match=words):
             evaluate(composed(f"runs=[{listed}]", *ASKED, name="evaluate", directory=tmp_path / "out"))
 
-    words = (f"runs={runs}/none", *ASKED, "paths.probe=train")
-    with pytest.raises(SoftgateError, match=r"train with callbacks=paths callbacks\.paths\.probe=train"):
-        evaluate(composed(*words, name="evaluate", directory=tmp_path / "train"))
     bare = shutil.copytree(runs / "none", tmp_path / "bare")
     shutil.rmtree(bare / "paths")
-    refused("holds no recording; train with callbacks=paths", bare)
+    refused("holds no recording; train with callbacks=paths,", bare)
+    shutil.rmtree(bare / "paths-train")
+    words = (f"runs={bare}", *ASKED, "paths.probe=train")
+    with pytest.raises(SoftgateError, match=r"train with callbacks=paths callbacks\.paths\.probe=train,"):
+        evaluate(composed(*words, name="evaluate", directory=tmp_path / "train"))
     train(composed(*SMALL, "callbacks.paths.seed=5", "trainer.max_epochs=1", directory=tmp_path / "other"))
     refused("different probe sets", runs / "none", tmp_path / "other")
     broken = shutil.copytree(runs / "none", tmp_path / "broken")
