@@ -51,8 +51,12 @@ def test_kernel_prediction_is_ridge_regression_with_the_leave_one_out_choice():
     torch.manual_seed(2)
     labels = torch.arange(40) % 4
     x = torch.randn(40, 6, dtype=torch.float64)
-    kernel, outputs = (x @ x.T + 1).square(), torch.randn(40, 5, dtype=torch.float64) * 0.3 + x[:, :5] * x[:, 1:]
+    uncentred, outputs = (x @ x.T + 1).square(), torch.randn(40, 5, dtype=torch.float64) * 0.3 + x[:, :5] * x[:, 1:]
     fit, test = halves(labels)
+    middle = torch.zeros(40, 40, dtype=torch.float64)
+    middle[:, fit] = 1 / len(fit)
+    remove = torch.eye(40, dtype=torch.float64) - middle  # of the fitting half's mean in feature space
+    kernel = remove @ uncentred @ remove.T
     f = outputs - outputs.mean(1, keepdim=True)
     aim = (f[fit] - f[fit].mean(0)).numpy()
     errors = {}
@@ -68,7 +72,7 @@ def test_kernel_prediction_is_ridge_regression_with_the_leave_one_out_choice():
     machine.fit(kernel[fit][:, fit].numpy(), aim)
     guess = torch.from_numpy(machine.predict(kernel[test][:, fit].numpy())) + f[fit].mean(0)
     expected = 1 - (f[test] - guess).square().sum() / (f[test] - f[test].mean(0)).square().sum()
-    assert kernel_prediction(kernel, outputs, labels)[0] == pytest.approx(float(expected), abs=1e-6)
+    assert kernel_prediction(uncentred, outputs, labels)[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_kernel_predicts_what_is_linear_in_its_features_and_no_noise():
@@ -79,6 +83,7 @@ def test_a_kernel_predicts_what_is_linear_in_its_features_and_no_noise():
     r2, within = kernel_prediction(x @ x.T, linear, labels)
     assert r2 > 0.999
     assert within > 0.999
+    assert kernel_prediction(x @ x.T + 9, linear + 5 * torch.arange(5), labels)[0] > 0.999  # the intercept is free
     r2, within = kernel_prediction(x @ x.T, torch.randn(200, 5), labels)
     assert r2 < 0.2
     assert abs(within) < 0.35

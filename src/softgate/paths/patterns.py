@@ -119,9 +119,9 @@ def kernel_prediction(
 ) -> tuple[float, float]:
     r"""How well a kernel machine that sees one half of the images predicts a network's logits on the other half.
 
-    Kernel ridge regression :math:`\hat F(x) = k(x)^T (K + \lambda I)^{-1} F`, of all logits minus their mean on the
-    fitting half. The regulariser is the one of least leave-one-out error on the fitting half, which is
-    :math:`[(K + \lambda I)^{-1} F]_i / [(K + \lambda I)^{-1}]_{ii}`.
+    Kernel ridge regression :math:`\hat F(x) = k(x)^T (K + \lambda I)^{-1} F`, of all logits and in the feature space
+    minus their means on the fitting half, so that the intercept is free. The regulariser is the one of least
+    leave-one-out error on the fitting half, which is :math:`[(K + \lambda I)^{-1} F]_i / [(K + \lambda I)^{-1}]_{ii}`.
 
     Args:
         kernel: [N, N] over the images.
@@ -136,6 +136,7 @@ def kernel_prediction(
     """
     fit, test = halves(labels, seed)
     k, f = kernel.double(), outputs.double()
+    k = k - k[:, fit].mean(1, keepdim=True) - k[fit].mean(0) + k[fit][:, fit].mean()
     f = f - f.mean(1, keepdim=True)
     middle = f[fit].mean(0)
     values, vectors = (torch.from_numpy(each) for each in eigh(k[fit][:, fit].numpy()))
