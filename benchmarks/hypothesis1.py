@@ -1,9 +1,9 @@
-"""Hypothesis 1 on digits: `benchmarks/hypothesis1.py frozen swaps report`; goes on where it was broken off.
+"""Hypothesis 1 on digits: `benchmarks/hypothesis1.py frozen swaps kernels report`; goes on where it was broken off.
 
 frozen: from each of ten epochs s on, weights are trained with the gates of the network frozen at s, beside normal
 training, gates of an untrained network and those of the last network; five seeds, a cosine and a constant rate, two
-horizons. swaps: swaps into the last network with all controls, patterns and kernel prediction, on training and on
-validation images. report: tables and the figure of docs/path-stability.md. One thread; about 15 core-minutes in all.
+horizons. swaps: swaps into the last network with all controls, and combined patterns, on training and on validation
+images. kernels: kernel prediction on both. report: tables and the figure of docs/path-stability.md. One thread.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis1_study import report
-from hypothesis1_study.measures import predicted, swapped
+from hypothesis1_study.measures import Row, predicted, swapped
 from hypothesis1_study.training import GATES, SPLITS, Setting, record, settings, trained_on
 
 from softgate import files
@@ -68,8 +69,8 @@ def frozen(every: list[Setting], out: Path, to: Path) -> None:
         print(f"{setting.name}: trained on from {len(recording.points) - 1} epochs", flush=True)
 
 
-def measure(every: list[Setting], out: Path, to: Path) -> None:
-    """Swaps, patterns and kernel prediction on training and validation images; a run and split at a time."""
+def measure(every: list[Setting], out: Path, to: Path, what: Callable[[Setting, Recording], Iterator[Row]]) -> None:
+    """Measures recorded runs on training and on validation images; a run and split at a time."""
     files.folder(to.parent)
     there = done(to, MEASURES[:4])
     for setting in every:
@@ -78,7 +79,7 @@ def measure(every: list[Setting], out: Path, to: Path) -> None:
             if key in there:
                 continue
             recording = recorded(setting, out, split)
-            found = [*swapped(setting, recording), *predicted(setting, recording)]
+            found = what(setting, recording)
             rows = [dict(zip(MEASURES, (*key, s, name), strict=True)) | {"value": f"{v:.5g}"} for s, name, v in found]
             files.append_csv(rows, to, (*MEASURES, "value"))
         print(f"{setting.name}: measured", flush=True)
@@ -87,8 +88,9 @@ def measure(every: list[Setting], out: Path, to: Path) -> None:
 def tables(to: Path) -> None:
     """Prints every table and draws the figure, of what is there."""
     made = [table for name in MEASURED[:3] for table in report.frozen(to / "frozen.csv", name)]
-    if (to / "swaps.csv").is_file():
-        made += [table for split in SPLITS for table in report.swaps(to / "swaps.csv", split)]
+    for path in (to / "swaps.csv", to / "kernels.csv"):
+        if path.is_file():
+            made += [table for split in SPLITS for table in report.swaps(path, split)]
     for table in made:
         console(WIDE).print(table.rich())
     files.save_picture(report.figure(to / "frozen.csv", to / "swaps.csv"), to / "hypothesis1.png")
@@ -96,7 +98,7 @@ def tables(to: Path) -> None:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("stages", nargs="+", choices=("frozen", "swaps", "report"))
+    options.add_argument("stages", nargs="+", choices=("frozen", "swaps", "kernels", "report"))
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--only", choices=("cosine", "constant"), help="runs of one schedule, beside another process")
     options.add_argument("--out", type=Path, default=Path("outputs/hypothesis1"), help="recordings of the runs")
@@ -107,6 +109,8 @@ if __name__ == "__main__":
     if "frozen" in given.stages:
         frozen(every, given.out, given.to / "frozen.csv")
     if "swaps" in given.stages:
-        measure(every, given.out, given.to / "swaps.csv")
+        measure(every, given.out, given.to / "swaps.csv", swapped)
+    if "kernels" in given.stages:
+        measure(every, given.out, given.to / "kernels.csv", predicted)
     if "report" in given.stages:
         tables(given.to)

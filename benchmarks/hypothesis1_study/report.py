@@ -65,7 +65,8 @@ def frozen(path: Path, measure: str = "val_accuracy") -> list[Table]:
                 both = sorted(pair[0].keys() & pair[1].keys())
                 cells.append(shown((pair[0][seed] - pair[1][seed] for seed in both), signed=True) if both else "")
             rows.append([f"{SAID[gates]} - own", *cells])
-        made.append(Table(["gates", *every], rows, f"{measure}, {schedule}, {epochs} epochs"))
+        count = len({seed for values in mine.values() for seed in values})
+        made.append(Table(["gates", *every], rows, f"{measure}, {schedule}, {epochs} epochs, {count} seeds"))
     return made
 
 
@@ -78,8 +79,10 @@ def swaps(path: Path, split: str) -> list[Table]:
         every = sorted({s for s, _ in mine}, key=float)
         names = list(dict.fromkeys(name for _, name in mine))
         rows = [[n, *(shown(mine[s, n].values()) if (s, n) in mine else "" for s in every)] for n in names]
-        rows.append(["within: swap - greatest control", *(_margin(mine, s) for s in every)])
-        made.append(Table(["measure", *every], rows, f"{schedule}, {epochs} epochs, {split} images"))
+        if any(name == "within: swap" for name in names):
+            rows.append(["within: swap - greatest control", *(_margin(mine, s) for s in every)])
+        count = len({seed for values in mine.values() for seed in values})
+        made.append(Table(["measure", *every], rows, f"{schedule}, {epochs} epochs, {split} images, {count} seeds"))
     return made
 
 
@@ -101,7 +104,7 @@ def figure(trained: Path, swapped: Path | None) -> Any:
         lines = {}
         for gates, said in SAID.items():
             at = {float(k[2]): v.values() for k, v in found.items() if (*k[:2], k[3]) == (schedule, epochs, gates)}
-            lines[f"gates {said}"] = COLOURS[gates], _line(at)
+            lines[f"gates {said}"] = COLOURS[gates], _line(at, gates == "epoch")
         panels[f"accuracy, {schedule}, {epochs} epochs"] = lines
     if swapped is not None and swapped.is_file():
         rows = read(swapped, ("schedule", "epochs", "split", "s", "measure"), "value")
@@ -112,11 +115,16 @@ def figure(trained: Path, swapped: Path | None) -> Any:
             for name in names:
                 at = {float(k[3]): v.values() for k, v in rows.items() if k == (*first, split, k[3], name)}
                 short = name.removeprefix("within: ")
-                lines[f"swap: {short}"] = "hard" if short == "swap" else short, _line(at)
+                lines["swap" if short == "swap" else f"control: {short}"] = (
+                    "hard" if short == "swap" else short,
+                    _line(at, short == "swap"),
+                )
             panels[f"swap within class, {first[0]}, {first[1]} epochs, {split} images"] = lines
     return swap_curves(panels, title="means over seeds; bands: 95 % over seeds")
 
 
-def _line(at: Mapping[float, Iterable[float]]) -> Line:
+def _line(at: Mapping[float, Iterable[float]], band: bool) -> Line:
+    """Means over seeds; the band of accuracies and correlations ends where these do, at 1."""
     ends = {x: interval(values) for x, values in sorted(at.items())}
-    return Line(*([(x, each[place]) for x, each in ends.items()] for place in range(3)))
+    mean, low, high = ([(x, max(-1.0, min(1.0, each[place]))) for x, each in ends.items()] for place in range(3))
+    return Line(mean, low, high) if band else Line(mean)

@@ -51,28 +51,30 @@ def test_kernel_prediction_is_ridge_regression_with_the_leave_one_out_choice():
     torch.manual_seed(2)
     labels = torch.arange(40) % 4
     x = torch.randn(40, 6, dtype=torch.float64)
-    uncentred, outputs = (x @ x.T + 1).square(), torch.randn(40, 5, dtype=torch.float64) * 0.3 + x[:, :5] * x[:, 1:]
+    kernel, outputs = (x @ x.T + 1).square(), torch.randn(40, 5, dtype=torch.float64) * 0.3 + x[:, :5] * x[:, 1:]
     fit, test = halves(labels)
-    middle = torch.zeros(40, 40, dtype=torch.float64)
-    middle[:, fit] = 1 / len(fit)
-    remove = torch.eye(40, dtype=torch.float64) - middle  # of the fitting half's mean in feature space
-    kernel = remove @ uncentred @ remove.T
     f = outputs - outputs.mean(1, keepdim=True)
-    aim = (f[fit] - f[fit].mean(0)).numpy()
+
+    def centred(seen):
+        middle = torch.zeros(40, 40, dtype=torch.float64)
+        middle[:, seen] = 1 / len(seen)
+        remove = torch.eye(40, dtype=torch.float64) - middle  # of the mean of those seen, in feature space
+        return remove @ kernel @ remove.T
+
+    def predicted(seen, at, alpha):
+        k = centred(seen)
+        machine = KernelRidge(alpha=alpha, kernel="precomputed")
+        machine.fit(k[seen][:, seen].numpy(), (f[seen] - f[seen].mean(0)).numpy())
+        return torch.from_numpy(machine.predict(k[at][:, seen].numpy())) + f[seen].mean(0)
+
     errors = {}
     for ridge in RIDGES:
-        alpha = ridge * float(kernel.diagonal().mean())
-        errors[alpha] = 0.0
-        for i in range(len(fit)):
-            rest = torch.cat([fit[:i], fit[i + 1 :]])
-            machine = KernelRidge(alpha=alpha, kernel="precomputed")
-            machine.fit(kernel[rest][:, rest].numpy(), [row for j, row in enumerate(aim) if j != i])
-            errors[alpha] += ((machine.predict(kernel[fit[i], rest][None].numpy()) - aim[i]) ** 2).sum()
-    machine = KernelRidge(alpha=min(errors, key=errors.get), kernel="precomputed")
-    machine.fit(kernel[fit][:, fit].numpy(), aim)
-    guess = torch.from_numpy(machine.predict(kernel[test][:, fit].numpy())) + f[fit].mean(0)
+        alpha = ridge * float(centred(fit).diagonal().mean())
+        left = [predicted(torch.cat([fit[:i], fit[i + 1 :]]), fit[i : i + 1], alpha) for i in range(len(fit))]
+        errors[alpha] = float((torch.cat(left) - f[fit]).square().sum())
+    guess = predicted(fit, test, min(errors, key=errors.get))
     expected = 1 - (f[test] - guess).square().sum() / (f[test] - f[test].mean(0)).square().sum()
-    assert kernel_prediction(uncentred, outputs, labels)[0] == pytest.approx(float(expected), abs=1e-6)
+    assert kernel_prediction(kernel, outputs, labels)[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_kernel_predicts_what_is_linear_in_its_features_and_no_noise():

@@ -121,7 +121,8 @@ def kernel_prediction(
 
     Kernel ridge regression :math:`\hat F(x) = k(x)^T (K + \lambda I)^{-1} F`, of all logits and in the feature space
     minus their means on the fitting half, so that the intercept is free. The regulariser is the one of least
-    leave-one-out error on the fitting half, which is :math:`[(K + \lambda I)^{-1} F]_i / [(K + \lambda I)^{-1}]_{ii}`.
+    leave-one-out error on the fitting half of n images, the intercept left out with the image:
+    :math:`[(K + \lambda I)^{-1} F]_i / ([(K + \lambda I)^{-1}]_{ii} - 1 / (n \lambda))`.
 
     Args:
         kernel: [N, N] over the images.
@@ -145,7 +146,7 @@ def kernel_prediction(
     for ridge in ridges:
         inverse = 1 / (values.clamp_min(0) + ridge * unit)
         dual = vectors @ (inverse[:, None] * aim)
-        diagonal = (vectors.square() * inverse).sum(1)
+        diagonal = (vectors.square() * inverse).sum(1) - 1 / (len(fit) * ridge * unit)
         found.append((float((dual / diagonal[:, None]).square().sum()), dual))
     dual = min(found, key=lambda each: each[0])[1]
     guess = k[test][:, fit] @ dual + middle
