@@ -115,7 +115,8 @@ def figure(trained: Path, swapped: Path | None) -> Any:
             for name in names:
                 at = {float(k[3]): v.values() for k, v in rows.items() if k == (*first, split, k[3], name)}
                 short = name.removeprefix("within: ")
-                lines["swap" if short == "swap" else f"control: {short}"] = (
+                label = "swap" if short == "swap" else f"control: {short}"
+                lines[label] = (
                     "hard" if short == "swap" else short,
                     _line(at, short == "swap"),
                 )
