@@ -93,7 +93,8 @@ def tables(to: Path) -> None:
             made += [table for split in SPLITS for table in report.swaps(path, split)]
     for table in made:
         console(WIDE).print(table.rich())
-    files.save_picture(report.figure(to / "frozen.csv", to / "swaps.csv"), to / "hypothesis1.png")
+    chart = report.figure(to / "frozen.csv", to / "swaps.csv")
+    files.write(chart.encoded("png"), to / "hypothesis1.png")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_tables_have_students_intervals_over_seeds_and_pair_the_seeds(tmp_path):
     expected = stats.t.interval(0.95, 2, mean, stats.sem(own))
     assert (low, high) == pytest.approx(expected)
     assert report.interval([0.5]) == (0.5, -math.inf, math.inf)
-    assert min(report.figure(tmp_path / "frozen.csv", None).size) > 100
+    assert report.figure(tmp_path / "frozen.csv", None).width > 100
 
 
 def test_the_margin_is_over_the_greatest_control_of_each_seed(tmp_path):
