@@ -13,10 +13,10 @@ from softgate.paths import Recording
 
 
 def test_a_run_is_recorded_on_both_splits_and_trained_on_as_it_was_trained(tmp_path):
-    setting = Setting("cosine", 1, 3)
+    setting = Setting("cosine", 5, 3)
     record(setting, tmp_path)
     train, val = (Recording(tmp_path / split) for split in ("train", "val"))
-    assert [point.epoch for point in train.points] == sorted({round(s / 5, 10) for s in (*GRID, 5)})
+    assert [point.epoch for point in train.points] == [*GRID, 5]
     assert train.header.probe != val.header.probe
     last = network(3)
     last.load_state_dict(train.weights(train.points[-1])["net"])
