@@ -15,6 +15,7 @@ from softgate.evaluation.evaluate import evaluate
 from softgate.evaluation.paths import PathStudy, thinned
 from softgate.figures.panels import Line
 from softgate.figures.paths import heat_maps, swap_curves
+from softgate.paths.swapping import CONTROLS
 from softgate.training.train import train
 
 QUICK = (
@@ -25,6 +26,7 @@ QUICK = (
     "callbacks.guard.every_n_steps=0",
 )
 SMALL = (*QUICK, "callbacks.diagnostics.every_n_epochs=0", "callbacks.paths.images=60", "callbacks.paths.recordings=3")
+BOTH = "callbacks.paths.probe=both"
 ASKED = ("paths=full", "measure=false", "grid.rows=2", "grid.targets=2", "paths.images=20", "paths.kernel_images=50")
 FEW = ("paths.kernel_moments=2", "paths.moments=3", "paths.resamples=100", "accelerator=cpu")
 
@@ -33,7 +35,7 @@ FEW = ("paths.kernel_moments=2", "paths.moments=3", "paths.resamples=100", "acce
 def runs(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
     for name in ("none", "excitation"):
-        train(composed(*SMALL, f"surrogate={name}", directory=place / name))
+        train(composed(*SMALL, BOTH, f"surrogate={name}", directory=place / name))
     return place
 
 
@@ -56,7 +58,8 @@ def test_two_arms_are_reported_in_files_and_pictures(results):
         for kind in ("hard", "soft"):
             swap = run["swap"][kind]
             assert len(swap["within"]) == len(swap["pooled"][0]) == count == 3
-            assert set(swap["controls"]) == {"shuffled", "mean", "ones", "epoch 0"}
+            assert set(swap["controls"]) == set(CONTROLS)
+            assert [len(part) for part in swap["above_controls"]] == [3, 3, 3]
             assert len(swap["settled"]) == 3
         assert run["swap"]["hard"]["pooled"][-1][-1] == pytest.approx(1)
         assert run["agreement"]["kappa"][1][1] == pytest.approx(1)
@@ -70,6 +73,10 @@ def test_two_arms_are_reported_in_files_and_pictures(results):
         "swap_within",
         "swap_pooled",
         "swap_within_shuffled",
+        "swap_within_same_class",
+        "swap_within_class_mean",
+        "swap_within_f(s)",
+        "swap_within_above_controls",
         "kappa",
         "hamming",
         "path_cosine_per_site",
@@ -88,10 +95,16 @@ def test_the_page_holds_every_table_and_picture_and_needs_no_other_file(results)
 
 
 def test_the_terminal_says_when_paths_settle_and_what_kernels_say(runs, tmp_path, capsys):
-    words = (*ASKED, *FEW, "paths.later=true")
+    words = (*ASKED, *FEW, "paths.later=true", "paths.probe=train")
     found = evaluate(composed(f"runs={runs}/none", *words, name="evaluate", directory=tmp_path))
     said = capsys.readouterr().out
-    for shown in ("swap hard, within class", "control, hard, within: shuffled", "settled", "accuracy of K_Gamma"):
+    for shown in (
+        "swap hard, within class",
+        "control, hard, within: shuffled",
+        "settled",
+        "accuracy of K_Gamma",
+        "train images",
+    ):
         assert shown in said
     kernels = found["paths"]["runs"][0]["kernels"]
     assert kernels["cka"]["soft"][1][1] == pytest.approx(1)
@@ -106,6 +119,7 @@ def test_the_terminal_says_when_paths_settle_and_what_kernels_say(runs, tmp_path
         (("paths.threshold=2",), "paths.threshold=2: a number between 0 and 1"),
         (("paths.images=3",), "paths.images=3: a whole number >= 10"),
         (("paths.moments=1",), "paths.moments=1: a whole number >= 2"),
+        (("paths.probe=both",), "paths.probe=both: there is no such name; allowed: train, val"),
         (("paths.later=1",), "paths.later=1: true or false"),
         (("paths.kernel_images=12",), "paths.kernel_images=12: 1 image"),
         (("readout.gain=matched",), "readout.gain=matched"),
@@ -129,7 +143,11 @@ def test_runs_without_a_whole_comparable_recording_are_refused(runs, tmp_path):
 
     bare = shutil.copytree(runs / "none", tmp_path / "bare")
     shutil.rmtree(bare / "paths")
-    refused("holds no recording; train with callbacks=paths", bare)
+    refused("holds no recording; train with callbacks=paths,", bare)
+    shutil.rmtree(bare / "paths-train")
+    words = (f"runs={bare}", *ASKED, "paths.probe=train")
+    with pytest.raises(SoftgateError, match=r"train with callbacks=paths callbacks\.paths\.probe=train,"):
+        evaluate(composed(*words, name="evaluate", directory=tmp_path / "train"))
     train(composed(*SMALL, "callbacks.paths.seed=5", "trainer.max_epochs=1", directory=tmp_path / "other"))
     refused("different probe sets", runs / "none", tmp_path / "other")
     broken = shutil.copytree(runs / "none", tmp_path / "broken")

@@ -299,3 +299,20 @@ def test_a_full_disk_stops_the_recording_and_not_the_run(tmp_path, monkeypatch):
     with pytest.warns(sg.SoftgateWarning, match="recording stops at step 0"):
         summary = train(composed(*SMALL, "trainer.max_epochs=1", directory=tmp_path))
     assert summary["status"] == "finished"
+
+
+def test_training_images_are_recorded_beside_validation_images_as_validation_shows_them(tmp_path):
+    train(composed(*SMALL, "trainer.max_epochs=1", "callbacks.paths.probe=both", directory=tmp_path))
+    config = configured(*SMALL)
+    data = build.data(config)
+    data.setup("fit")
+    seen = {sg.paths.Recording(tmp_path / name): name for name in ("paths", "paths-train")}
+    for recording, name in seen.items():
+        found = data.sample(12, 314, "val" if name == "paths" else "train")
+        assert torch.equal(recording.images, found[0])
+        assert torch.equal(recording.labels, found[1])
+        assert recording.header.weights
+    listing = data.train_listing
+    shown = torch.cat([images for images, _ in data.still(listing, len(listing), 0)])
+    mine = sg.paths.Recording(tmp_path / "paths-train").images
+    assert all(any(torch.equal(image, other) for other in shown) for image in mine)  # none is augmented

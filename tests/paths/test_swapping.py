@@ -14,7 +14,9 @@ from path_networks import RULE
 from softgate import SoftgateError
 from softgate.paths.agreement import ALL
 from softgate.paths.packing import Layout
+from softgate.paths.patterns import halves
 from softgate.paths.recording import Header, Point, Recorder, network_hash, probe_hash
+from softgate.paths.swapping import CONTROLS
 
 
 class Small(nn.Module):
@@ -63,6 +65,16 @@ def trained(tmp_path_factory):
     recording = store(tmp_path_factory.mktemp("small"), net, x[:200], y[:200], (0, 3, 20, 60, 120, 160), train)
     swaps = sg.paths.swap(net, recording, {"hard": None, "soft": RULE}, chunk=64)
     return net, recording, swaps
+
+
+def fellows(labels, seed):
+    """Another image of the class of each, the classes' images in a cycle each."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    found = {}
+    for label in set(labels.tolist()):
+        members = [i for i in order if labels[i] == label]
+        found |= {member: members[place - 1] for place, member in enumerate(members)}
+    return torch.tensor([found[i] for i in range(len(labels))])
 
 
 def at(net, recording, moment):
@@ -147,11 +159,24 @@ def test_swap_is_what_a_plain_loop_over_the_definition_gives(trained):
         last = at(net, recording, 5)
         own = last(x).detach().double()
         f = (own - own.mean(1, keepdim=True))[rows, labels]
-        for name, control in (("mean", gates.mean()), ("ones", gates.ones())):
-            g = sg.paths.run(last, x, control).double()
+        fellow = fellows(labels, seed=0)
+        assert bool((labels[fellow] == labels).all())
+        assert bool((fellow != rows).all())
+        made = {"mean": gates.mean(), "ones": gates.ones(), "same class": gates[fellow]}
+        found = {name: sg.paths.run(last, x, control) for name, control in made.items()}
+        found["class mean"] = torch.empty_like(found["mean"])
+        for label in range(10):
+            members = (labels == label).nonzero()[:, 0]
+            found["class mean"][members] = sg.paths.run(last, x[members], gates[members].mean())
+        for name, outputs in found.items():
+            g = outputs.double()
             g = (g - g.mean(1, keepdim=True))[rows, labels]
             expected = float(torch.corrcoef(torch.stack([f, g]))[0, 1])
-            assert swaps.control(kind, name, within=False)[s] == pytest.approx(expected, abs=1e-4)
+            assert swaps.control(kind, name, within=False)[s] == pytest.approx(expected, abs=1e-4), name
+        early = at(net, recording, s)(x).detach().double()
+        g = (early - early.mean(1, keepdim=True))[rows, labels]
+        expected = float(torch.corrcoef(torch.stack([f, g]))[0, 1])
+        assert swaps.control(kind, "f(s)", within=False)[s] == pytest.approx(expected, abs=1e-4)
 
 
 def test_swap_rises_over_training_and_the_controls_do_not(trained):
@@ -161,10 +186,28 @@ def test_swap_rises_over_training_and_the_controls_do_not(trained):
     into_last = swaps.curve("hard", within=True)[0]
     assert into_last[0] < 0.5 < 0.8 < into_last[4]
     assert into_last[0] < into_last[2] < into_last[4]
-    for name in ("shuffled", "mean", "ones", "epoch 0"):
+    for name in ("shuffled", "same class", "mean", "class mean", "ones", "epoch 0"):
         assert max(swaps.control("hard", name, within=True)) < into_last[4] - 0.1, name
     assert all(low <= value <= high for value, low, high in zip(*swaps.curve("hard", True), strict=True))
     assert swaps.correct[-1] > 0.8 > swaps.correct[0]
+
+
+def test_the_margin_is_over_the_greatest_control_and_an_only_image_of_its_class_has_no_fellow(trained):
+    net, recording, swaps = trained
+    swap, low, high = swaps.margin("hard", within=True)
+    curve = swaps.curve("hard", within=True)[0]
+    for s in range(6):
+        names = [name for name in CONTROLS if (name, s) != ("epoch 0", 0)]
+        greatest = max(v for name in names if math.isfinite(v := swaps.control("hard", name, within=True)[s]))
+        assert swap[s] == pytest.approx(curve[s] - greatest)
+        assert low[s] <= high[s]
+    assert swap[5] == pytest.approx(0)  # f(s) is the last network itself
+    labels = recording.labels[:12].tolist()
+    alone = [labels.count(label) == 1 for label in labels]
+    assert 0 < sum(alone) < 12
+    few = sg.paths.swap(net, recording, {"hard": None}, points=recording.points[3:5], images=12, chunk=5)
+    assert few.controls["hard", "same class"].isnan().tolist() == [alone] * 2
+    assert math.isfinite(few.control("hard", "same class", within=False)[0])
 
 
 def test_the_settled_epoch_is_the_first_after_which_it_stays(trained):
@@ -207,3 +250,21 @@ def test_only_later_pairs_and_some_moments_can_be_asked_for_and_weights_come_bac
         sg.paths.swap(nn.Linear(2, 2), recording, {"hard": None})
     with pytest.raises(SoftgateError, match="at least 2"):
         sg.paths.swap(net, recording, {"hard": None}, points=some[:1])
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_combined_patterns_are_of_moments_up_to_s_and_beat_none_by_less_than_themselves(trained, kind):
+    swaps = trained[2]
+    one = sg.paths.combined_patterns(swaps, kind, 3, 1)
+    assert set(one) == {"recorded", "shuffled", "same class", "mean"}
+    assert all(found.weights.tolist() == [1] for found in one.values())
+    _, test = halves(swaps.labels)
+    f, g = (v[test] for v in (swaps.own[5], swaps.swapped[kind][3, 5]))
+    means = [[v[swaps.labels[test] == c].mean() for c in range(10)] for v in (f, g)]
+    deviations = [v - torch.stack(m)[swaps.labels[test]] for v, m in zip((f, g), means, strict=True)]
+    assert one["recorded"].within == pytest.approx(float(torch.corrcoef(torch.stack(deviations))[0, 1]))
+    many = sg.paths.combined_patterns(swaps, kind, 3, 8)["recorded"]
+    assert len(many.weights) == 4  # moments 0 to 3
+    assert float(many.weights.min()) >= 0
+    assert float(many.weights.sum()) == pytest.approx(1)
+    assert many.within > one["recorded"].within - 0.1

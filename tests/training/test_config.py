@@ -86,6 +86,7 @@ def test_every_group_of_the_config_is_one_of_the_types():
         "sweep",
         "callbacks",
         "figures",
+        "gates_from",
     }
     expected |= {f"callbacks.{name}" for name in PLAIN["callbacks"]}
     assert {group.at for group in GROUPS} == expected

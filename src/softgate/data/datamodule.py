@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -145,17 +145,21 @@ class ImageData(pl.LightningDataModule):
             images.append(pick)
         return self._validated(images), torch.tensor(labels)
 
-    def sample(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The same validation images every time, spread evenly over the classes.
+    def sample(self, count: int, seed: int, split: Literal["val", "train"] = "val") -> tuple[Tensor, Tensor]:
+        """The same images every time, spread evenly over the classes, as validation shows them.
 
         Args:
             count: How many; all where there are no more.
             seed: Picks the images of each class.
+            split: Validation or training images.
 
         Returns:
             Images [count, C, size, size] as the network takes them, labels [count]; the classes take turns, so that
             the first images of a sample are as evenly spread.
         """
+        if split == "train":
+            parts = list(self.still(self.train_listing, count, seed))
+            return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
         self.setup("validate")
         labels = self.val_listing.labels
         order = _spread(labels, len(self.classes), count, seed)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field, Strict, model_validator
@@ -154,6 +154,7 @@ class PathsConfig(Options):
     at: ClassVar[str] = "paths"
 
     images: Annotated[int, Field(ge=10)] = Field(description="at most so many recorded probe images for swap")
+    probe: Literal["val", "train"] = Field(description="whether these are the recorded validation or training images")
     moments: Annotated[int, Field(ge=2)] | None = Field(
         description="at most so many recorded moments for swap; null is all"
     )

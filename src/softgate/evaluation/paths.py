@@ -52,11 +52,13 @@ class PathStudy:
         Raises:
             SoftgateError: If there is none, it is broken or without weights, or not comparable with the others.
         """
-        place = checkpoint.parents[1] / "paths" if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        name = "paths" if self.options.probe == "val" else "paths-train"
+        place = checkpoint.parents[1] / name if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         recorded = (place / "header.json").is_file()
         require(
             recorded,
-            f"paths=full: {place} holds no recording; train with callbacks=paths, and give the run's directory.",
+            f"paths=full: {place} holds no recording; train with callbacks=paths"
+            f"{'' if self.options.probe == 'val' else ' callbacks.paths.probe=train'}, and give the run's directory.",
         )
         recording = Recording(place, "paths=full")
         recording.check_model(inner(net))

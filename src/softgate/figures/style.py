@@ -30,7 +30,15 @@ ARMS = ("#222222", "#d1495b", "#00798c", "#e08e1b", "#5b5ea6", "#66a182", "#8c5e
 KINDS = {"hard": "#1f77b4", "soft": "#d62728", "train": "#7f7f7f", "val": "#2ca02c"}
 """Fixed colours of read-outs and splits, so that a line means the same in every panel."""
 
-CONTROLS = {"shuffled": "#2ca02c", "mean": "#9467bd", "ones": "#ff7f0e", "epoch 0": "#8c564b"}
+CONTROLS = {
+    "shuffled": "#2ca02c",
+    "same class": "#17becf",
+    "mean": "#9467bd",
+    "class mean": "#e377c2",
+    "ones": "#ff7f0e",
+    "f(s)": "#222222",
+    "epoch 0": "#8c564b",
+}
 """Colours of the controls of swap."""
 
 _SETTINGS = {

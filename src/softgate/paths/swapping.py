@@ -27,8 +27,16 @@ from softgate.sites.inference import inner, reading_out
 from softgate.sites.scales import scales_of
 from softgate.surrogate.rule import Surrogate
 
-CONTROLS = ("shuffled", "mean", "ones", "epoch 0")
-"""What the swaps into the last network stand beside; the last is the swap from the initial network."""
+MADE = ("shuffled", "same class", "mean", "class mean", "ones")
+"""Controls that run the last network with what is made of the gates of s: those of another image, of another one of the
+same class, their mean over all images and over those of the image's class, and all ones."""
+
+CONTROLS = (*MADE, "f(s)", "epoch 0")
+"""What the swaps into the last network stand beside. f(s) is no swap: the network of epoch s itself; the last one is
+the swap from the initial network."""
+
+CLASSES = 16
+"""Mean gates of so many classes are in memory at once."""
 
 LEVELS = 256
 """Steps of a soft gate that are told apart in predicting a hard one."""
@@ -43,7 +51,8 @@ class Swaps(Brief):
         labels: [N] classes.
         own: [S, N], f^(t) of every network with its own hard gates.
         swapped: Kind of gates to [S, S, N]: at [s, t] the network t with the gates of s.
-        controls: (kind of gates, control) to [S, N]: at s the last network with what the control makes of s's gates.
+        controls: (kind of gates, control) to [S, N]: at s the last network with what the control makes of s's gates,
+            one of `MADE`; NaN for gates of the same class where there is no other image of it.
         log_cosine: Kind of gates to [S, N]: the path cosine of the gates of s with the hard gates of the last network.
         counts: Kind of gates to [S, sites, 2, levels]: how often a level at s met a shut and an open gate at the end.
         correct: [S], share of images that each network classifies rightly.
@@ -69,10 +78,24 @@ class Swaps(Brief):
 
     def control(self, kind: str, name: str, within: bool) -> list[float]:
         """The correlations of a control with the last network, one for each s."""
-        if name == "epoch 0":
-            return [self.correlation(kind, 0, len(self.points) - 1, within)] * len(self.points)
-        values = self.controls[kind, name]
-        return [float(self._pearson(row, -1, within, None)[0]) for row in values]
+        return self._controlled(kind, name, within, None)[0].tolist()
+
+    def margin(self, kind: str, within: bool, resamples: int = 1000, seed: int = 0) -> tuple[list[float], ...]:
+        """The swap into the last network minus the greatest of its controls, one for each s; low and high ends.
+
+        The 95 % bootstrap draws the same images for all of them, and the greatest control anew in each draw. With the
+        swap from the initial network left out at s = 0, where it is the swap itself.
+        """
+        last = len(self.points) - 1
+        swaps = torch.tensor([[self.correlation(kind, s, last, within) for s in range(last + 1)]])
+        weights = bootstrap_weights(len(self.labels), resamples, seed)
+        found = []
+        for drawn, each in ((swaps.double(), None), (self._drawn(kind, within, resamples, seed), weights)):
+            every = torch.stack([self._controlled(kind, name, within, each) for name in CONTROLS])
+            every[-1, :, 0] = -torch.inf
+            found.append(drawn - every.nan_to_num(-torch.inf).amax(0))
+        low, high = torch.nanquantile(found[1], torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+        return found[0][0].tolist(), low.tolist(), high.tolist()
 
     def curve(
         self, kind: str, within: bool, resamples: int = 1000, seed: int = 0
@@ -132,8 +155,19 @@ class Swaps(Brief):
         weights = bootstrap_weights(len(self.labels), resamples, seed)
         return torch.stack([self._pearson(row[-1], -1, within, weights) for row in self.swapped[kind]], 1)
 
+    def _controlled(self, kind: str, name: str, within: bool, weights: Tensor | None) -> Tensor:
+        """[R, S], the correlations of a control with the last network."""
+        if name == "epoch 0":
+            values = self.swapped[kind][:1, -1].expand(len(self.points), -1)
+        else:
+            values = self.own if name == "f(s)" else self.controls[kind, name]
+        return torch.stack([self._pearson(row, -1, within, weights) for row in values], 1)
+
     def _pearson(self, values: Tensor, t: int, within: bool, weights: Tensor | None) -> Tensor:
         each = torch.ones(1, len(values), dtype=torch.float64) if weights is None else weights
+        there = ~values.isnan()  # an image that is the only one of its class has no other one of it
+        if bool(there.any()) and not bool(there.all()):
+            values, each = values.nan_to_num(), each * there
         a, b = self.own[t], values
         return pearson_within(a, b, memberships(self.labels), each) if within else pearson(a, b, each)
 
@@ -230,16 +264,17 @@ class _Work:
         self.model, self.load, self.x, self.labels = model, load, x, labels
         self.rules, self.later = dict(rules), later
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-        self.other = torch.empty_like(order)
-        self.other[order] = order.roll(1)
+        self.other = cycled(order)
+        self.fellow = torch.empty_like(order)
+        for label in torch.unique(labels):
+            members = order[labels[order] == label]
+            self.fellow[members] = members.roll(1)
         self.means: dict[tuple[str, int], Gates] = {}
         self.own = torch.full((count, size), torch.nan, dtype=torch.float64)
         self.right = torch.zeros(count, dtype=torch.float64)
         self.swapped = {kind: torch.full((count, count, size), torch.nan, dtype=torch.float64) for kind in rules}
         self.controls = {
-            (kind, name): torch.full((count, size), torch.nan, dtype=torch.float64)
-            for kind in rules
-            for name in CONTROLS[:3]
+            (kind, name): torch.full((count, size), torch.nan, dtype=torch.float64) for kind in rules for name in MADE
         }
         self.cosines = {kind: torch.full((count, size), torch.nan, dtype=torch.float64) for kind in rules}
         self.counts: dict[str, Tensor] = {}
@@ -258,6 +293,26 @@ class _Work:
                     total = _weighted(mean, share, total)
                 assert total is not None
                 self.means[kind, s] = total
+                for part in torch.split(torch.unique(self.labels), CLASSES):
+                    self._class_means(kind, s, part.tolist())
+
+    def _class_means(self, kind: str, s: int, classes: list[int]) -> None:
+        """Runs the last network on the images of some classes with the mean gates that each class has at s."""
+        self.load(s)
+        means = {}
+        for label in classes:
+            total: Gates | None = None
+            members = self.x[(self.labels == label).to(self.x.device)]
+            for part in torch.split(members, 64):
+                mean = record(self.model, part, self.rules[kind]).mean()
+                total = _weighted(mean, len(part) / len(members), total)
+            assert total is not None
+            means[label] = total
+        self.load(len(self.load) - 1)
+        for label, mean in means.items():
+            for part in torch.split(torch.nonzero(self.labels == label)[:, 0], 64):
+                self.controls[kind, "class mean"][s, part] = self._run(part, mean)
+        self.load(s)
 
     def from_moment(self, s: int, part: Tensor) -> None:
         """Runs every network on some images with the gates of moment s."""
@@ -266,7 +321,9 @@ class _Work:
         final = record(self.model, self.x[part])
         self.load(s)
         gates = {kind: record(self.model, self.x[part], rule) for kind, rule in self.rules.items()}
+        fellows = self.fellow[part]
         others = {kind: record(self.model, self.x[self.other[part]], rule) for kind, rule in self.rules.items()}
+        alike = {kind: record(self.model, self.x[fellows], rule) for kind, rule in self.rules.items()}
         for kind in self.rules:
             self.cosines[kind][s, part] = path_cosine(gates[kind], final)
             self._count(kind, s, gates[kind], final)
@@ -278,8 +335,10 @@ class _Work:
                 self.swapped[kind][s, t, part] = self._run(part, gates[kind])
         for kind in self.rules:  # the last network is loaded
             mean = self.means[kind, s]
-            for name, control in zip(CONTROLS, (others[kind], mean, mean.ones()), strict=False):
+            made = {"shuffled": others[kind], "same class": alike[kind], "mean": mean, "ones": mean.ones()}
+            for name, control in made.items():
                 self.controls[kind, name][s, part] = self._run(part, control)
+            self.controls[kind, "same class"][s, part[fellows == part]] = torch.nan
 
     def found(self, points: list[Point]) -> Swaps:
         """All that was found."""
@@ -304,6 +363,13 @@ class _Work:
             self.counts[kind] = torch.zeros(len(self.load), len(rows), 2, LEVELS, dtype=torch.float64)
         if rows:
             self.counts[kind][s] += torch.stack(rows)
+
+
+def cycled(order: Tensor) -> Tensor:
+    """Another image for each one: one cycle through all of them in an order [N]."""
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return other
 
 
 def _weighted(mean: Gates, share: float, total: Gates | None) -> Gates:

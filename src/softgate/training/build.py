@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from softgate import targets
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require
-from softgate.training import SoftgateModule, networks, tracking
+from softgate.training import SoftgateModule, given_gates, networks, tracking
 from softgate.training.callbacks import (
     AlignmentCurves,
     BestCheckpoint,
@@ -72,9 +72,12 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
         channels_last=config.channels_last,
         compile=config.compile,
         metrics=config.metrics,
+        gates_from=None if config.gates_from.run is None else config.gates_from.plain,
     )
     built.found = networks.begin_with(built.net, config.model, images.identity)
     networks.check_output(built.net, str(architecture["name"]), images.size, config.data.channels, found)
+    if config.gates_from.run is not None:
+        given_gates.begin(built, config.gates_from, images.size, config.data.channels)
     return built
 
 
@@ -119,7 +122,10 @@ def callbacks(config: TrainConfig, directory: Path) -> list[Callback]:
         judge = _evaluator(options.alignment.evaluator)
         made.append(AlignmentCurves(config.readout, options.alignment, judge))
     if options.paths.recordings and not dry:
-        made.append(PathRecorder(directory / "paths", config.readout, options.paths))
+        if options.paths.probe != "train":
+            made.append(PathRecorder(directory / "paths", config.readout, options.paths))
+        if options.paths.probe != "val":
+            made.append(PathRecorder(directory / "paths-train", config.readout, options.paths, "train"))
     if config.ema is not None:
         made.append(MovingAverage(decay=config.ema))  # after the grids: they show what was validated
     for name, given in options.own.items():
@@ -151,6 +157,8 @@ def trainer(config: TrainConfig, directory: Path, step: int | None = None) -> pl
         SoftgateError: If Lightning refuses an option; the message is Lightning's first sentence.
     """
     given, options = config.trainer, config.trainer.plain
+    if config.gates_from.run is not None:
+        options["max_epochs"] = given.max_epochs - given_gates.whole_epochs(config.gates_from)
     if given.sync_batchnorm == "auto":
         several = torch.cuda.device_count() > 1 or given.num_nodes > 1
         options["sync_batchnorm"] = given.accelerator != "cpu" and torch.cuda.is_available() and several

@@ -50,7 +50,8 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
     """Rebuilds a trained module from a checkpoint, read with `weights_only`, and the data options it was trained on.
 
     Raises:
-        SoftgateError: If the file is damaged, names code to run, or was not written by softgate.
+        SoftgateError: If the file is damaged, names code to run, was not written by softgate, or is of a network
+            with the gates of another.
     """
     checkpoint = checkpoints.read(path, option)
     try:
@@ -62,5 +63,8 @@ def restore(path: Path, option: str = "runs") -> tuple[SoftgateModule, dict[str,
         module.on_load_checkpoint(checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         raise checkpoints.not_ours(path, option, error) from None
+    if module.gates is not None:
+        said = "its network was trained with the gates of another (gates_from) and is none by itself"
+        raise SoftgateError(f"{option}={path}: {said}; what it reached stands in the run's summary.json.")
     own = targets.KEY in options
     return module, {key: value for key, value in options.items() if own or key in NamedData.model_fields}

@@ -20,6 +20,7 @@ from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require
 from softgate.models.networks import NetworkConfig
 from softgate.options import Options, Says, Whole, Words, unknown_key
+from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks.config import (
     AlignmentConfig,
@@ -31,8 +32,9 @@ from softgate.training.callbacks.config import (
     check_range,
 )
 from softgate.training.figures import FIGURES, FiguresConfig
+from softgate.training.gates_config import GatesFromConfig
 from softgate.training.networks import TargetNetwork, read_network
-from softgate.training.optim import OptimConfig, TargetOptim, read_optim
+from softgate.training.optim import COSINE, OptimConfig, TargetOptim, read_optim
 from softgate.training.trainer_config import TrainerConfig
 from softgate.training.wandb_config import WandbConfig
 
@@ -180,6 +182,9 @@ class TrainConfig(Options):
     metrics: Annotated[dict[str, Any], BeforeValidator(read_metrics)] = Field(
         {}, description="torchmetrics by name, each a _target_ with its arguments; logged as val/NAME"
     )
+    gates_from: GatesFromConfig = Field(
+        GatesFromConfig(), description="weights of a recorded epoch, trained on with gates that are given"
+    )
     sweep: SweepConfig
     seed: Annotated[int, Field(ge=0, lt=2**32), Says("a whole number from 0 to 2^32 - 1 is needed")] = Field(
         description="of the initial weights, the data order and the augmentation"
@@ -214,6 +219,41 @@ class TrainConfig(Options):
         if self.callbacks.paths.recordings and self.callbacks.paths.soft:
             check_range(self.readout)
         return self
+
+    @model_validator(mode="after")
+    def _can_be_trained_on(self) -> Self:
+        if self.gates_from.run is None:
+            return self
+        start, epochs = f"gates_from.run={self.gates_from.run}", self.trainer.max_epochs
+        require(
+            self.model.weights is None, f"{start}: it is where the weights come from; model.weights=null is needed."
+        )
+        own = self.optim.scheduler not in (None, COSINE)
+        require(not own, f"{start}: the rate goes on from that epoch; optim.scheduler=cosine or null is needed.")
+        after = epochs is not None and epochs > (self.gates_from.epoch or 0) and self.trainer.max_steps == -1
+        require(
+            after,
+            f"{start}: trainer.max_epochs={epochs}, max_steps={self.trainer.max_steps}: the epoch that training ends "
+            f"at, counted from the beginning of that run, is needed, after gates_from.epoch and with max_steps=-1.",
+        )
+        if self.gates_from.given:
+            self._check_given(start)
+        return self
+
+    def _check_given(self, start: str) -> None:
+        """Refuses what would show or train a network with gates of its own."""
+        soft = self.surrogate.gate != gates.Hard() or self.surrogate.pool != pools.Hard()
+        require(not soft, f"{start}: gates that are given are constants, with nothing to soften; set surrogate=none.")
+        require(not self.compile, f"{start}: compile=true: given gates run eagerly; false is needed.")
+        on = {
+            "grids.every_n_epochs": self.callbacks.grids.every_n_epochs,
+            "alignment.every_n_epochs": self.callbacks.alignment.every_n_epochs,
+            "paths.recordings": self.callbacks.paths.recordings,
+            "diagnostics.every_n_epochs": self.callbacks.diagnostics.every_n_epochs,
+        }
+        for key, value in on.items():
+            said = f"it looks at the network with gates of its own; set callbacks=none, or callbacks.{key}=0."
+            require(not value, f"{start}: callbacks.{key}={value}: {said}")
 
 
 def own_words(words: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from softgate import targets
 from softgate.classes import Match
 from softgate.errors import SoftgateWarning, require
+from softgate.paths.frozen import FrozenGates
 from softgate.sites.attaching import attach
 from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
@@ -29,6 +30,9 @@ Batch = tuple[Tensor, Tensor]
 
 SCALES = "softgate_scales"
 """Where a checkpoint keeps the per-channel scales: beside the state dict, so that this loads anywhere."""
+
+GATES = "softgate_gates"
+"""Where it keeps the weights of the frozen network whose gates are taken."""
 
 SO_FAR = "softgate_so_far"
 """Where a checkpoint of the midst of an epoch keeps the sums of the training metrics."""
@@ -67,9 +71,12 @@ class SoftgateModule(pl.LightningModule):
         channels_last: Keep weights and images in channels-last order.
         compile: Compile the network when training starts.
         metrics: Targets of torchmetrics by name, logged after each epoch as `val/NAME`.
+        gates_from: The options of `gates_from=`, with a run; None for a network with gates of its own.
 
     Attributes:
         found: Where its classes were found in the weights that it begins with; None where it was not so.
+        gates: Runs the network with the gates of a frozen one; None where it has its own.
+        epochs_before: Epochs of the learning rate's schedule that lie before this training.
 
     Raises:
         SoftgateError: If the network cannot be built or the rule does not cover it.
@@ -84,9 +91,11 @@ class SoftgateModule(pl.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
         metrics: Mapping[str, Mapping[str, Any]] | None = None,
+        gates_from: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=() if metrics else ("metrics",))
+        unset = [name for name, value in (("metrics", metrics), ("gates_from", gates_from)) if not value]
+        self.save_hyperparameters(ignore=unset)
         self.optim = None if optim is None else read_optim(optim)
         self.classes = list(classes)
         self.found: Match | None = None
@@ -98,6 +107,9 @@ class SoftgateModule(pl.LightningModule):
         self.channels_last = channels_last
         self.rule = Surrogate.from_dict(surrogate)
         self.sites: Sites = attach(self.net, self.rule)
+        given = gates_from is not None and gates_from["gates"] != "own"
+        self.gates = FrozenGates(self.sites, self.net) if given else None  # its weights come later
+        self.epochs_before = 0
         self.moving = False  # whether the rule's schedule changes a value from step to step now
         smoothing = float(self.optim.label_smoothing) if self.optim else 0.0
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
@@ -116,7 +128,8 @@ class SoftgateModule(pl.LightningModule):
         stance: AbstractContextManager[Any]
         stance = torch.compiler.set_stance("force_eager") if self.compile_net and self.moving else nullcontext()
         with stance:
-            logits: Tensor = self.net(x)
+            # Where this process has no image left the network runs all the same, as others wait for it.
+            logits: Tensor = self.net(x) if self.gates is None or not len(x) else self.gates(x)
         return logits
 
     def setup(self, stage: str) -> None:
@@ -152,6 +165,8 @@ class SoftgateModule(pl.LightningModule):
         """Keeps the per-channel scales beside the state dict, and within an epoch its loss and accuracy so far."""
         if self.sites.scales:
             checkpoint[SCALES] = self.sites.scales.state_dict()
+        if self.gates is not None:
+            checkpoint[GATES] = self.gates.state_dict()
         if self.train_loss.update_called:
             checkpoint[SO_FAR] = self._so_far()
 
@@ -159,6 +174,8 @@ class SoftgateModule(pl.LightningModule):
         """Puts them back."""
         if SCALES in checkpoint:
             self.sites.scales.load_state_dict(checkpoint[SCALES])
+        if self.gates is not None:
+            self.gates.load_state_dict(checkpoint[GATES])
         if SO_FAR in checkpoint and self._trainer is not None and self.global_rank == 0:  # summed over processes
             for metric, state in zip(self._running(), checkpoint[SO_FAR], strict=True):
                 for name, value in state.items():
@@ -225,7 +242,8 @@ class SoftgateModule(pl.LightningModule):
         assert self.optim is not None
         optimizer = build_optimizer(self.net, self.optim)
         steps = int(self.trainer.estimated_stepping_batches)
-        plan: Any = {"optimizer": optimizer, **build_schedule(optimizer, self.optim, steps)}
+        done = round(steps / (self.trainer.max_epochs or 1) * self.epochs_before)
+        plan: Any = {"optimizer": optimizer, **build_schedule(optimizer, self.optim, steps + done, done)}
         return plan  # type: ignore[no-any-return]  # Lightning's is a TypedDict
 
     def _log_epoch(self, split: str, loss: MeanMetric, scores: MetricCollection) -> None:

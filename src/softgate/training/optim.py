@@ -112,18 +112,19 @@ def build_optimizer(net: nn.Module, options: OptimConfig | TargetOptim) -> Optim
     return AdamW(groups, lr=options.lr, betas=(momentum, 0.999))
 
 
-def build_schedule(optimizer: Optimizer, options: Plan, steps: int) -> dict[str, Any]:
+def build_schedule(optimizer: Optimizer, options: Plan, steps: int, done: int = 0) -> dict[str, Any]:
     """What Lightning is told of the learning rate over the run; nothing where it is constant.
 
     Args:
         optimizer: The optimiser.
         options: Those of `optim=`.
         steps: Optimiser steps of the run; a scheduler's argument `total_steps` is filled with it.
+        done: How many of these steps lie behind the weights already; the cosine goes on from there.
     """
     if options.scheduler is None:
         return {}
     if options.scheduler == COSINE:
-        schedule: Any = warmup_cosine(optimizer, steps, float(options.warmup))
+        schedule: Any = warmup_cosine(optimizer, steps, float(options.warmup), done)
         return {"lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
     targets.check_trusted(options.scheduler, "optim.scheduler")
     kinds = (LRScheduler, ReduceLROnPlateau)
@@ -132,11 +133,12 @@ def build_schedule(optimizer: Optimizer, options: Plan, steps: int) -> dict[str,
     return {"lr_scheduler": told | ({"monitor": options.monitor} if isinstance(schedule, ReduceLROnPlateau) else {})}
 
 
-def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
-    """Linear warm-up over a share `warmup` of `steps`, then a cosine to zero at the last step."""
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, done: int = 0) -> LambdaLR:
+    """Linear warm-up over a share `warmup` of `steps`, then a cosine to zero at the last; `done` of them are past."""
     rise = round(warmup * steps)
 
     def factor(step: int) -> float:
+        step += done
         if step < rise:
             return (step + 1) / (rise + 1)
         progress = (step - rise) / max(1, steps - rise)

@@ -53,13 +53,16 @@ def first(config: TrainConfig, data: ImageData, module: SoftgateModule, device: 
         network += f"; classes of the weights: {module.found}"
     if module.sites.unaffected:
         network += f"; with a gradient of their own: {'; '.join(module.sites.unaffected)}"
-    lines = {"data": about, "network": network, "rule": _rule(module), "recipe": _recipe(config, data)}
+    lines = {"data": about, "network": network, "rule": _rule(config, module), "recipe": _recipe(config, data)}
     lines |= {"device": _device(config, device), "directory": str(shortened(directory))}
     return "\n".join(line(name, escape(said)) for name, said in lines.items())
 
 
-def _rule(module: SoftgateModule) -> str:
-    rule = module.rule
+def _rule(config: TrainConfig, module: SoftgateModule) -> str:
+    rule, asked = module.rule, config.gates_from
+    if asked.given:
+        whose = {"epoch": "the network frozen there", "last": "that run's last network", "random": "an untrained one"}
+        return f"weights of epoch {asked.epoch} of {asked.run}, trained on with the gates of {whose[asked.gates]}"
     if isinstance(rule.gate, gates.Hard) and isinstance(rule.pool, pools.Hard):
         return "the true gradient"
     usual, keys = Surrogate(), ("gain", "scale", "mix")
@@ -72,6 +75,8 @@ def _recipe(config: TrainConfig, data: ImageData) -> str:
     optim, trainer = config.optim, config.trainer
     how = f"{optim.name}, learning rate {optim.lr}" if isinstance(optim, OptimConfig) else optim.target
     count = "1 epoch" if trainer.max_epochs == 1 else f"{trainer.max_epochs} epochs"
+    if config.gates_from.run is not None:
+        count = f"from epoch {config.gates_from.epoch} to {trainer.max_epochs}"
     long = count if trainer.max_epochs not in (None, -1) else "no limit of epochs"
     steps = f", at most {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
     return f"{how}; {long}{steps}, {data.batch_size} images a step and device; seed {config.seed}"
@@ -85,13 +90,14 @@ def _device(config: TrainConfig, device: torch.device) -> str:
     return f"{name}{threads}, {config.trainer.precision}{several}" + (", compiled" if config.compile else "")
 
 
-def last(status: str, found: Mapping[str, Any], directory: Path) -> str:
+def last(status: str, found: Mapping[str, Any], directory: Path, given: bool = False) -> str:
     """How the run ended, what it reached, its pictures, and what one does next.
 
     Args:
         status: finished, interrupted or diverged.
         found: Its summary.
         directory: Its directory.
+        given: Whether its gates are another network's, without which there is nothing to evaluate.
     """
     lines = [f"[bold {'green' if status == 'finished' else 'red'}]{status}[/]"]
     if "best/val/acc" in found:
@@ -118,9 +124,11 @@ def last(status: str, found: Mapping[str, Any], directory: Path) -> str:
     train, evaluate = commands()
     again = f"{train} {shlex.quote(f'resume={place}')}"
     go_on = f"{again} trainer.max_epochs=N" if status == "finished" else again
-    lines.append(line("next", escape(f"{evaluate} {shlex.quote(f'runs={place}')}  # its grids, and measures of it")))
-    lines.append(line("", escape(f"{go_on}  # go on with it")))
-    if status == "finished":
+    if not given:
+        look = f"{evaluate} {shlex.quote(f'runs={place}')}"
+        lines.append(line("next", escape(f"{look}  # its grids, and measures of it")))
+    lines.append(line("next" if given else "", escape(f"{go_on}  # go on with it")))
+    if status == "finished" and not given:
         lines.append(line("", escape(f"{train} surrogate=none  # the true gradient, to compare with")))
     return "\n".join(lines)
 

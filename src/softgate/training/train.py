@@ -93,7 +93,8 @@ def _run(
             if isinstance(callback, Checks):
                 callback.check(module, data)
         data.setup("fit")
-        if config.model.weights is not None and former.checkpoint is None:
+        trained = config.model.weights is not None or (config.gates_from.run is not None and not module.sites.scales)
+        if trained and former.checkpoint is None:
             calibrate_for_training(module, data)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, Prepares):
@@ -169,7 +170,7 @@ def _conclude(
     if not config.trainer.fast_dev_run:
         files.write_json(found | about, directory / "summary.json")
         summary.save_curves(points, directory / "curves", str(config.name), config.figures)
-    console.print(screens.last(status, found, directory), soft_wrap=True)
+    console.print(screens.last(status, found, directory, config.gates_from.given), soft_wrap=True)
     return found
 
 

@@ -75,6 +75,7 @@ def plain(one: Stability, options: PathsConfig) -> dict[str, Any]:
             "into_last": [[number(v) for v in part] for part in swaps.curve(kind, True, **draws)],
             "controls": {name: [number(v) for v in swaps.control(kind, name, True)] for name in CONTROLS},
             "controls_pooled": {name: [number(v) for v in swaps.control(kind, name, False)] for name in CONTROLS},
+            "above_controls": [[number(v) for v in part] for part in swaps.margin(kind, True, **draws)],
             "settled": [number(v) for v in settled],
             "path_cosine_to_last": [number(v) for v in per_site(swaps.log_cosine[kind], comparison)],
             "gate_auc": [number(v) for v in swaps.gate_auc(kind)],
@@ -190,6 +191,9 @@ def _rows(one: Stability, options: PathsConfig) -> Iterator[tuple[Any, ...]]:
                 for t, to in enumerate(epochs):
                     low, high = (ends[1][s], ends[2][s]) if t == len(epochs) - 1 else ("", "")
                     yield (*start, name, from_epoch, to, float(values[s, t]), low, high)
+            margin = zip(epochs, *swaps.margin(kind, within, options.resamples, options.seed), strict=True)
+            for epoch, value, low, high in margin:
+                yield (*start, f"{name}_above_controls", epoch, epochs[-1], value, low, high)
             for control in CONTROLS:
                 for epoch, value in zip(epochs, swaps.control(kind, control, within), strict=True):
                     yield (*start, f"{name}_{control.replace(' ', '_')}", epoch, epochs[-1], value, "", "")

@@ -50,7 +50,8 @@ def settled(runs: Sequence[Mapping[str, Any]], options: PathsConfig) -> Table:
         cells = [_interval(one["swap"][kind]["settled"]) for kind in GATES]
         early = [part[1] for part in one["soft_minus_hard"]]
         rows.append([one["label"], one["trained"], *cells, _interval(early, signed=True)])
-    return Table(heads, rows, f"settled: epoch from which on within-class swap stays above {options.threshold}")
+    said = f"settled: epoch from which on within-class swap stays above {options.threshold}, {options.probe} images"
+    return Table(heads, rows, said)
 
 
 def measures(one: Stability) -> dict[str, Sequence[float]]:
@@ -61,7 +62,8 @@ def measures(one: Stability) -> dict[str, Sequence[float]]:
     for kind in GATES:
         rows[f"swap {kind}, within class"] = swaps.curve(kind, True, 1)[0]
         rows[f"swap {kind}, pooled"] = swaps.curve(kind, False, 1)[0]
-    for name in CONTROLS[:3]:
+    rows["swap hard minus its greatest control, within"] = swaps.margin("hard", True, 2)[0]
+    for name in CONTROLS[:-1]:
         rows[f"control, hard, within: {name}"] = swaps.control("hard", name, True)
         rows[f"control, hard, pooled: {name}"] = swaps.control("hard", name, False)
     rows["kappa with the last gates"] = [float(one.comparison.overall[1][i, last]) for i in places]

@@ -117,6 +117,9 @@ class PathsConfig(Options):
     recordings: Every = Field(0, description="moments besides the initial network; fewer where they coincide")
     first: Annotated[Number, Field(gt=0)] = Field(0.1, description="the first of them, in epochs; may be a fraction")
     images: Annotated[int, Field(ge=2)] = Field(256, description="probe images, spread evenly over the classes")
+    probe: Literal["val", "train", "both"] = Field(
+        "val", description="of validation images, in paths/, of training images, in paths-train/, or one of each"
+    )
     soft: bool = Field(False, description="keep soft gates too, in 8 bits each")
     weights: bool = Field(True, description="keep the weights of each moment; swap needs them")
     max_gb: Annotated[Number, Field(gt=0)] = Field(

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -45,14 +45,17 @@ class PathRecorder(Callback):
         directory: Where the recording goes.
         rule: The rule of the soft gates.
         options: What is recorded, of which images, and how often.
+        split: Whether the probe images are "val" or "train" images, these as validation shows them.
 
     Raises:
         SoftgateError: If nothing is to be recorded, or soft gates of the rule do not fit into 8 bits.
     """
 
-    def __init__(self, directory: str | Path, rule: Surrogate, options: PathsConfig) -> None:
+    def __init__(
+        self, directory: str | Path, rule: Surrogate, options: PathsConfig, split: Literal["val", "train"] = "val"
+    ) -> None:
         switched_on("callbacks.paths.recordings", options.recordings)
-        self.directory, self.rule, self.options = Path(directory), rule, options
+        self.directory, self.rule, self.options, self.split = Path(directory), rule, options, split
         if options.soft:
             check_range(rule)
         self._data: ImageData | None = None
@@ -65,7 +68,7 @@ class PathRecorder(Callback):
         """Raises `SoftgateError` where the recording would be larger than allowed; reads no image."""
         like = next(module.net.parameters())
         image = torch.zeros(data.config.channels, data.size, data.size, dtype=like.dtype, device=like.device)
-        count = min(self.options.images, len(data.val_listing))
+        count = min(self.options.images, len(data.train_listing if self.split == "train" else data.val_listing))
         header = self._header(module, image[None], "", count)
         points = self.options.recordings + 1
         size = size_on_disk(header, module.net, image, points)
@@ -84,7 +87,7 @@ class PathRecorder(Callback):
     def prepare(self, data: ImageData, module: SoftgateModule) -> None:
         """Picks the probe images; what does not fit is said before training."""
         self.check(module, data)
-        self._data, self._probe = data, data.sample(self.options.images, self.options.seed)
+        self._data, self._probe = data, data.sample(self.options.images, self.options.seed, self.split)
         images, labels = self._probe
         like = next(module.net.parameters())
         header = self._header(module, images[:1].to(like), probe_hash(images, labels), len(images))
