@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,11 @@ from softgate import files, locks
 from softgate.errors import SoftgateError, Stopped, require
 
 ROOT = Path(__file__).parents[1]
+BEARABLE = 1.5
+"""A bfloat16 step in float32 steps, beyond which the machine is said to be the wrong one."""
+
+SLOW = "the plan's runs are in bfloat16, for which this processor has no instructions: a step takes"
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -135,6 +141,8 @@ def command(what: str, given: argparse.Namespace) -> None:
         return
     if what == "run":
         check_places(plan, chosen, given.data)
+        if not all(plan.cells[cell].get("gpu") for cell in chosen) and (ratio := bfloat16_ratio()) > BEARABLE:
+            print(f"{SLOW} {ratio:.1f} times as long as in float32; a newer one makes them sooner", flush=True)
     with locks.held(files.folder(given.folder)):
         ledger = Ledger(given.folder, plan)
         name_versions(ledger)
@@ -159,6 +167,25 @@ def check_places(plan: Plan, chosen: Iterable[str], data: Path | None) -> None:
         import torch
 
         require(torch.cuda.is_available(), f"--cells={','.join(gpu)}: a GPU is needed, and there is none.")
+
+
+def bfloat16_ratio() -> float:
+    """Seconds of a small network's training step under bfloat16 autocast, in those of one in float32; one thread."""
+    import torch
+    from torch import nn
+
+    x, before = torch.randn(32, 3, 32, 32), torch.get_num_threads()
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3))
+    torch.set_num_threads(1)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    for low in (False, True) * 4:  # alternating; the first two warm up
+        begun = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = net(x).float().square().mean()
+        loss.backward()
+        took[low].append(time.perf_counter() - begun)
+    torch.set_num_threads(before)
+    return min(took[True][1:]) / min(took[False][1:])
 
 
 def merge(ledger: Ledger, others: Iterable[Path]) -> None:

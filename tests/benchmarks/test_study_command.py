@@ -90,6 +90,24 @@ def test_folders_are_merged_by_the_command_and_several_versions_named(capsys, tm
     assert len((tmp_path / "a" / "runs.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize(("ratio", "said"), [(12.0, "a step takes 12.0 times as long"), (0.6, None)])
+def test_a_processor_without_bfloat16_is_named_before_runs_are_made(capsys, tmp_path, monkeypatch, ratio, said):
+    class Idle:
+        def __init__(self, *given: object) -> None: ...
+
+        def outlook(self) -> str:
+            return "idle"
+
+        def run(self) -> None: ...
+
+    monkeypatch.setattr(study, "bfloat16_ratio", lambda: ratio)
+    monkeypatch.setattr(study, "Driver", Idle)
+    (tmp_path / "imagenette2-160").mkdir()
+    status, out, _ = typed(capsys, "--data", tmp_path, "--folder", tmp_path / "results", "--cells", "B")
+    assert status == 0
+    assert (said in out) if said else ("no instructions" not in out)
+
+
 def test_two_drivers_never_work_in_one_folder(capsys, tmp_path):
     (tmp_path / "imagenette2-160").mkdir()
     code = (
