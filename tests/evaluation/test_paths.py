@@ -90,7 +90,7 @@ def test_two_arms_are_reported_in_files_and_pictures(results):
 def test_the_page_holds_every_table_and_picture_and_needs_no_other_file(results):
     text = (results[1] / "report.html").read_text()
     assert text.count("<h2>") == 3  # when paths settle, and each run
-    assert text.count("data:image/jpeg") == 3
+    assert text.count("data:image/svg+xml") == 3
     assert "src='http" not in text
 
 
@@ -194,8 +194,8 @@ def test_moments_are_thinned_evenly_with_both_ends():
 
 def test_pictures_take_what_is_not_a_number():
     values = torch.tensor([[1.0, float("nan")], [0.5, 1.0]]).numpy()
-    assert heat_maps({"a": values}, [0, 1.5]).size[0] > 300
+    assert heat_maps({"a": values}, [0, 1.5]).width > 300
     line = Line([(0, 0.1), (0.5, float("nan")), (3, 0.9)], [(0, 0), (0.5, 0), (3, 0.8)], [(0, 0.2), (0.5, 1), (3, 1)])
-    assert swap_curves({"b": {"run": ("hard", line), "control: mean": ("mean", line)}}, {"b": 0.9}).size[0] > 300
+    assert swap_curves({"b": {"run": ("hard", line), "control: mean": ("mean", line)}}, {"b": 0.9}).width > 300
     with pytest.raises(SoftgateError):
         swap_curves({})
