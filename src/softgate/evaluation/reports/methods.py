@@ -173,9 +173,9 @@ def how(found: Comparison) -> str:
         f"does not say that they are alike. "
     )
     return (
-        f"Each arm minus {sentences.the(found.baseline)}, paired by seed and by image. An arm is called better or worse "
-        f"only where its {level:.0%} interval excludes 0 and p, after Holm's correction over the arms of that measure, is at most "
-        f"{1 - level:.2g}. {'' if margin is None else equal}"
+        f"Each arm minus {sentences.the(found.baseline)}, paired by seed and by image. An arm is called better "
+        f"or worse only where its {level:.0%} interval excludes 0 and p, after Holm's correction over the arms of that "
+        f"measure, is at most {1 - level:.2g}. {'' if margin is None else equal}"
         f"Intervals are for other seeds and other images: Student's t over seeds, with the chance that lies in the "
         f"choice of images added; measures without a value for each image (ECE, gap, sharpness) vary over seeds only. "
         f"Claims rest on {MEASURES[PRIMARY].title}; the other measures say where a difference lies. Marks below a line "
