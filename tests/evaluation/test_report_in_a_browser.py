@@ -66,7 +66,7 @@ def page(request, browser, report):
 def test_nothing_is_wider_than_the_screen_and_every_picture_is_there(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     loaded = page.evaluate(
-        "[...document.querySelectorAll('main img')].map(one => one.complete && one.naturalWidth > 0)"
+        "[...document.querySelectorAll('figure img')].map(one => one.complete && one.naturalWidth > 0)"
     )
     assert len(loaded) >= 8
     assert all(loaded)

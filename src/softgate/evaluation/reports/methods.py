@@ -21,6 +21,9 @@ WEIGHTS = (
 )
 """Options of the Trainer that weights depend on."""
 
+SAID = ("data.name", "data.size", "model.name", "optim.interval", "optim.monitor")
+"""Options that the first sentence says, or that a scheduler of one's own alone looks at."""
+
 OFF: Sequence[Any] = (None, False, -1, 0, "", "auto", [], {})
 """Values of the Trainer's options that do nothing."""
 
@@ -75,7 +78,7 @@ def _settings(shared: Mapping[str, Any], group: str) -> str:
     return ", ".join(
         f"{key.replace('_', ' ').replace('.', ' ')} {_value(value)}"
         for key, value in known.items()
-        if value not in (None, [], {}) and key not in free
+        if value not in (None, [], {}) and key not in free and f"{group}.{key}" not in SAID
     )
 
 
@@ -154,7 +157,9 @@ def _statistics(found: Comparison) -> str:
 
 
 def _software(found: Comparison) -> str:
-    return f"Software and hardware: {'; '.join(versions(found))}. Training took {hours(found):.3g} device-hours."
+    kinds = versions(found)
+    with_what = kinds[0].rpartition(" (")[0] if len(kinds) == 1 else "; ".join(kinds)  # of one kind, whose is clear
+    return f"Software and hardware: {with_what}. Training took {hours(found):.3g} device-hours."
 
 
 def hours(found: Comparison) -> float:
@@ -196,7 +201,7 @@ def ahead(found: Comparison) -> str:
 
 
 def sizes(found: Comparison) -> str:
-    """On how many images, how hard, and which checkpoint."""
+    """On how many images, and how hard."""
     options = found.options
     corruptions, attack = options.corruptions, options.attack
     severities = ", ".join(map(str, corruptions.severities))
@@ -214,7 +219,7 @@ def sizes(found: Comparison) -> str:
         )
     if few != 0:
         sizes += f"Sharpness: {few or 'all'} training images. "
-    return f"{sizes}Checkpoint: {options.checkpoint}."
+    return sizes.rstrip()
 
 
 def recipe(found: Comparison) -> Table:

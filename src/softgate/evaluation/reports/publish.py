@@ -55,7 +55,8 @@ def _write(found: Comparison, directory: Path, figures: FiguresConfig) -> tuple[
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
     files.write_csv(numbers, directory / "differences.csv")
     # For machines, which read an arm under its own name.
-    listed = {"summary": comparison.summary(found), "timing": comparison.runs(found), "classes": comparison.classes(found)}
+    listed = {"summary": comparison.summary(found), "timing": comparison.runs(found)}
+    listed["classes"] = comparison.classes(found)
     for name, table in listed.items():
         files.write_csv(table.records(), directory / f"{name}.csv", table.heads)
     words = HydraConfig.get().overrides.task
