@@ -137,7 +137,8 @@ def _measuring(found: Comparison) -> list[str]:
     titles = sentences.listed([MEASURES[key].title for key in found.keys])
     return [
         f"Networks of the {epoch} epoch were measured in evaluation mode under the true gradient, all on the same "
-        f"{sentences.measured(found)}: {titles}. {sizes(found)}"
+        f"{sentences.measured(found)}: {titles}.",
+        sizes(found),
     ]
 
 
