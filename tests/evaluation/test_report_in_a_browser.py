@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import container
 from made_comparison import comparison as made
+from softgate.evaluation import compare
 from softgate.evaluation.reports import comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -22,12 +22,12 @@ def report(tmp_path_factory):
     """A report with a picture of every kind and names long enough to overflow."""
     directory = tmp_path_factory.mktemp("report")
     found = made("digits, " + 12 * "a_long_name_", directory)
-    for arm in found.arms:
-        config = container(f"surrogate={'none' if arm == 'none' else 'excitation'}", name="train")
-        for run in (run for run in found.runs if run.arm == arm):
-            run.config.update(config | {"seed": run.seed})
+    for run in found.runs:
+        rule = {"gate": {"name": "hard" if run.arm == "none" else "sigmoid"}, "pool": {"name": "hard"}}
+        run.config.update({"surrogate": rule, "model": {"weights": 20 * "a/long/path/"}, "trainer": {"max_epochs": 6}})
     for place, each in enumerate(found.measured):
         each.values |= {"nll": 10.0 - place, "sharpness": 9e-5 * 12.0**place, "ece": 0.1 * place}
+    found.rows = compare.differences(found)
     for arm in found.arms:
         path = directory / f"{found.arms.index(arm)}.png"
         noise = np.random.default_rng(0).integers(0, 255, (300, 1600, 3), dtype=np.uint8)
