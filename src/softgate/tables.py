@@ -34,11 +34,13 @@ class Cell:
         text: What a reader sees.
         value: What a CSV file holds, such as the number that was rounded for the text; None for the text.
         mark: Picks a colour; None for that of all text.
+        link: An address that a page links the text to; None for none.
     """
 
     text: str
     value: float | str | None = None
     mark: Mark | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,19 @@ class Table:
         lines = [_markdown(self.heads), rule, *map(_markdown, self.texts)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-    def latex(self) -> str:
-        r"""As a `table` with the title as its caption, for a document that has `\usepackage{booktabs}`."""
-        head = [" & ".join(map(_latex, self.heads)) + r" \\", r"\midrule"] if self.headed else []
+    def latex(self, fit: bool = False) -> str:
+        r"""As a `table` with the title as its caption, for a document that has `\usepackage{booktabs}`.
+
+        Args:
+            fit: Shrink a table that is wider than the text; the document needs `\usepackage{graphicx}` too.
+        """
+        head = [" & ".join(map(escaped, self.heads)) + r" \\", r"\midrule"] if self.headed else []
         rows = [" & ".join(_marked(cell) for cell in row) + r" \\" for row in self.cells]
-        caption = [rf"\caption{{{_latex(self.title)}}}"] if self.title else []
+        caption = [rf"\caption{{{escaped(self.title)}}}"] if self.title else []
         tabular = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", *head, *rows, r"\bottomrule", r"\end{tabular}"]
+        if fit:
+            width = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
+            tabular = [rf"\resizebox{{{width}}}{{!}}{{%", *tabular[:-1], tabular[-1] + "}"]
         return "\n".join([r"\begin{table}", r"\centering", *caption, *tabular, r"\end{table}"]) + "\n"
 
     def html(self) -> str:
@@ -125,7 +134,7 @@ class Table:
         heads = "".join(f"<th{side}>{escape(head)}</th>" for head, side in zip(self.heads, sides, strict=True))
         rows = (
             "".join(
-                f"<td{side}{f' class={cell.mark}' if cell.mark else ''}>{escape(cell.text)}</td>"
+                f"<td{side}{f' class={cell.mark}' if cell.mark else ''}>{_linked(cell)}</td>"
                 for cell, side in zip(row, sides, strict=True)
             )
             for row in self.cells
@@ -171,8 +180,12 @@ def _markdown(words: Sequence[str]) -> list[str]:
     return [word.replace("|", r"\|").replace("<", "&lt;").replace("\n", "<br>") for word in words]
 
 
+def _linked(cell: Cell) -> str:
+    return f"<a href='{escape(cell.link)}'>{escape(cell.text)}</a>" if cell.link else escape(cell.text)
+
+
 def _marked(cell: Cell) -> str:
-    return rf"\textbf{{{_latex(cell.text)}}}" if cell.mark in ("better", "worse") else _latex(cell.text)
+    return rf"\textbf{{{escaped(cell.text)}}}" if cell.mark in ("better", "worse") else escaped(cell.text)
 
 
 _LATEX = {
@@ -202,6 +215,7 @@ _LATEX = {
 _SIGNS = re.compile("|".join(map(re.escape, _LATEX)))
 
 
-def _latex(words: str) -> str:
+def escaped(words: str) -> str:
+    """Words as LaTeX sets them."""
     apart = re.sub("-(?=-)", "-\0", words)  # two of them together would be set as a dash
     return _SIGNS.sub(lambda found: _LATEX[found[0]], apart).replace("\0", "{}")

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -62,24 +63,39 @@ def test_a_difference_is_that_of_the_runs_pair_by_pair(results):
 class Addresses(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.found, self.tags, self.alts = [], [], []
+        self.sources, self.links, self.ids, self.tags, self.alts = [], [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.found += [value for name, value in attributes if name in ("src", "href")]
+        for name, found in (("src", self.sources), ("href", self.links), ("id", self.ids)):
+            found += [value for key, value in attributes if key == name]
         self.alts += [dict(attributes).get("alt") for _ in [0] if tag == "img"]
 
 
-def test_the_report_is_one_file_without_scripts_or_addresses(results):
+def test_the_report_is_one_file_that_loads_nothing_and_links_to_what_is_there(results, swept):
     text = (results / "report.html").read_text()
     page = Addresses()
     page.feed(text)
     assert len(page.alts) >= 10
     assert all(page.alts)
-    assert all(address.startswith("data:") for address in page.found)
-    assert "script" not in page.tags
+    assert all(source.startswith("data:") for source in page.sources)
+    links = {link for link in page.links if not link.startswith(("#", "data:"))}
+    assert {(results / unquote(link)).resolve() for link in links} >= {path.parent for path in swept.glob("*/.hydra")}
+    assert all((results / unquote(link)).exists() for link in links)
+    assert page.tags.count("script") == 1
+    assert {link[1:] for link in page.links if link.startswith("#")} == set(page.ids)
     assert not re.search(r"url\(|@import", text)
-    sections = "Summary", "Differences", "Over epochs", "Alignment against accuracy", "Recipe", "Versions"
+    assert ">none<" not in text
+    sections = (
+        "Every seed",
+        "Methods",
+        "Summary",
+        "Differences",
+        "Over epochs",
+        "Alignment against accuracy",
+        "Recipe",
+        "Versions",
+    )
     commands = "uv run train.py -m surrogate=none,excitation,sugar seed=0,1,2", "uv run evaluate.py"
     for part in (*sections, *commands, "viewport", "a processor"):
         assert part in text, part
@@ -87,9 +103,11 @@ def test_the_report_is_one_file_without_scripts_or_addresses(results):
 
 def test_the_tables_can_be_pasted_into_a_page(results):
     text = (results / "report.md").read_text()
-    assert text.startswith(
-        "```bash\nuv run train.py -m surrogate=none,excitation,sugar seed=0,1,2\nuv run evaluate.py "
-    )
+    sentences, commands, _ = text.partition("```bash\n")
+    assert re.match(r"(excitation|sugar) (and|does|do) ", sentences)
+    assert sentences.count("the true gradient") == 2
+    assert commands
+    assert "uv run train.py -m surrogate=none,excitation,sugar seed=0,1,2\nuv run evaluate.py " in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3
     for lines in tables:

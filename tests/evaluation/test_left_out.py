@@ -43,7 +43,7 @@ def test_every_run_that_cannot_take_part_is_named_in_a_line_and_the_rest_is_comp
     for label in lines:
         assert f"left out: {label}:" in said
         assert f"<li>{label}:" in page
-    assert "none lacks seed 0, 1: left out of its pairs with excitation." in found["notes"]
+    assert "true gradient lacks seed 0, 1: left out of its pairs with excitation." in found["notes"]
     assert {row["arm"]: row["seeds"] for row in found["differences"]} == {"excitation": (2,), "sugar": (2,)}
     assert all(row["verdict"] == "not told apart" for row in found["differences"])
 
@@ -78,7 +78,7 @@ def test_where_no_seed_is_shared_the_report_says_so(swept, tmp_path):
     runs = f"runs=[{swept}/none-0,{swept}/excitation-1]"
     evaluated(tmp_path, runs, *FEW, *CHEAP)
     page = (tmp_path / "report.html").read_text()
-    assert "excitation: no seed is shared with none: nothing is compared." in page
+    assert "excitation: no seed is shared with the true gradient: nothing is compared." in page
     assert "There is no arm but" not in page
     assert "Sharpness:" not in page
     assert "Corrupted:" not in page

@@ -37,7 +37,8 @@ def test_all_seeds_of_an_arm_have_the_one_value_with_the_best_mean(images, tmp_p
     rates, line = chosen(*made)
     assert rates == {0: 0.1, 1: 0.1, 2: 0.1}
     assert line == (
-        "none: optim.lr=0.1 of optim.lr=0.05; optim.lr=0.1; optim.lr=0.2; optim.lr=0.4, by the mean over seeds 0, 1, 2."
+        "true gradient: optim.lr=0.1 of optim.lr=0.05; optim.lr=0.1; optim.lr=0.2; optim.lr=0.4, "
+        "by the mean over seeds 0, 1, 2."
     )
 
 
@@ -76,7 +77,7 @@ def test_the_only_value_needs_no_choice_and_no_tuning_changes_nothing(images, tm
     made = grid(images, tmp_path, {(0.1, 0): 0.5, (0.1, 1): 0.4})
     rates, line = chosen(*made)
     assert rates == {0: 0.1, 1: 0.1}
-    assert line == "none: optim.lr=0.1, the only value tried."
+    assert line == "true gradient: optim.lr=0.1, the only value tried."
     runs, _ = collection.read(made, "last")
     assert tuning.tune(runs, [], "val/acc") == (runs, [])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from softgate.evaluation.generalization.planning import Outlook
 from softgate.evaluation.generalization.statistics import Difference
 from softgate.evaluation.networks import Subject, align
 from softgate.evaluation.progress import Bar, expectation
-from softgate.evaluation.runs import Run, never_started, read, require_known, sort, without_doubles
+from softgate.evaluation.runs import Run, never_started, read, require_known, softens, sort, without_doubles
 from softgate.rounding import rounded
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
@@ -99,6 +99,23 @@ class Comparison:
     def keys(self) -> list[str]:
         """The measures that any run has."""
         return [key for key in MEASURES if any(key in each.values for each in self.measured)]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Arm to its name for people; the arm's own where two would be alike."""
+        called = {run.arm: run.called for run in self.runs}
+        return called if len(set(called.values())) == len(called) else {arm: arm for arm in called}
+
+    def for_people(self) -> Comparison:
+        """The same with arms under their names for people; files for machines keep the others."""
+        names = self.names
+        return replace(
+            self,
+            runs=[replace(run, arm=names[run.arm]) for run in self.runs],
+            baseline=names.get(self.baseline, self.baseline),
+            rows=[replace(row, arm=names.get(row.arm, row.arm)) for row in self.rows],
+            grids={names.get(arm, arm): path for arm, path in self.grids.items()},
+        )
 
     def of(self, arm: str, condition: str) -> dict[int, Measured]:
         """Seed to numbers."""
@@ -225,6 +242,7 @@ def _other_data(networks: Networks) -> list[str]:
 def _baseline(runs: Sequence[Run], named: str | None) -> str:
     arms = sorted({run.arm for run in runs})
     if named is not None:
+        named = {run.called: run.arm for run in runs}.get(named, named)
         if named not in arms:
             raise unknown("compare.baseline", named, arms)
         return named
@@ -232,15 +250,9 @@ def _baseline(runs: Sequence[Run], named: str | None) -> str:
     return min(hard, key=len) if hard else arms[0]
 
 
-def softens(run: Run) -> bool:
-    """Whether a run was trained with anything but the true gradient."""
-    rule = run.config.get("surrogate") or {}
-    return any(rule.get(part, {}).get("name") != "hard" for part in ("gate", "pool")) and rule.get("mix", 1) != 0
-
-
 def missing(found: Comparison) -> list[str]:
     """A line for each seed that an arm has and the other lacks: the pair does not count."""
-    lines = []
+    lines, names = [], found.names
     for condition in found.conditions:
         where = f" at {condition}" if condition else ""
         base = _seeds(found, found.baseline, condition)
@@ -249,7 +261,7 @@ def missing(found: Comparison) -> list[str]:
             for name, lacking, other in ((found.baseline, mine - base, arm), (arm, base - mine, found.baseline)):
                 if lacking and mine:
                     which = ", ".join(map(str, sorted(lacking)))
-                    lines.append(f"{name}{where} lacks seed {which}: left out of its pairs with {other}.")
+                    lines.append(f"{names[name]}{where} lacks seed {which}: left out of its pairs with {names[other]}.")
     return lines
 
 
@@ -351,7 +363,7 @@ def _draw(
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
         epoch = run.summary.get("best/epoch")
-        title = f"{arm}, seed {run.seed}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
+        title = f"{found.names[arm]}, seed {run.seed}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
         with memory.spared(partial(_without_grid, found, run)):
             grids.draw(subject, data, soft, grid, place, title)
             found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"

@@ -35,6 +35,10 @@ NOT_THE_RECIPE = (
 """Keys, and groups, in which runs of one arm may differ: they change no weight, or where and how fast it is run."""
 
 
+TRUE_GRADIENT = "true gradient"
+"""What people call the arm of surrogate=none."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run.
@@ -69,6 +73,13 @@ class Run:
         return int(self.config["seed"])
 
     @property
+    def called(self) -> str:
+        """The arm's name for people: surrogate=none is the true gradient."""
+        head, comma, rest = self.arm.partition(", ")
+        known = head in ("none", "hard") and not (self.config.get("surrogate") and softens(self))
+        return f"{TRUE_GRADIENT}{comma}{rest}" if known else self.arm
+
+    @property
     def command(self) -> str:
         """What makes this run again."""
         return command("train.py", self.overrides)
@@ -78,6 +89,12 @@ class Run:
         """What makes the whole sweep again."""
         words = [word for word in self.sweep if not word.startswith(("sweep.resume=", "hydra.sweep.dir="))]
         return command("train.py", ["-m", *words]) if words else None
+
+
+def softens(run: Run) -> bool:
+    """Whether a run was trained with anything but the true gradient."""
+    rule = run.config.get("surrogate") or {}
+    return any(rule.get(part, {}).get("name") != "hard" for part in ("gate", "pool")) and rule.get("mix", 1) != 0
 
 
 def command(script: str, words: Iterable[str]) -> str:
@@ -273,7 +290,7 @@ def without_doubles(runs: Sequence[Run], tuned: Sequence[str]) -> tuple[list[Run
             older = flatten(found[key].config)
             seeds = [k for k in flat if k != "seed" and _is_seed(k) and flat[k] != older.get(k)]
             others = "".join(f", {k}={flat[k]} where this has {older.get(k)} (runs are paired by seed)" for k in seeds)
-            left.append(f"{found[key].label}: {run.label} is a newer run of {run.arm} with seed {run.seed}{others}.")
+            left.append(f"{found[key].label}: {run.label} is a newer run of {run.called} with seed {run.seed}{others}.")
         found[key] = run
     kept = set(map(id, found.values()))
     return [run for run in runs if id(run) in kept], left

@@ -61,7 +61,8 @@ def tune(
     for place, values in places.items():
         best, line = _choose(values, lost.get(place, {}), tuned, score)
         chosen += values[best].values()
-        said.append(f"{' at '.join(filter(None, place))}: {line}")
+        called = next(iter(values[best].values())).called
+        said.append(f"{' at '.join(filter(None, (called, place[1])))}: {line}")
     return chosen, said
 
 

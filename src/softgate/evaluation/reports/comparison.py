@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from softgate.evaluation.compare import EFFECTS, Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
-from softgate.evaluation.generalization.statistics import LEVEL
-from softgate.evaluation.reports import pages, sentences
-from softgate.evaluation.runs import Run, flatten
+from softgate.evaluation.reports import links, methods, pages, sentences
+from softgate.evaluation.reports.headline import headline
+from softgate.evaluation.runs import Run
 from softgate.figures.style import Chart
 from softgate.rounding import percent
 from softgate.tables import Cell, Mark, Table
@@ -50,14 +50,16 @@ def _numbered(kind: str, made: Sequence[tuple[str, Chart, str]]) -> dict[str, tu
     }
 
 
-def page(found: Comparison, command: str, drawn: Drawn | None = None) -> str:
-    """The report as HTML: no script, no address of another file.
+def page(found: Comparison, command: str, drawn: Drawn | None = None, directory: Path | None = None) -> str:
+    """The report as HTML: one file, which loads nothing; what it links to may be missing.
 
     Args:
         found: The comparison.
         command: What made the report.
         drawn: Its `charts`; None makes them.
+        directory: Where the page will lie, for links to what lies beside it; None makes none of these.
     """
+    found = found.for_people()
     pictures = {
         part: [pages.chart(chart, title, said) for title, chart, said in every.values()]
         for part, every in (charts(found) if drawn is None else drawn).items()
@@ -73,29 +75,32 @@ def page(found: Comparison, command: str, drawn: Drawn | None = None) -> str:
         "comparison.html",
         data=data,
         arms=found.arms,
-        baseline=found.baseline,
+        baseline=sentences.the(found.baseline),
+        headline=headline(found),
+        methods=methods.methods(found),
+        seeds=per_seed(found, directory),
         about=about,
         claims=sentences.claims(found),
         left=[*found.left, *found.notes],
         tuned=found.tuned,
         legend=sentences.legend(found),
         summary=summary(found),
-        how=[_how(found), _sizes(found)],
+        how=[methods.how(found), f"{methods.sizes(found)} Checkpoint: {found.options.checkpoint}.".lstrip()],
         forests=pictures["forests"],
         differences=differences(found),
         outlook=outlook(found),
-        ahead=_ahead(found),
+        ahead=methods.ahead(found),
         curves=pictures["curves"],
         efficiency=pictures["efficiency"],
         scatters=pictures["scatters"],
         confusions=pictures["confusions"],
         classes=replace(per_class, rows=per_class.rows[:MOST_CLASSES]),
         class_count=len(per_class.rows),
-        grids=[pages.photograph(path, arm) for arm, path in found.grids.items()],
-        recipe=_recipe(found),
-        runs=runs(found),
-        hours=_hours(found),
-        versions=_versions(found),
+        grids=[pages.photograph(path, arm, links.beside(path, directory) or "") for arm, path in found.grids.items()],
+        recipe=methods.recipe(found),
+        runs=runs(found, directory),
+        hours=methods.hours(found),
+        versions=methods.versions(found),
         commands=[*dict.fromkeys(run.sweep_command for run in found.runs if run.sweep_command), command],
         each=[run.command for run in found.runs],
     )
@@ -186,16 +191,40 @@ def _ends(key: str, low: float, high: float) -> str:
     return f"{sentences.number(key, low, signed=True)} … {sentences.number(key, high, signed=True)}"
 
 
-def runs(found: Comparison) -> Table:
-    """One line for each run."""
+def per_seed(found: Comparison, directory: Path | None = None) -> Table:
+    """Every measure of every run, the seeds of an arm below each other, with links to the runs from `directory`."""
+    keys = found.keys
+    tracked = {run.label: address for run in found.runs if (address := links.tracked(run))}
+    order = {arm: place for place, arm in enumerate(found.arms)}
+    pairs = zip(found.runs, found.measured, strict=True)
+    rows: list[list[str | Cell]] = []
+    for run, each in sorted(pairs, key=lambda pair: (pair[0].condition, order[pair[0].arm], pair[0].seed)):
+        values = [
+            Cell(sentences.number(key, value), value) if (value := each.values.get(key)) is not None else Cell("–")
+            for key in keys
+        ]
+        made: list[str | Cell] = [_place(run), str(run.seed), *values]
+        made.append(Cell(run.label, link=links.beside(run.directory, directory)))
+        address = tracked.get(run.label)
+        rows.append([*made, *([Cell("W&B" if address else "–", link=address)] if tracked else [])])
+    heads = ["arm", "seed", *(MEASURES[key].title for key in keys), "run", *(["tracked"] if tracked else [])]
+    return Table(heads, rows, "per seed")
+
+
+def _place(run: Run) -> str:
+    return " at ".join(filter(None, (run.arm, run.condition)))
+
+
+def runs(found: Comparison, directory: Path | None = None) -> Table:
+    """One line for each run, with links to them from a page in `directory`."""
     heads = ["run", "arm", "seed", "top-1", "best epoch", "seconds", "device-hours", "cost", "hardware", "started"]
     rows = []
     for run, each in zip(found.runs, found.measured, strict=True):
         made, seconds = run.summary.get("environment") or {}, float(run.summary.get("seconds") or 0)
         hours, price = seconds * made.get("devices", 1) / 3600, found.options.price
         hardware = f"{made.get('devices', 1)} × {made['hardware']}" if made else "not recorded"
-        arm = " at ".join(filter(None, (run.arm, run.condition)))
-        cells = [run.label, arm, str(run.seed), sentences.number(PRIMARY, each.values[PRIMARY])]
+        linked = Cell(run.label, link=links.beside(run.directory, directory))
+        cells: list[str | Cell] = [linked, _place(run), str(run.seed), sentences.number(PRIMARY, each.values[PRIMARY])]
         cells += [_best(run), f"{seconds:.0f}", f"{hours:.3f}"]
         cells += ["–" if price is None else f"{hours * price:.2f}", hardware, str(run.summary.get("started", "–"))]
         rows.append(cells)
@@ -206,90 +235,3 @@ def _best(run: Run) -> str:
     """A run's best epoch, counted from 1 as on the terminal and in the charts."""
     epoch = run.summary.get("best/epoch")
     return str(epoch + 1) if isinstance(epoch, int) else "–"
-
-
-def _hours(found: Comparison) -> float:
-    """Device-hours of training, over all runs."""
-    seconds = [float(run.summary.get("seconds") or 0) for run in found.runs]
-    devices: list[int] = [(run.summary.get("environment") or {}).get("devices", 1) for run in found.runs]
-    return sum(s * d for s, d in zip(seconds, devices, strict=True)) / 3600
-
-
-def _how(found: Comparison) -> str:
-    level, margin = found.options.level, found.options.equivalence
-    equal = (
-        f"An arm is called equivalent where its {2 * level - 1:.0%} interval lies within ±{margin or 0:g} pp of top-1 "
-        f"and p of a difference as large, so corrected too, is at most {1 - level:.2g}: that arms are not told apart "
-        f"does not say that they are alike. "
-    )
-    return (
-        f"Each arm minus {found.baseline}, paired by seed and by image. An arm is called better or worse only where "
-        f"its {level:.0%} interval excludes 0 and p, after Holm's correction over the arms of that measure, is at most "
-        f"{1 - level:.2g}. {'' if margin is None else equal}"
-        f"Intervals are for other seeds and other images: Student's t over seeds, with the chance that lies in the "
-        f"choice of images added; measures without a value for each image (ECE, gap, sharpness) vary over seeds only. "
-        f"Claims rest on {MEASURES[PRIMARY].title}; the other measures say where a difference lies. Marks below a line "
-        f"are seeds; red is told apart. Detectable: the least true difference that these seeds find 4 times in 5. "
-        f"pp: percentage points."
-    )
-
-
-def _ahead(found: Comparison) -> str:
-    return (
-        f"Of {MEASURES[PRIMARY].title}: the standard deviation of one seed's difference, the least true difference "
-        f"that these seeds find four times in five, and how many seeds find one of half a point, a point and two "
-        f"points as often. In brackets what the {LEVEL:.0%} chi-square interval of that deviation makes of each: few "
-        f"seeds know it badly. No number: these images are too few, and more seeds do not lessen the chance that lies "
-        f"in their choice."
-    )
-
-
-def _sizes(found: Comparison) -> str:
-    options = found.options
-    corruptions, attack = options.corruptions, options.attack
-    severities = ", ".join(map(str, corruptions.severities))
-    families = ", ".join(corruptions.families)
-    radii = [f"Linf {attack.linf}"] if attack.linf is not None else []
-    radii += [f"L2 {attack.l2} at 32 px"] if attack.l2 is not None else []
-    few = options.sharpness.images
-    sizes = ""
-    if families and severities:
-        sizes += f"Corrupted: {families}, severities {severities}, {corruptions.images or 'all'} images. "
-    if radii:
-        sizes += (
-            f"Attacks: {attack.steps} steps, {sentences.counted(attack.restarts, 'restart')}, "
-            f"{attack.images or 'all'} images, {', '.join(radii)}. "
-        )
-    if few != 0:
-        sizes += f"Sharpness: {few or 'all'} training images. "
-    return f"{sizes}Checkpoint: {options.checkpoint}."
-
-
-def _recipe(found: Comparison) -> Table:
-    flat = [flatten(run.config) for run in found.runs]
-    same = {k: v for k, v in flat[0].items() if all(each.get(k) == v for each in flat)}
-    rows = [[key, str(value)] for key, value in same.items() if not key.startswith(("callbacks", "readout", "hydra"))]
-    return Table(["key", "value"], rows)
-
-
-def _versions(found: Comparison) -> list[str]:
-    kinds: dict[str, list[str]] = {}
-    for label, made in [
-        *((run.label, run.summary.get("environment")) for run in found.runs),
-        ("this report", found.environment),
-    ]:
-        kinds.setdefault(_made_with(made), []).append(label)
-    return [f"{kind} ({_several(names)})" for kind, names in kinds.items()]
-
-
-def _made_with(made: Mapping[str, Any] | None) -> str:
-    if not made:
-        return "not recorded"
-    packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
-    commit = f", commit {made['commit']}" if made.get("commit") else ""
-    where = f"{made['devices']} × {made['hardware']}, {made['cores']} cores, {made['threads']} threads"
-    return f"Python {made['python']}, {packages}{commit}; {made['platform']}; {where}"
-
-
-def _several(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from softgate import files
 from softgate.figures.style import Chart
 
-WIDTH = 1000
+WIDTH = 1400
 """Pixels that a photograph is shrunk to."""
 
 _TEMPLATES = Environment(
@@ -33,11 +34,13 @@ class Picture:
         title: What it shows, for who cannot see it.
         uri: Its content, as a data URI.
         caption: Below it; "" for none.
+        link: Address of the whole picture; "" for none.
     """
 
     title: str
     uri: str
     caption: str = ""
+    link: str = ""
 
 
 def chart(made: Chart, title: str, caption: str = "") -> Picture:
@@ -45,12 +48,12 @@ def chart(made: Chart, title: str, caption: str = "") -> Picture:
     return Picture(title, _uri(made.encoded("svg"), "svg+xml"), caption)
 
 
-def photograph(path: Path, name: str) -> Picture:
-    """A picture in a file, shrunk to fit, with its name below."""
+def photograph(path: Path, name: str, link: str = "") -> Picture:
+    """A picture in a file, shrunk to fit, with its name and a link to the whole of it below."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     image.thumbnail((WIDTH, 10 * WIDTH))
-    return Picture(name, _uri(files.encoded(image, "JPEG", quality=88), "jpeg"), name)
+    return Picture(name, _uri(files.encoded(image, "JPEG", quality=88), "jpeg"), name, link)
 
 
 def render(template: str, **shown: Any) -> str:
@@ -60,7 +63,9 @@ def render(template: str, **shown: Any) -> str:
         template: Name of the template.
         **shown: What it shows.
     """
-    return _TEMPLATES.get_template(template).render(**shown)
+    script, _, _ = _TEMPLATES.loader.get_source(_TEMPLATES, "page.js") if _TEMPLATES.loader else ("", None, None)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _TEMPLATES.get_template(template).render(script=script, digest=digest, **shown)
 
 
 def _uri(content: bytes, kind: str) -> str:

@@ -15,8 +15,9 @@ from softgate.errors import SoftgateError, printable
 from softgate.evaluation import runs
 from softgate.evaluation.compare import Comparison
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
-from softgate.evaluation.reports import comparison, results, sentences
-from softgate.tables import Table, console
+from softgate.evaluation.reports import comparison, methods, results, sentences
+from softgate.evaluation.reports.headline import headline
+from softgate.tables import Table, console, escaped
 from softgate.training.figures import FIGURES, FiguresConfig
 
 
@@ -43,38 +44,43 @@ def _write(found: Comparison, directory: Path, figures: FiguresConfig) -> tuple[
     plain = results.plain(found)
     written = {"schema": 1, "runs": [], "comparison": plain}
     files.write_json(written, directory / "results.json")
+    shown = found.for_people()
     tables = {
-        "summary": comparison.summary(found),
-        "differences": comparison.differences(found),
-        "outlook": comparison.outlook(found),
-        "timing": comparison.runs(found),
+        "summary": comparison.summary(shown),
+        "differences": comparison.differences(shown),
+        "outlook": comparison.outlook(shown),
+        "seeds": comparison.per_seed(shown),
+        "timing": comparison.runs(shown),
     }
     numbers = [{key: value for key, value in row.items() if key != "deltas"} for row in plain["differences"]]
     files.write_csv(numbers, directory / "differences.csv")
-    listed = {"summary": tables["summary"], "timing": tables["timing"], "classes": comparison.classes(found)}
+    # For machines, which read an arm under its own name.
+    listed = {"summary": comparison.summary(found), "timing": comparison.runs(found)}
+    listed["classes"] = comparison.classes(found)
     for name, table in listed.items():
         files.write_csv(table.records(), directory / f"{name}.csv", table.heads)
     words = HydraConfig.get().overrides.task
     command = runs.command("evaluate.py", words)
     path = directory / "report.html"
-    drawn = comparison.charts(found)
+    drawn = comparison.charts(shown)
     for name, (_, chart, _) in (pair for part in drawn.values() for pair in part.items()):
         figures.save(chart, files.folder(directory / "figures") / f"{name}.png")
-    files.write(comparison.page(found, command, drawn), path)
+    files.write(comparison.page(found, command, drawn, directory), path)
     files.write(markdown(found, command), directory / "report.md")
-    files.write(
-        "\n".join(tables[name].latex() for name in ("summary", "differences", "outlook")), directory / "report.tex"
-    )
+    files.write(latex(found), directory / "report.tex")
     terminal = console()
     terminal.print(tables["summary"].rich())
-    for line in [*found.notes, *found.tuned, *sentences.claims(found)]:
+    for line in [*found.notes, *found.tuned, *sentences.claims(shown)]:
         terminal.print(line, soft_wrap=True, markup=False, highlight=False)
     terminal.print(f"report: {path}", soft_wrap=True, markup=False)
+    for line in headline(shown):
+        terminal.print(line, soft_wrap=True, markup=False, highlight=False, style="bold")
     return written, tables, path
 
 
 def markdown(found: Comparison, command: str) -> str:
     """Claims, summary, differences in top-1 and how they were made, for a page such as docs/results.md."""
+    found = found.for_people()
     every = comparison.differences(found)
     title, ahead = MEASURES[PRIMARY].title, comparison.outlook(found)
     primary = replace(every, rows=[row for row in every.rows if row[1] == title])
@@ -88,14 +94,29 @@ def markdown(found: Comparison, command: str) -> str:
     )
     lines = [*sentences.claims(found), *found.left, *found.notes, *found.tuned]
     parts = [
+        "\n\n".join(map(_bare, headline(found))),
         "\n".join(["```bash", *sweeps, command, "```"]),
         _bare(about),
         "\n".join(f"- {_bare(line)}" for line in lines),
         comparison.summary(found).markdown(),
         primary.markdown() if primary.rows else "",
         ahead.markdown() if ahead.rows else "",
+        f"**Methods.** {_bare(methods.methods(found))}",
     ]
     return printable("\n\n".join(filter(None, parts))) + "\n"
+
+
+def latex(found: Comparison) -> str:
+    """The paragraph on methods and the tables, for a document that has the packages booktabs and graphicx."""
+    found = found.for_people()
+    tables = [comparison.summary(found), comparison.differences(found), comparison.outlook(found)]
+    tables.append(comparison.per_seed(found))
+    parts = [
+        "% \\usepackage{booktabs} and \\usepackage{graphicx} are needed.",
+        rf"\paragraph{{Methods.}} {escaped(printable(methods.methods(found)))}",
+        *(table.latex(fit=True) for table in tables if table.rows),
+    ]
+    return "\n\n".join(parts)
 
 
 def _bare(line: str) -> str:
@@ -123,5 +144,6 @@ def _log(found: Comparison, tables: Mapping[str, Table], path: Path, project: st
         f"comparison/{name}": wandb.Table(columns=list(table.heads), data=table.texts) for name, table in tables.items()
     }
     run.log(logged | {"comparison/report": wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
-    run.summary["claims"] = sentences.claims(found)
+    run.summary["headline"] = headline(found.for_people())
+    run.summary["claims"] = sentences.claims(found.for_people())
     run.finish()

@@ -12,7 +12,7 @@ from softgate.evaluation.compare import Comparison, Row
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY
 from softgate.evaluation.generalization.planning import Between
 from softgate.evaluation.generalization.statistics import Difference
-from softgate.evaluation.runs import Run
+from softgate.evaluation.runs import TRUE_GRADIENT, Run
 from softgate.figures import comparison
 from softgate.figures.comparison import Interval
 from softgate.figures.panels import Line
@@ -59,6 +59,11 @@ def measured(found: Comparison) -> str:
     return f"{found.data['images']:,} {found.data['called']}"
 
 
+def the(arm: str) -> str:
+    """An arm within a sentence: the true gradient has an article, names have none."""
+    return f"the {arm}" if arm.startswith(TRUE_GRADIENT) else arm
+
+
 def claims(found: Comparison) -> list[str]:
     """Sentences on top-1 for each arm: told apart, equivalent or neither, and what it would take."""
     lines = [claim(row, found) for row in found.rows if row.measure == PRIMARY]
@@ -66,8 +71,8 @@ def claims(found: Comparison) -> list[str]:
         return lines
     others = found.arms[1:]
     if not others:
-        return [f"There is no arm but {found.baseline}: nothing is compared."]
-    return [f"{', '.join(others)}: no seed is shared with {found.baseline}: nothing is compared."]
+        return [f"There is no arm but {the(found.baseline)}: nothing is compared."]
+    return [f"{', '.join(others)}: no seed is shared with {the(found.baseline)}: nothing is compared."]
 
 
 def claim(row: Row, found: Comparison) -> str:
@@ -75,11 +80,12 @@ def claim(row: Row, found: Comparison) -> str:
     one, level = row.difference, found.options.level
     where = f" at {row.condition}" if row.condition else ""
     seeds = counted(len(row.seeds), "seed")
-    words = {"not told apart": f"not told apart from {found.baseline}", "equivalent": f"equivalent to {found.baseline}"}
-    said = words.get(row.verdict, f"{row.verdict} than {found.baseline}")
+    base = the(found.baseline)
+    words = {"not told apart": f"not told apart from {base}", "equivalent": f"equivalent to {base}"}
+    said = words.get(row.verdict, f"{row.verdict} than {base}")
     within = f" within {reach(one)}" if row.verdict == "equivalent" else ""
     numbers = f"{span(PRIMARY, row, level)}, {seeds}, {probability(one.adjusted)}"
-    parts = [f"{row.arm} is {said}{where}{within}: {numbers}.", equivalence(row, level), need(row)]
+    parts = [f"{the(row.arm)} is {said}{where}{within}: {numbers}.", equivalence(row, level), need(row)]
     return " ".join(filter(None, parts))
 
 
@@ -127,9 +133,9 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, ending: str = "s") -> str:
     """1 seed, 2 seeds."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count} {noun}{'' if count == 1 else ending}"
 
 
 def probability(p: float) -> str:
