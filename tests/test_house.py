@@ -35,6 +35,7 @@ FLOORS = (
     ("grids", "metrics", "paths"),
     ("training",),
     ("evaluation",),
+    ("app",),
     ("cli",),
 )
 """A module imports only from floors below its own, or from its own package."""

@@ -1,4 +1,4 @@
-"""The command `softgate`: `softgate train`, `softgate evaluate` and `softgate init`."""
+"""The command `softgate`: `softgate train`, `softgate evaluate`, `softgate app` and `softgate init`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from softgate.errors import unknown
 COMMANDS = {
     "train": "train a network with a backward rule: softgate train --help",
     "evaluate": "look at trained networks and compare them: softgate evaluate --help",
+    "app": "look at trained networks in a browser: softgate app --help",
     "init": "write a starter folder with a network and data of your own: softgate init FOLDER",
 }
 
@@ -30,6 +31,11 @@ def main() -> None:
         refuse(str(unknown("softgate", name, COMMANDS)))
     if name == "init":
         start(rest)
+        return
+    if name == "app":
+        from softgate.cli import app
+
+        app.run(rest, script_of("evaluate").parent / "conf")
         return
     script = script_of(name)
     sys.argv[:] = [str(script), *rest]  # processes that it starts run the script by its path

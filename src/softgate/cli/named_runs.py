@@ -13,7 +13,7 @@ LATEST = "latest"
 OUTPUTS = Path("outputs")
 """Where commands write unless they are told otherwise."""
 
-_TAKES = {"train": "resume", "evaluate": "runs"}
+_TAKES = {"train": "resume", "evaluate": "runs", "app": "runs"}
 """The option that a run is named by."""
 
 _WITH_VALUE = (
@@ -32,7 +32,7 @@ def named(words: Sequence[str], command: str) -> list[str]:
 
     Args:
         words: Of the command line, without flags.
-        command: train or evaluate.
+        command: train, evaluate or app.
 
     Raises:
         SoftgateError: If there is no run that could be the latest.
@@ -65,7 +65,7 @@ def _is_path(word: str) -> bool:
 def _place(word: str, option: str, command: str) -> str:
     if word != LATEST or _is_path(word):
         return quoted(Path(word))
-    found = newest(OUTPUTS, sweeps=command == "evaluate")
+    found = newest(OUTPUTS, sweeps=command != "train")
     if found is None:
         raise SoftgateError(f"{option}={LATEST}: there is no run under {OUTPUTS.absolute()}; give its directory.")
     print(f"{LATEST}: {found}", file=sys.stderr)

@@ -145,6 +145,27 @@ class ImageData(pl.LightningDataModule):
             images.append(pick)
         return self._validated(images), torch.tensor(labels)
 
+    def nth(self, label: int, number: int) -> Tensor:
+        """One validation image, by its class and its place among the images of that class.
+
+        Args:
+            label: The class.
+            number: From 0, in the order of the data set.
+
+        Returns:
+            [1, C, size, size] as the network takes it.
+
+        Raises:
+            SoftgateError: If there is no such class, or it has no such image.
+        """
+        count = len(self.classes)
+        require(0 <= label < count, f"class={label}: the data has the classes 0 to {count - 1}.")
+        members = (self.val_listing.labels == label).nonzero().flatten()
+        said = f"'{self.classes[label]}' has {len(members)} validation images, counted from 0"
+        require(0 <= number < len(members), f"image={number}: class {said}.")
+        self.setup("validate")
+        return self._validated([int(members[number])])
+
     def sample(self, count: int, seed: int, split: Literal["val", "train"] = "val") -> tuple[Tensor, Tensor]:
         """The same images every time, spread evenly over the classes, as validation shows them.
 

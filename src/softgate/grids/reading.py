@@ -85,13 +85,22 @@ class Grid(Brief):
     rules: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
 
-    def picture(self, title: str = "", scale: str = "cell", tops: Mapping[str, float] | None = None) -> Image.Image:
+    def picture(
+        self,
+        title: str = "",
+        scale: str = "cell",
+        tops: Mapping[str, float] | None = None,
+        rows: Sequence[str] | None = None,
+        across: int | None = None,
+    ) -> Image.Image:
         """Draws the grid, read-outs side by side, or for an ascent below each other.
 
         Args:
             title: A line above it.
             scale: "cell", "shared" or "seismic", see `softgate.figures.pullback_grid`.
             tops: Read-out name to the value that is black or white where scale is "shared", to compare grids.
+            rows: What stands beside each image; None is the name of its class.
+            across: Read-outs side by side; None is as many as are legible.
         """
         blocks: dict[str, Block] = {}
         limits: dict[str, float] = {}
@@ -106,14 +115,14 @@ class Grid(Brief):
         return pullback_grid(
             self.images,
             blocks,
-            [self.names[c] for c in self.labels],
+            [self.names[c] for c in self.labels] if rows is None else rows,
             [self.names[c] for c in self.targets],
             self.labels,
             self.targets,
             title,
             scale=scale,
             tops=limits,
-            across=2 if self.kind == "ascent" else max(1, WIDEST // len(self.targets)),
+            across=across or (2 if self.kind == "ascent" else max(1, WIDEST // len(self.targets))),
             image_captions=[[self.names[c]] for c in self.predicted],
             footer=self._footer(),
         )

@@ -1,0 +1,110 @@
+"""Runs side by side: a table, their curves with a cursor, and their grids of one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from softgate import files
+from softgate.app import curves
+from softgate.app.library import Library, Run
+from softgate.errors import SoftgateError, is_number
+from softgate.evaluation import runs
+from softgate.evaluation.checkpoints import saved_config
+from softgate.training.summary import history
+
+FIRST = ("run", "arm", "seed", "state", "top-1", "best top-1")
+ALIGNED = "align/"
+LARGEST = 40_000_000
+"""Pixels of a saved grid's picture, at most."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A saved grid of a run.
+
+    Attributes:
+        label: Of the run.
+        epoch: Counted from 0, as its file is named; None where the run has no grid.
+        picture: As the run drew it; None where it has none, or a damaged one.
+    """
+
+    label: str
+    epoch: int | None
+    picture: Image.Image | None
+
+
+def table(library: Library) -> tuple[list[str], list[list[object]]]:
+    """Heads and one row for each run, finished or not: arm, seed, accuracy in %, and the last alignment values."""
+    found = {label: runs.read_run(run.place) for label, run in library.runs.items()}
+    sorted_ = runs.sort([run for run in found.values() if run is not None], (), ())
+    arms = {run.directory: run.arm for run in sorted_}
+    points = {label: _points(run) for label, run in library.runs.items()}
+    keys = sorted({key for each in points.values() for key in each if _aligned(key)})
+    rows: list[list[object]] = []
+    for label, run in library.runs.items():
+        config, summary = saved_config(run.place), files.read_json(run.place / "summary.json")
+        accuracy = [value for _, value in points[label].get("val/acc", [])]
+        gate = ((config.get("surrogate") or {}).get("gate") or {}).get("name", "")
+        state = summary.get("status", "finished") if summary else "not finished"
+        row: list[object] = [label, arms.get(run.place, gate), config.get("seed"), state]
+        row += [_percent(accuracy[-1]), _percent(max(accuracy))] if accuracy else [None, None]
+        row += [round(points[label][key][-1][1], 4) if points[label].get(key) else None for key in keys]
+        rows.append(row)
+    return [*FIRST, *(key.removeprefix(ALIGNED).replace("/", " ").replace("_", " ") for key in keys)], rows
+
+
+def epochs(library: Library) -> int:
+    """The last epoch of any run, counted from 0."""
+    found = [epoch for run in library.runs.values() for xy in _points(run).values() for epoch, _ in xy]
+    return int(max(found, default=0))
+
+
+def chart(library: Library, labels: Sequence[str], epoch: int) -> Image.Image | None:
+    """Validation accuracy and alignment over the epochs, with a cursor; None where nothing was measured."""
+    points = {label: _points(library.run(label)) for label in labels}
+    keys = ["val/acc", *sorted({key for each in points.values() for key in each if _aligned(key)})]
+    titles = {key: "accuracy" if key == "val/acc" else key.removeprefix(ALIGNED).replace("/", " ") for key in keys}
+    panels = {titles[key].replace("_", " "): {label: points[label].get(key, []) for label in labels} for key in keys}
+    return curves.draw(panels, "epoch", epoch)
+
+
+def sides(library: Library, labels: Sequence[str], epoch: int) -> list[Side]:
+    """For each run its saved grid of an epoch, or of the nearest one before, else of its first."""
+    found = []
+    for label in labels:
+        place = library.run(label).place / "grids"
+        known = {int(path.stem[6:]): path for path in place.glob("epoch=*.png") if path.stem[6:].isdecimal()}
+        if not known:
+            found.append(Side(label, None, None))
+            continue
+        nearest = max((each for each in known if each <= epoch), default=min(known))
+        found.append(Side(label, nearest, _read(known[nearest])))
+    return found
+
+
+def _read(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path, formats=["PNG"]) as file:
+            return file.convert("RGB") if file.width * file.height <= LARGEST else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _points(run: Run) -> dict[str, list[tuple[float, float]]]:
+    metrics = run.place / "metrics.csv"
+    try:
+        return history(metrics) if metrics.is_file() else {}
+    except SoftgateError:  # damaged: the run's row has no figures
+        return {}
+
+
+def _aligned(key: str) -> bool:
+    return key.startswith(ALIGNED) and not key.endswith(("_low", "_high"))
+
+
+def _percent(value: object) -> float | None:
+    return round(100 * value, 2) if is_number(value) else None

@@ -1,0 +1,110 @@
+"""Serves the page until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig
+
+from softgate.app import config as configs
+from softgate.app.config import ServerConfig
+from softgate.app.library import Library
+from softgate.errors import SoftgateError, require
+from softgate.evaluation import networks
+
+PORT = 7860
+PORTS = 100
+"""Where a free port is looked for, and among how many."""
+
+
+def serve(cfg: DictConfig) -> None:
+    """Runs the app of a config until a signal ends it.
+
+    Args:
+        cfg: The config of `conf/app.yaml`, composed.
+
+    Raises:
+        SoftgateError: For a mistake in the config, runs that are not there, a port that is taken, or no Gradio.
+    """
+    options = configs.options(cfg)
+    require(find_spec("gradio") is not None, "softgate app needs Gradio: pip install 'softgate[app]'.")
+    port = free(options.app)
+    size = None if options.model is None else networks.image_size(options.model, options.data)
+    library = Library(options, size)
+    for line in library.labels:
+        print(f"  {line}")
+    url = launch(library, port)
+    print(f"ready: {url}", flush=True)
+    threading.Event().wait()
+
+
+def free(options: ServerConfig) -> int:
+    """The port to listen on.
+
+    Raises:
+        SoftgateError: If it is taken, none is free, or the interface is none of this machine's.
+    """
+    wanted = [options.port] if options.port is not None else list(range(PORT, PORT + PORTS))
+    why = ""
+    for port in wanted:
+        try:
+            found = socket.getaddrinfo(options.host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(found[0], found[1]) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(found[4])
+            return port
+        except socket.gaierror:
+            raise SoftgateError(f"app.host={options.host}: this machine knows no such interface.") from None
+        except OSError as error:
+            why = str(error.strerror).lower()
+    if options.port is None:
+        raise SoftgateError(f"app.port=null: no port from {PORT} to {PORT + PORTS - 1} is free ({why}).")
+    hint = "give another, or app.port=null for a free one"
+    raise SoftgateError(f"app.port={options.port}: it cannot be listened on at {options.host} ({why}); {hint}.")
+
+
+def launch(library: Library, port: int) -> str:
+    """Starts the page in threads of this process; returns its address.
+
+    Raises:
+        SoftgateError: If the port was taken meanwhile.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there
+    import gradio as gr
+
+    from softgate.app.markup import CSS
+    from softgate.app.page import Page
+
+    options = library.options
+    system = ("system-ui", "sans-serif")
+    theme = gr.themes.Base(font=system, font_mono=("ui-monospace", "monospace"))
+    page: Any = Page(library).build().queue(max_size=64)
+    try:
+        _, local, shared = page.launch(
+            server_name=options.host,
+            server_port=port,
+            share=options.share,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            max_file_size=int(options.upload_mb * 1e6),
+            allowed_paths=[],
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            footer_links=[],
+            theme=theme,
+            css=CSS,
+        )
+    except OSError:
+        raise SoftgateError(
+            f"app.port={port}: something began to listen there at {options.host}; give another."
+        ) from None
+    return str(shared or local)
