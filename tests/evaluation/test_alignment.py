@@ -321,7 +321,8 @@ def test_dots_leave_out_empty_panels_and_refuse_none_at_all():
     series = [panels.Dots("a", {"x": (0.5, 0.4, 0.6), "y": (math.nan,) * 3}, {"x"}, "hard")]
     empty = [panels.Dots("a", {"x": (math.nan,) * 3})]
     one = panels.dots({"m": series, "n": empty}, ["x", "y"])
-    assert one.size == panels.dots({"m": series}, ["x", "y"]).size
-    assert one.size[1] < panels.dots(dict.fromkeys("abcde", series), ["x", "y"]).size[1]
+    size = one.picture().size
+    assert size == panels.dots({"m": series}, ["x", "y"]).picture().size
+    assert size[1] < panels.dots(dict.fromkeys("abcde", series), ["x", "y"]).picture().size[1]
     with pytest.raises(SoftgateError, match="no value to draw"):
         panels.dots({"n": empty}, ["x"])

@@ -108,7 +108,8 @@ def test_grids_go_to_tensorboard_and_to_the_offline_wandb_run(tmp_path, monkeypa
         >= 2
     )
     (made,) = [r.run for r in records if r.WhichOneof("record_type") == "run"][:1]
-    assert (made.project, made.display_name, list(made.tags)) == ("softgate", "digits-resnet18-excitation", ["a", "b"])
+    assert (made.project, list(made.tags)) == ("softgate", ["a", "b", "digits", "resnet18", "sigmoid"])
+    assert made.display_name == "digits-resnet18-excitation-seed0 trainer.max_epochs=2"
     assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [0]
     import wandb
 
