@@ -96,7 +96,7 @@ def test_the_page_shows_what_look_computes_and_says_what_is_wrong(library, addre
     changed(one, second)
     third = source(one)
     assert np.array_equal(pixels(one), np.asarray(look(library, replace(begun, scale="seismic", number=3)).picture))
-    uploaded(one, "broken.png", b"\x89PNG\r\n\x1a\n and nothing more", "upload: the image cannot be read")
+    uploaded(one, "broken.png", b"\x89PNG\r\n\x1a\n and nothing more", "upload: the file is no image")
     assert source(one) == third, "what was shown stays"
     other.get_by_label("ascent").check()
     changed(other, kept)
