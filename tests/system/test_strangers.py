@@ -501,6 +501,7 @@ def test_no_module_reads_what_could_run_code():
     for pattern in never:
         found = [path for path, content in text.items() if re.search(pattern, content)]
         assert found == asks_first.get(pattern, []), pattern
+    assert "weights_only=True" in text.pop("app/snippets.py")  # words for a user to run, not a call
     assert [path for path, content in text.items() if "torch.load(" in content] == ["files.py"]
 
 

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 from scipy.optimize import nnls
-from torch import Tensor
+from torch import Tensor, nn
 
 from softgate.correlation import memberships, pearson_within
 from softgate.errors import require
 from softgate.paths.swapping import Swaps
+from softgate.surrogate.inputs import checked
 
 PATTERNS = (1, 2, 4, 8)
 """How many recorded patterns are combined."""
@@ -45,6 +46,7 @@ class Combination:
     within: float
 
 
+@checked
 def halves(labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The places [N / 2] of a fitting and a testing half of images with labels [N], of every class alike.
 
@@ -60,6 +62,7 @@ def halves(labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     return first.nonzero()[:, 0], (~first).nonzero()[:, 0]
 
 
+@checked
 def centred_within(values: Tensor, labels: Tensor) -> Tensor:
     """Values [..., N] minus the mean of each image's class."""
     members = memberships(labels)
@@ -67,6 +70,7 @@ def centred_within(values: Tensor, labels: Tensor) -> Tensor:
     return values - means @ members.T
 
 
+@checked
 def combine(values: Tensor, target: Tensor, labels: Tensor, fit: Tensor, test: Tensor) -> Combination:
     r"""The convex combination of outputs whose correlation with a target within classes is greatest.
 
@@ -114,6 +118,7 @@ def combined_patterns(swaps: Swaps, kind: str, s: int, count: int, seed: int = 0
     return {name: combine(values, swaps.own[last], swaps.labels, fit, test) for name, values in made.items()}
 
 
+@checked
 def kernel_prediction(
     kernel: Tensor, outputs: Tensor, labels: Tensor, *, ridges: Sequence[float] = RIDGES, seed: int = 0
 ) -> tuple[float, float]:
@@ -156,7 +161,8 @@ def kernel_prediction(
     return 1 - float(left), float(pearson_within(own, predicted, memberships(labels[test]), each)[0])
 
 
-def deep_features(model: torch.nn.Module, x: Tensor) -> Tensor:
+@checked
+def deep_features(model: nn.Module, x: Tensor) -> Tensor:
     """What the last linear layer of a network is given for images [N, ...], [N, features]; in eval mode.
 
     Raises:
