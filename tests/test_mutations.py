@@ -75,6 +75,7 @@ print(results.of(sign))
 """
 
 
+@pytest.mark.slow
 def test_the_command_puts_faults_into_a_copy_and_a_test_that_fails_anyhow_kills_nothing(tmp_path):
     tree = tmp_path / "tree"
     (tree / "src" / "softgate").mkdir(parents=True)

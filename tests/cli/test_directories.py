@@ -222,6 +222,7 @@ def test_a_disk_that_fails_during_a_run_is_one_sentence_without_a_trace(what, na
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_path_of_other_letters_in_a_terminal_without_them_is_written_all_the_same(tmp_path):
     where = tmp_path / "путь é"
     where.mkdir()

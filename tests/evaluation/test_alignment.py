@@ -143,6 +143,7 @@ def test_a_read_out_with_channel_scales_is_calibrated_first(runs, tmp_path, thre
     assert scores["noise_cosine"][0] is not None
 
 
+@pytest.mark.slow
 def test_a_network_that_no_run_trained_has_its_table_and_all_explainers(images, tmp_path):
     words = ("model=squeezenet1_1", "data=folder", f"data.root={images}", "data.size=32", "model.stem=imagenet")
     found = evaluated(tmp_path, *words, *FEW, "alignment.images=4")["alignment"]
@@ -152,6 +153,7 @@ def test_a_network_that_no_run_trained_has_its_table_and_all_explainers(images, 
     assert set(one["scores"]) == set(controls.standard(RULE, torch.empty(0)))
 
 
+@pytest.mark.slow
 def test_classes_of_another_numbering_are_judged_by_their_own_outputs(runs, images, tmp_path, three, monkeypatch):
     """The same network with its outputs among others in another order has the same scores."""
     module, data = evaluate.restore(runs / "sweep" / "soft" / "checkpoints" / "best.ckpt")

@@ -57,6 +57,7 @@ def test_a_compiled_model_has_the_eager_gradients(kind, rule):
     check_compiled(kind().double().train(), rule, False, [(4, 3, 8, 8)])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_of_dynamic_shapes_has_the_eager_gradients_at_every_size():
     check_compiled(small().double(), RULE, True, [(4, 3, 8, 8), (3, 3, 13, 10)])
 

@@ -162,6 +162,7 @@ def test_what_people_type_passes():
     strangers.check_words(words, FILE, CONF)
 
 
+@pytest.mark.slow
 def test_every_option_of_every_choice_is_known():
     leaves = set()
     for group in ("data", "model", "surrogate", "schedule", "optim", "logger", "callbacks", "experiment"):
