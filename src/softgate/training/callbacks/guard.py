@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from softgate.errors import Diverged
 from softgate.options import switched_on
-from softgate.rounding import rounded
 from softgate.training.callbacks.config import GuardConfig
 from softgate.training.module import SoftgateModule
 
@@ -74,7 +73,7 @@ class DivergenceGuard(Callback):
             step, loss, rank = min(bad, key=lambda each: each[0])
             over = f" (callbacks.guard.max_loss={self.limit:g})" if math.isfinite(loss) else ""
             where = f" of rank {rank}" if len(seen) > 1 else ""
-            what = f"at step {int(step)} the training loss{where} was {rounded(loss)}{over}"
+            what = f"at step {int(step)} the training loss{where} was {loss:.3g}{over}"
         elif spoilt:
             what = f"at step {trainer.global_step} a weight is no finite number any more"
         else:
