@@ -173,7 +173,7 @@ def test_a_shortcut_without_parameters_is_every_second_pixel_and_zeros():
 
 
 def test_timms_networks_are_built_by_name_and_refused_by_name():
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="the extra timm is not installed")
     config = models.NetworkConfig.read({"name": "resnet18d", "library": "timm"})
     assert config.full_name == "timm/resnet18d"
     net = models.build(config.full_name, 7, channels=1)

@@ -34,7 +34,7 @@ def test_several_ranks_are_known_by_torchruns_and_sruns_variables():
 
 
 def test_a_search_under_torchrun_is_refused(sweep, monkeypatch, capfd):
-    pytest.importorskip("optuna")
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
     for key, value in (STEP | {"SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(key, value)
     assert sweep("hydra/sweeper=tpe", "optim.lr=interval(0.01,0.2)", AT) == 2

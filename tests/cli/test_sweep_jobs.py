@@ -95,7 +95,7 @@ def test_a_sweep_starts_where_python_was_not_given_a_file(sweep, monkeypatch):
 
 
 def test_a_search_gets_the_objective_back_survives_failures_and_is_gone_on_with(sweep, tmp_path):
-    optuna = pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna", reason="the extra sweep is not installed")
     words = ["hydra/sweeper=tpe", "optim.lr=interval(0.01,0.2)", "hydra.sweeper.n_trials=5", AT]
     words += ["hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=2", "hydra.launcher.n_jobs=2"]
     sweep.plan = {"2": "raise"}
@@ -117,7 +117,7 @@ def test_a_search_gets_the_objective_back_survives_failures_and_is_gone_on_with(
 
 
 def test_searches_share_their_trials_through_a_storage(sweep, tmp_path):
-    optuna = pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna", reason="the extra sweep is not installed")
     words = ["hydra/sweeper=tpe", "optim.lr=interval(0.01,0.2)", "hydra.sweeper.n_trials=2"]
     words += [f"hydra.sweeper.storage=sqlite:///{tmp_path}/search.db", "hydra.sweeper.study_name=shared"]
     for place in ("one", "two"):

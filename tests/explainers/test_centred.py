@@ -72,7 +72,7 @@ class Centred(nn.Module):
 
 
 def test_guided_backprop_is_captums():
-    attr = pytest.importorskip("captum.attr")
+    attr = pytest.importorskip("captum.attr", reason="the extra explain is not installed")
     net, (x, labels) = Modules(), probe()
     found = explainers.guided_backprop(net, x, labels, centred=True)
     for module in net:

@@ -203,7 +203,7 @@ def test_lpips_alignment(setting):
 
 
 def test_captums_sensitivity_max_is_max_sensitivity():
-    captum = pytest.importorskip("captum.metrics")
+    captum = pytest.importorskip("captum.metrics", reason="the extra explain is not installed")
     net, (x, labels) = network(), probe(4)
     steps = 0.02 * draws(x, 6, 0, "uniform")
 
@@ -225,7 +225,7 @@ def test_captums_sensitivity_max_is_max_sensitivity():
 
 
 def test_captums_normalised_infidelity_is_infidelity_times_the_mean_square_change():
-    captum = pytest.importorskip("captum.metrics")
+    captum = pytest.importorskip("captum.metrics", reason="the extra explain is not installed")
     net, (x, labels) = network(), probe(4)
     maps, parts = explain(net, x, labels), squares(x, 6, 0.25, 0)
 

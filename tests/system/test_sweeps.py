@@ -158,7 +158,7 @@ def test_four_jobs_of_two_processes_each(tmp_path, at_once):
 
 @pytest.mark.slow
 def test_a_search_gives_both_processes_the_same_values(tmp_path):
-    pytest.importorskip("optuna")
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
     words = ["hydra/sweeper=tpe", "optim.lr=interval(0.01,0.1)", "hydra.sweeper.n_trials=2", *DDP, "trainer.devices=2"]
     status, _, errors = sweep(tmp_path, *words)
     assert status == 0, errors
@@ -227,7 +227,7 @@ def test_two_tasks_of_a_slurm_step_share_one_directory(tmp_path):
 
 @pytest.mark.slow
 def test_submitit_runs_jobs_of_their_own(tmp_path):
-    pytest.importorskip("submitit")
+    pytest.importorskip("submitit", reason="the extra sweep is not installed")
     status, _, errors = sweep(tmp_path, "hydra/launcher=submitit_local", "seed=0,1", "logger=wandb")
     assert status == 0, errors
     runs = [path for path in jobs(tmp_path) if path.name[0] in "01"]

@@ -297,43 +297,59 @@ def _network(given: Any) -> Any:
     return None if given is None else read_network(given)
 
 
-class EvaluationConfig(Options):
-    """The whole config of `evaluate.py`; `alignment`, `paths`, `compare` and `model` are None where not chosen."""
+class SubjectsConfig(Options):
+    """What is looked at, runs or a network that no run here trained, on which images, where and through which rule."""
+
+    looker: ClassVar[str] = "an evaluation"
 
     runs: Annotated[
         str | Annotated[Words, Field(min_length=1)] | None,
         Says("a run's directory, a checkpoint file, or a list or a glob of them is needed"),
-    ] = Field(description="what to evaluate, where it is no network of model")
-    models: Annotated[Annotated[Words, Field(min_length=1)] | None, Says("a list of networks is needed, or null")] = (
-        Field(description="several networks, by name, in place of model.name")
-    )
-    checkpoint: Annotated[str, _known("checkpoint", CHECKPOINTS)] = Field(description="which of a run's")
+    ] = Field(description="what to look at, where it is no network of model")
     plugins: Names = Field(description="modules that are imported first")
     trust: Names = Field((), description="packages that checkpoints may name classes of")
-    measure: bool = Field(description="on all validation images; false only draws")
-    figures: FiguresConfig = Field(FIGURES, description="charts as files")
-    grid: Annotated[GridConfig, _under("grid", "it has options under it, such as grid.rows=2")]
     data: Annotated[DataChanges, BeforeValidator(_changes)]
     accelerator: Annotated[str, _known("accelerator", ACCELERATORS)] = Field(description="the device")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the soft rule of read-outs")
     model: Annotated[NetworkConfig | TargetNetwork | None, BeforeValidator(_network)] = Field(
         None, description="a network that no run here trained"
     )
+
+    @model_validator(mode="after")
+    def _of_runs_or_of_a_network(self) -> Self:
+        if self.model is not None:
+            require(self.runs is None, "runs and model: only one of them can be given.")
+            require(self.data.chosen, "data is not chosen; give the images too, such as data=imagenette.")
+            new = isinstance(self.model, NetworkConfig) and self.model.new_head
+            require(not new, f"model.new_head={new}: {self.looker} trains no new last layer; false is needed.")
+        return self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The directories, files and globs of `runs`, one or several; none where it is null."""
+        return () if self.runs is None else (self.runs,) if isinstance(self.runs, str) else self.runs
+
+
+class EvaluationConfig(SubjectsConfig):
+    """The whole config of `evaluate.py`; `alignment`, `paths`, `compare` and `model` are None where not chosen."""
+
+    models: Annotated[Annotated[Words, Field(min_length=1)] | None, Says("a list of networks is needed, or null")] = (
+        Field(description="several networks, by name, in place of model.name")
+    )
+    checkpoint: Annotated[str, _known("checkpoint", CHECKPOINTS)] = Field(description="which of a run's")
+    measure: bool = Field(description="on all validation images; false only draws")
+    figures: FiguresConfig = Field(FIGURES, description="charts as files")
+    grid: Annotated[GridConfig, _under("grid", "it has options under it, such as grid.rows=2")]
     alignment: Annotated[AlignmentConfig | None, _choice("alignment", "full", "null")] = None
     paths: Annotated[PathsConfig | None, _choice("paths", "full", "null")] = None
     compare: Annotated[CompareConfig | None, _choice("compare", "full", "none", "quick")] = None
 
     @model_validator(mode="after")
-    def _of_runs_or_of_networks(self) -> Self:
-        if self.model is None:
-            alone = self.models is None
-            require(alone, f"models={list(self.models or ())}: model is not chosen; choose it too, for its weights.")
-            return self
-        require(self.runs is None, "runs and model: only one of them can be given.")
-        require(self.paths is None, "paths=full: it looks at recorded runs; give runs=, not model=.")
-        require(self.data.chosen, "data is not chosen; give the images too, such as data=imagenette.")
-        new = isinstance(self.model, NetworkConfig) and self.model.new_head
-        require(not new, f"model.new_head={new}: an evaluation trains no new last layer; false is needed.")
+    def _of_several_or_of_runs(self) -> Self:
+        alone = self.model is not None or self.models is None
+        require(alone, f"models={list(self.models or ())}: model is not chosen; choose it too, for its weights.")
+        fits = self.model is None or self.paths is None
+        require(fits, "paths=full: it looks at recorded runs; give runs=, not model=.")
         return self
 
     @property
@@ -346,10 +362,14 @@ class EvaluationConfig(Options):
             return [self.model]
         return [NetworkConfig.read({**self.model.plain, "name": name}) for name in self.models or [self.model.name]]
 
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """The directories, files and globs of `runs`, one or several; none where it is null."""
-        return () if self.runs is None else (self.runs,) if isinstance(self.runs, str) else self.runs
+
+def plain_of(cfg: DictConfig) -> dict[str, Any]:
+    """A composed config as plain data; its `plugins` are imported first, for the names they add, its `trust` noted."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    load_plugins(plain.get("plugins", []))
+    trust_packages(plain.get("trust", []))
+    targets.note_typed(plain)
+    return dict(plain)
 
 
 def options(cfg: DictConfig) -> EvaluationConfig:
@@ -364,8 +384,4 @@ def options(cfg: DictConfig) -> EvaluationConfig:
     Raises:
         SoftgateError: For a key that is unknown or missing, or a value that is not allowed.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    load_plugins(plain.get("plugins", []))
-    trust_packages(plain.get("trust", []))
-    targets.note_typed(plain)
-    return EvaluationConfig.read(plain)
+    return EvaluationConfig.read(plain_of(cfg))

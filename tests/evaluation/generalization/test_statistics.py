@@ -84,11 +84,11 @@ def digits():
 
 def test_a_mixed_model_of_statsmodels_finds_the_same_on_real_data():
     """Crossed random effects of seeds and images, by REML; its p takes the deviation between five seeds for known."""
-    statsmodels = pytest.importorskip("statsmodels.api")
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
     wide, narrow = digits()
     d = wide - narrow
     seeds, images = d.shape
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     table = {"d": d.ravel(), "seed": np.repeat(np.arange(seeds), images), "image": np.tile(np.arange(images), seeds)}
     effects = {"seed": "0 + C(seed)", "image": "0 + C(image)"}
     with warnings.catch_warnings():
