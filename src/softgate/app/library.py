@@ -91,13 +91,6 @@ class Run:
         require(bool(found), f"run {self.label}: it has no checkpoint, no recorded weights and no saved grid.")
         return sorted(found, key=lambda moment: (moment.epochs, moment.key))
 
-    def moment(self, key: str) -> Moment:
-        """One of `moments`, by its key."""
-        found = {moment.key: moment for moment in self.moments()}
-        if key not in found:
-            raise unknown("checkpoint", key, found)
-        return found[key]
-
     def near(self, epochs: float) -> Moment:
         """The moment with weights that is nearest to so many epochs; a saved grid where there are no weights."""
         moments = self.moments()
@@ -225,6 +218,13 @@ class Library:
             return [Moment("given", "its weights", 0.0, Path())]
         return self.run(label).moments()
 
+    def moment(self, label: str, key: str) -> Moment:
+        """One of `moments`, by its key."""
+        found = {moment.key: moment for moment in self.moments(label)}
+        if key not in found:
+            raise unknown("checkpoint", key, found)
+        return found[key]
+
     def network(self, label: str, key: str) -> Network:
         """The network of a run at a moment, read where it is not in memory.
 
@@ -235,7 +235,7 @@ class Library:
         if label in self.fixed:
             return self.fixed[label]
         run = self.run(label)
-        moment = run.moment(key)
+        moment = self.moment(label, key)
         require(moment.weights, f"run {label}: of {moment.words} no weights are kept; its picture can be shown only.")
         changed = moment.file.stat().st_mtime_ns
         return self.networks.get((label, key, changed), lambda: self._read(run, moment))
@@ -276,7 +276,7 @@ class Library:
         changes = {key: value for key, value in self.config.data.values.items() if value is not None}
         options = f"{{**options, **{changes!r}}}" if changes else "options"
         code += [f'data = ImageData({options}, splits=("val",), measured=True)']
-        return self._looked_at(net, module.rule, module.classes, images, code, run.label)
+        return self._looked_at(net, module.rule, module.classes, images, code)
 
     def _given(self, size: int | None) -> Network:
         config = self.config
@@ -292,7 +292,7 @@ class Library:
             f"data = ImageData({images.config.plain!r}, splits=('val',), measured=True)",
             f"net = networks.build(read_network({config.model.plain!r}), data).net",
         ]
-        return self._looked_at(subject.net, None, subject.names, images, code, subject.name)
+        return self._looked_at(subject.net, None, subject.names, images, code)
 
     def _looked_at(
         self,
@@ -301,7 +301,6 @@ class Library:
         names: Sequence[str],
         images: Images,
         code: Sequence[str],
-        label: str,
     ) -> Network:
         net = net.to(self.device).eval()
         if hasattr(images.config, "size") and images.config.size is not None:  # what fails shows before it is kept

@@ -71,7 +71,7 @@ def look(library: Library, request: Request) -> Shown:
             cannot be read, or runs that cannot stand side by side.
     """
     _check(library, request)
-    moments = [_moment(library, *each) for each in request.runs]
+    moments = [library.moment(*each) for each in request.runs]
     if not all(moment.weights for moment in moments):
         require(len(moments) == 1, "a saved grid is shown by itself; choose one run, or moments with weights.")
         return saved(library, request.runs[0][0], moments[0], request.scale)
@@ -152,13 +152,6 @@ def _check(library: Library, request: Request) -> None:
     )
     for name, value in (("step_size", request.step_size), ("radius", request.radius)):
         require(math.isfinite(value) and value > 0, f"{name}={value}: a number > 0 is needed.")
-
-
-def _moment(library: Library, label: str, key: str) -> Moment:
-    found = {moment.key: moment for moment in library.moments(label)}
-    if key not in found:
-        raise unknown("checkpoint", key, found)
-    return found[key]
 
 
 def _image(library: Library, network: Network, request: Request) -> Tensor:
