@@ -74,7 +74,10 @@ def test_the_old_run_goes_on_as_it_would_have_gone_on_in_its_time(old, typed, na
     assert found.keys() == expected.keys()
     assert {epoch for epoch, _ in found} == {0, 1, 2}
     for key, value in expected.items():
-        assert math.isclose(found[key], value, rel_tol=0.02), key  # bfloat16: other machines round otherwise
+        # Other machines round otherwise, in bfloat16: losses by a hundredth, and what one step's gradients are to each
+        # other (a probe of a few images) by a tenth.
+        near = {"rel_tol": 0.02} if key[1].endswith("loss") else {"rel_tol": 0.2, "abs_tol": 0.1}
+        assert math.isclose(found[key], value, **near), key
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == (2, 6)
     assert read(run / "summary.json")["status"] == "finished"

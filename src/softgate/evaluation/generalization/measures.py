@@ -164,8 +164,8 @@ class Bench:
         norms = sum(attack.radius(norm) is not None for norm in attacks.NORMS)
         curved = min(train, train if sharp.images is None else sharp.images)
         return {
-            "test images": test,
-            "training images": min(train, asked.train_images or train),
+            "top-1": test,
+            "train-test gap": min(train, asked.train_images or train),
             "sharpness": curved * (sharp.iterations * HESSIAN_PRODUCT + 2 + BACKWARD),
             "corruptions": kinds * min(test, corrupted.images or test),
             "attacks": norms * min(test, attack.images or test) * attack.restarts * attack.steps * (1 + BACKWARD),
@@ -195,13 +195,13 @@ class Bench:
         found = Measured()
         device = module.device
         net = module.net
-        begin("test images")
+        begin("top-1")
         logits, labels = self._all(net, self.data.val_dataloader(), device)
         for key, score in (("acc", scores.correct), ("nll", scores.nll), ("brier", scores.brier)):
             found.add(key, score(logits, labels))
         found.values["ece"] = scores.ece(logits, labels)
         found.confusion = tallied(logits, labels)
-        begin("training images")
+        begin("train-test gap")
         with found.spared("measures on training images", "compare.train_images or data.batch_size"):
             self._on_training_images(found, net, self._trained_on(options), device)
         begin("sharpness")
