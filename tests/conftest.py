@@ -35,6 +35,17 @@ def _cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _signals():
+    """Signals end processes, also where the tests were started in the background or behind a closed terminal.
+
+    There SIGINT and SIGHUP are ignored, and by whatever the tests start as well.
+    """
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 @pytest.fixture(autouse=True)
 def _handlers():
     """Commands take the signals over for good, and say once that they were stopped; tests end as pytest ends them."""

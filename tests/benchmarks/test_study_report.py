@@ -98,6 +98,7 @@ def test_a_detectable_difference_is_found_four_times_in_five():
 # -- the report -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_comes_from_the_csv_files_alone_and_is_the_same(tmp_path):
     ledger = pretended.whole(tmp_path / "full", cells=("B", "A"))
     docs = page(tmp_path / "docs")

@@ -204,8 +204,8 @@ SoftgateModule.on_validation_epoch_end = fault
     ("what", "named"),
     [
         ("Path.open = full", "last.ckpt"),
-        ("shutil.rmtree(run)", "metrics.csv"),
-        ("raise OSError(28, 'No space left on device')", "run"),
+        pytest.param("shutil.rmtree(run)", "metrics.csv", marks=pytest.mark.slow),
+        pytest.param("raise OSError(28, 'No space left on device')", "run", marks=pytest.mark.slow),
     ],
     ids=["full", "gone", "another writer's"],
 )  # fmt: skip

@@ -21,7 +21,7 @@ def gradients(net, logits):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ["resnet18", "odd"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "odd"])
 def test_with_the_gates_of_its_own_weights_a_network_trains_as_it_does_by_itself(name, dtype):
     net, size = some(name, dtype)
     x = images(4, size, dtype)

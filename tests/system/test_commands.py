@@ -62,6 +62,7 @@ def test_ctrl_c_leaves_a_loadable_checkpoint_and_a_finished_logger_run(tmp_path)
     assert codes == [1]
 
 
+@pytest.mark.slow
 def test_two_cpu_processes_train_one_model(tmp_path):
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.size=16", "hydra.run.dir=run"]
     words += ["callbacks=alignment", "logger=tensorboard", "callbacks.alignment.images=20", "callbacks.alignment.few=3"]
@@ -90,6 +91,7 @@ def test_the_main_job_reaches_97_percent_on_real_digits(tmp_path):
     assert summary["val/acc"] >= 0.97
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_one_sentence_a_status_of_its_own_and_a_failed_logger_run(tmp_path):
     env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     words = ["data.size=16", "callbacks=none", "optim.lr=1e30", "logger=wandb", "hydra.run.dir=run"]

@@ -93,6 +93,7 @@ def sentences(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.slow
 def test_where_a_rank_is_killed_the_first_says_so_and_what_is_kept_and_both_end(tmp_path):
     status, errors = command(tmp_path, "1:killed")
     assert status == 137, errors
@@ -105,6 +106,7 @@ def test_where_a_rank_is_killed_the_first_says_so_and_what_is_kept_and_both_end(
     assert not (tmp_path / "run" / "ranks.json").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_rank_that_is_no_number_ends_both_with_one_sentence_and_the_last_good_checkpoint(tmp_path):
     status, errors = command(tmp_path, "1:nan", "callbacks.guard.every_n_steps=2")
     assert status == 3, errors

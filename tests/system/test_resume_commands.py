@@ -44,6 +44,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_curve_of_one_at_the_same_global_batch(tmp_path):
     run(tmp_path, *WORDS, "data.batch_size=16", "hydra.run.dir=one")
     run(tmp_path, *WORDS, *DDP, "hydra.run.dir=two")
@@ -55,6 +56,7 @@ def test_two_processes_give_the_loss_curve_of_one_at_the_same_global_batch(tmp_p
         assert torch.allclose(value, weights(tmp_path / "two")[name], rtol=1e-3, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_by_its_directory_alone(tmp_path):
     words = [*WORDS, "data.batch_size=8", "trainer.max_epochs=2", "trainer.limit_train_batches=40", "optim.lr=0.02"]
     process = begin(tmp_path, *words, "callbacks.checkpoint.every_n_steps=5", "hydra.run.dir=run")

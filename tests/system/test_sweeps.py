@@ -93,6 +93,7 @@ def wandb_runs(run: Path) -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_over_one_and_two_processes_one_of_them_killed_then_gone_on_with(tmp_path):
     words = ["trainer.devices=2,1", *DDP, "logger=wandb"]
     status, output, errors = sweep(tmp_path, *words, KILLED="1")
@@ -121,6 +122,7 @@ def test_a_sweep_over_one_and_two_processes_one_of_them_killed_then_gone_on_with
     assert yaml.safe_load((single / "config.yaml").read_text())["sweep"]["job"] == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_share_one_directory(tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617")
     status, _, errors = command(tmp_path, *DDP, "trainer.devices=2", program=torchrun)

@@ -210,6 +210,7 @@ print(int(store.decoded(listing, 16, 3, cache)[0].long().sum()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_build_one_cache_end_with_one_good_cache(tmp_path):
     folder, cache = tmp_path / "images", tmp_path / "cache"
     images(folder)

@@ -96,6 +96,7 @@ def assert_all_alike(folder: Path) -> None:
         assert_alike(folder / "whole", run)
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(tmp_path):
     kills = kill(tmp_path, 3, 0, *EVERYTHING)
     assert len(kills) == 3

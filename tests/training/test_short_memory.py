@@ -42,6 +42,7 @@ def plain(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_where_few_images_fit_callbacks_take_them_in_smaller_chunks(plain, tmp_path, monkeypatch, recwarn):
     forward = torch.nn.Conv2d.forward
 
@@ -61,6 +62,7 @@ def test_where_few_images_fit_callbacks_take_them_in_smaller_chunks(plain, tmp_p
     assert len(Recording(tmp_path / "paths").points) == len(Recording(plain / "paths").points)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_at_all_is_left_out_with_a_warning_and_training_is_the_same(plain, tmp_path, monkeypatch):
     def short(*args, **kwargs):
         raise MEMORY
