@@ -26,6 +26,8 @@ from .surrogate import Schedule as Schedule
 from .surrogate import Select as Select
 from .surrogate import Surrogate as Surrogate
 from .surrogate import Window as Window
+from .surrogate import activations as activations
+from .surrogate import attentions as attentions
 from .surrogate import functional as functional
 from .surrogate import gates as gates
 from .surrogate import pools as pools

@@ -90,7 +90,7 @@ def test_the_true_share_of_a_mixed_gradient_is_pytorchs_also_exactly_on_the_kink
     net.forward = function
     with sg.attach(net, rule):
         (found,) = torch.autograd.grad(net(z).sum(), z)
-    expected = (0.25 * 0.5 + 0.75 * step) / rule.norm
+    expected = (0.25 * 0.5 + 0.75 * step) / rule.rms
     assert torch.allclose(found, torch.full_like(z, expected))
 
 

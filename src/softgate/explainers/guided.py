@@ -71,6 +71,8 @@ class _GuidedReLU(torch.autograd.Function):
 class _Guiding:
     """Puts `_GuidedReLU` in the place of every ReLU of a network."""
 
+    blocks: frozenset[str] = frozenset()
+
     def __init__(self) -> None:
         self.count = 0
         self.missed: list[str] = []

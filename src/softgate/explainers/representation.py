@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from softgate.display import Brief
 from softgate.errors import SoftgateError, require
-from softgate.explainers.gated import Gated, Recorder, chosen, run_affine
+from softgate.explainers.gated import chosen, run_affine
 from softgate.explainers.gates import Gates
+from softgate.explainers.handlers import Gated, Recorder
 from softgate.explainers.pullback import Target, _targets, target_logits
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites

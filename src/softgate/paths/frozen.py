@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from softgate.errors import SoftgateError, require
-from softgate.explainers.gated import Gated, Recorder, run
+from softgate.explainers.gated import run
 from softgate.explainers.gates import Gates
+from softgate.explainers.handlers import Gated, Recorder
 from softgate.sites.active_rule import ActiveRule
 from softgate.sites.attaching import attach, detach
 from softgate.sites.calls import SiteCall, SiteId

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softgate.errors import require
-from softgate.explainers.gated import CallHandler, check_affine, record
+from softgate.errors import SoftgateError, require
+from softgate.explainers.gated import check_affine, record
 from softgate.explainers.gates import Gates
+from softgate.explainers.handlers import CallHandler
 from softgate.explainers.windows import take, weigh
 from softgate.paths import unsigned  # noqa: F401  # the operations that Scaled tensors know
 from softgate.paths.scaled import Scaled, scaled
-from softgate.sites.calls import ActivationCall, PoolCall
+from softgate.sites.calls import ActivationCall, BlockCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
 from softgate.surrogate.functional import RELU
@@ -43,12 +44,15 @@ class _Paired(CallHandler):
         self.first, self.second = first, second
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
-        relu = call.shape is RELU
+        relu = call.shape is RELU and call.weight is None
         require(relu, f"paths.kernel: {name} is a {call.kind}; only ReLU has a gate of 0 or 1 for each path.")
         a, b = self.first.sites[name], self.second.sites[name]
         z = _activations(call.z, name)
         out = z.like(z.value * (a.values & b.values if a.hard else a.values.double() * b.values.double()))
         return z.overwrite(out) if call.inplace else out
+
+    def block(self, call: BlockCall, name: str) -> Tensor:
+        raise SoftgateError(f"paths.kernel: {name} is a {call.kind}; only ReLU has a gate of 0 or 1 for each path.")
 
     def pooling(self, call: PoolCall, name: str) -> Any:
         a, b, window = self.first.sites[name], self.second.sites[name], call.window()

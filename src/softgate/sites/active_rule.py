@@ -5,12 +5,22 @@ The machinery of `softgate.sites`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from softgate.errors import SoftgateError
-from softgate.surrogate import gates, pools
+from softgate.surrogate import activations
 from softgate.surrogate.inputs import check_rule
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import SMOOTH, Kind
+
+LATER: dict[str, frozenset[str]] = {
+    "norm": frozenset(),
+    "attention": frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"}),
+    "product": frozenset({"sigmoid", "tanh", "hardsigmoid", "glu"}),
+}
+"""The kinds of calls that may turn out to be a part of a block where a trace has seen them."""
 
 
 class ActiveRule:
@@ -19,6 +29,7 @@ class ActiveRule:
     Attributes:
         rule: The rule of this moment; None means the true gradient.
         scheduled: The rule as it was given, with its schedule.
+        blocks: Which of "norm", "attention" and "product" it is for, now or at another moment of its schedule.
     """
 
     def __init__(self, rule: Surrogate | None) -> None:
@@ -33,6 +44,7 @@ class ActiveRule:
         check_rule(rule)
         self.scheduled = rule
         self.rule = None if rule is None else rule.at()
+        self.blocks: frozenset[str] = frozenset() if rule is None else replace(rule, mix=1.0).blocks
         self._known: set[str] = set()
         self._chosen: set[str] = set()
         self._local: dict[str, Surrogate] = {}
@@ -64,7 +76,7 @@ class ActiveRule:
     @property
     def soft(self) -> bool:
         """Whether any gradient differs from the true one."""
-        return self.rule is not None and (self.rule.softens_relu or self.rule.softens_pool)
+        return self.rule is not None and self.rule.soft
 
     @property
     def ever_soft(self) -> bool:
@@ -72,8 +84,23 @@ class ActiveRule:
         given = self.scheduled
         if given is None or self.soft:
             return given is not None
-        hard = isinstance(given.gate, gates.Hard) and isinstance(given.pool, pools.Hard)
-        return not hard and (given.mix > 0 or given.schedule.mix is not None)
+        return (given.mix > 0 or given.schedule.mix is not None) and replace(given, mix=1.0).soft
+
+    def softens(self, kind: str) -> bool:
+        """Whether sites of a kind differ from the true gradient, now or at another moment of the schedule."""
+        given = self.scheduled
+        return given is not None and replace(given, mix=1.0).softens(kind)
+
+    @property
+    def later(self) -> set[str]:
+        """The kinds of calls of which a trace does not show whether a rule for blocks reaches them; a pass does."""
+        return set().union(*(LATER[family] for family in self.blocks))
+
+    def refuses(self, kind: str) -> bool:
+        """Whether the rule has nothing for smooth activations and may not leave those of a kind as they are."""
+        given = self.scheduled
+        off = given is not None and isinstance(given.activation, activations.Own)
+        return off and kind in SMOOTH and kind != Kind.SOFTPLUS
 
     @property
     def uniform(self) -> bool:

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from softgate.errors import SoftgateError, SoftgateWarning, UnreachableSites
+from softgate.sites.calls import SiteCall, SiteId
 from softgate.sites.checks import audit, functions_between, refuse_missed, watch_recomputation
 from softgate.sites.forward import Frame, State
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import BLOCKS, Kind
 
 FX_FILE = "<eval_with_key>"
 """What torch.fx calls the file of code that it generates."""
@@ -158,9 +160,30 @@ class Audit:
         return [f"{kind} in {_several(names)}" for kind, names in modules.items()]
 
 
+class Watching:
+    """Handles the calls that a method beside forward makes itself: takes note of them; forwards it calls are governed.
+
+    Args:
+        running: What gives the forward pass that runs, if one does.
+    """
+
+    blocks: frozenset[str] = frozenset()
+
+    def __init__(self, running: Callable[[], State | None]) -> None:
+        self.running = running
+        self.kinds: list[str] = []
+
+    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
+        """What the call returns anyway."""
+        if self.running() is None:
+            self.kinds.append(call.kind)
+        return call.original()
+
+
 def _combination(frames: Sequence[Frame], rule: Surrogate | None) -> tuple[bytes, ...]:
     """The modes, trainable parameters and kinds of softening that a pass through the graph was looked at with."""
-    softens = bytes((rule is not None and rule.softens_relu, rule is not None and rule.softens_pool))
+    kinds = (Kind.RELU, Kind.MAX_POOL2D, Kind.SILU, *sorted(BLOCKS))
+    softens = bytes(rule is not None and rule.softens(kind) for kind in kinds)
     modes = bytes(frame.module.training for frame in frames)
     parameters = (p for frame in frames for p in frame.module._parameters.values() if p is not None)
     return softens, modes, bytes(p.requires_grad for p in parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from softgate.surrogate.functional import PiecewiseLinear, window_of
+from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import Kind
+from softgate.surrogate.smooth import Smooth
 from softgate.surrogate.windows import Window
 
 
@@ -41,7 +44,9 @@ class SiteId:
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
+    """A function call: the function, its arguments, its arguments by name."""
+
     func: Any
     args: Any
     kwargs: Any
@@ -52,26 +57,33 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class ActivationCall(_Call):
-    """A call of a piecewise linear activation, its arguments sorted.
+class ActivationCall(Call):
+    """A call of an activation, its arguments sorted.
 
     Attributes:
         kind: Which activation.
         z: The pre-activation.
         inplace: Whether `z` is overwritten with the result.
         activation: Computes the forward value and does not work in place.
-        shape: Where its slope changes, and by how much.
+        shape: Where its slope changes, and by how much; or the smooth activation that it is.
+        weight: Of PReLU, the slopes below zero; its `shape` is that of the part that is open above zero.
     """
 
     kind: Kind
     z: Tensor
     inplace: bool
     activation: Callable[[Tensor], Tensor]
-    shape: PiecewiseLinear
+    shape: PiecewiseLinear | Smooth
+    weight: Tensor | None = None
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it has no steps that a gate could take the place of, but a gate of its own."""
+        return isinstance(self.shape, Smooth)
 
 
 @dataclass(frozen=True)
-class PoolCall(_Call):
+class PoolCall(Call):
     """A call of a max pooling, its arguments sorted.
 
     Attributes:
@@ -118,7 +130,7 @@ class PoolCall(_Call):
 
 
 @dataclass(frozen=True)
-class UnsupportedCall(_Call):
+class UnsupportedCall(Call):
     """A call of an activation or pooling that no rule covers.
 
     Attributes:
@@ -131,7 +143,7 @@ class UnsupportedCall(_Call):
 
 
 @dataclass(frozen=True)
-class SelectingCall(_Call):
+class SelectingCall(Call):
     """A call that selects or gates data and keeps its own gradient under every rule.
 
     Attributes:
@@ -141,4 +153,36 @@ class SelectingCall(_Call):
     kind: str
 
 
-SiteCall = ActivationCall | PoolCall | UnsupportedCall
+@dataclass(frozen=True)
+class BlockCall(Call):
+    """A call of a normalisation, of attention or of a product with a gate, its arguments sorted.
+
+    Attributes:
+        kind: Which of them.
+    """
+
+    kind: Kind
+
+    @property
+    @abstractmethod
+    def passed(self) -> Tensor:
+        """The input that the gradient goes on to, whatever is held."""
+
+    @abstractmethod
+    def under(self, rule: Surrogate) -> Tensor:
+        """What the call returns, bit for bit, with the gradient of a rule that softens its kind."""
+
+    @abstractmethod
+    def held(self, rule: Surrogate) -> Tensor:
+        """What a rule holds constant; detached.
+
+        Raises:
+            SoftgateError: If under the rule that leaves more than a linear map of `passed`.
+        """
+
+    @abstractmethod
+    def given(self, held: Tensor) -> Tensor:
+        """The call with what is held given: affine in `passed`."""
+
+
+SiteCall = ActivationCall | PoolCall | UnsupportedCall | BlockCall

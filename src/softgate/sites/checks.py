@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
 from softgate.sites.forward import State, attached_frame, public_methods
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import POOLS, SMOOTH, Kind
 
 
 def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, out: Any, begun: int | None) -> None:
@@ -34,9 +35,9 @@ def audit(model: nn.Module, rule: Surrogate | None, counts: State, inputs: Any, 
         raise no_sites(model)
     if begun is None or rule is None:
         return
-    for softens, nodes, pools in ((rule.softens_relu, RELU_NODES, False), (rule.softens_pool, POOL_NODES, True)):
-        hidden = nodes_between(inputs, out, nodes, begun) if softens else Counter()
-        if hidden.total() > counts.hard[pools]:
+    for family, kind in ((RELU_NODES, Kind.RELU), (POOL_NODES, Kind.MAX_POOL2D), (SMOOTH_NODES, Kind.SILU)):
+        hidden = nodes_between(inputs, out, family, begun) if rule.softens(kind) else Counter()
+        if hidden.total() > counts.hard[family_of(kind)]:
             raise UnreachableSites(
                 f"{type(model).__name__} has activations that run outside of Python, where no rule reaches them: "
                 f"{', '.join(hidden)}. Write them with torch.nn.functional, in modules that are not scripted."
@@ -115,10 +116,24 @@ POOL_NODES: dict[str, str] = {"DifferentiableGraph": "scripted code", "MaxPool2D
 """The same for max pooling."""
 
 
-def shows(out: Any, pools: bool) -> bool:
-    """Whether what a call returned has the autograd node of an activation, or of a pooling, that `audit` looks for."""
+SMOOTH_NODES: dict[str, str] = {
+    "DifferentiableGraph": "scripted code",
+    **{name: name.lower() for name in ("Silu", "Gelu", "Hardswish", "Mish", "Elu")},
+}
+"""The same for smooth activations."""
+
+_FAMILIES = {"relu": RELU_NODES, "pool": POOL_NODES, "smooth": SMOOTH_NODES}
+
+
+def family_of(kind: str) -> str:
+    """Under which name `State.hard` counts the calls of a kind: "pool", "smooth" or "relu"."""
+    return "pool" if kind in POOLS else "smooth" if kind in SMOOTH else "relu"
+
+
+def shows(out: Any, family: str) -> bool:
+    """Whether what a call returned has an autograd node of the kinds of a family, which `audit` looks for."""
     node = next((tensor.grad_fn for tensor in tensors_in(out)), None)
-    return node is not None and any(pattern in node.name() for pattern in (POOL_NODES if pools else RELU_NODES))
+    return node is not None and any(pattern in node.name() for pattern in _FAMILIES[family])
 
 
 def nodes_between(inputs: Any, out: Any, patterns: dict[str, str], begun: int = 0) -> Counter[str]:
@@ -170,7 +185,8 @@ def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return UnreachableSites(
         f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
-        f"relu6, hardtanh, leaky_relu and max_pool2d, as modules or functions."
+        f"relu6, hardtanh, leaky_relu, prelu and max_pool2d, as modules or functions; with surrogate.activation also "
+        f"silu, gelu, hardswish, mish, elu, selu and celu."
     )
 
 

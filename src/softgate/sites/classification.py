@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from softgate.sites.calls import ActivationCall, PoolCall, SelectingCall, SiteCall, UnsupportedCall
+from softgate.sites.smooth_calls import SMOOTH_SORTERS
 from softgate.surrogate import functional
 from softgate.surrogate.functional import PiecewiseLinear
 from softgate.surrogate.numerics import in_transforms
@@ -24,13 +25,25 @@ RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tens
 INPLACE: frozenset[Any] = frozenset({F.relu_, torch.relu_, Tensor.relu_, F.hardtanh_, F.leaky_relu_})
 HIDDEN_IN_COMPILE: frozenset[Any] = frozenset(
     {
-        *(torch.relu_, F.hardtanh_, F.leaky_relu_, torch.clamp_, torch.clip_, torch.clamp_min_),
+        *(
+            torch.relu_,
+            F.hardtanh_,
+            F.leaky_relu_,
+            F.elu_,
+            torch.selu_,
+            torch.celu_,
+            torch.clamp_,
+            torch.clip_,
+            torch.clamp_min_,
+        ),
         *(torch.maximum, Tensor.maximum, torch.max, Tensor.max),  # whether the other tensor is zero
     }
 )
 """Functions that torch.compile runs without asking any mode, or that no one can tell from others there."""
 
-METHODS: frozenset[str] = frozenset("relu relu_ clamp clamp_ clip clip_ clamp_min clamp_min_ maximum max amax".split())
+METHODS: frozenset[str] = frozenset(
+    "relu relu_ clamp clamp_ clip clip_ clamp_min clamp_min_ maximum max amax prelu".split()
+)
 """Tensor methods that may be call sites; a symbolic trace sees them by name only."""
 
 MAX_POOL2D: frozenset[Any] = frozenset({F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d})
@@ -39,8 +52,7 @@ ADAPTIVE_MAX_POOL2D: frozenset[Any] = frozenset({F.adaptive_max_pool2d, F.adapti
 UNSUPPORTED: dict[Any, str] = {
     getattr(F, name): name.rstrip("_")
     for name in (
-        "prelu rrelu rrelu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish "
-        "hardshrink softshrink glu "
+        "rrelu rrelu_ hardshrink softshrink glu "
         "adaptive_max_pool1d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d "
         "max_pool1d max_pool3d adaptive_max_pool1d_with_indices "
         "adaptive_max_pool3d_with_indices max_pool1d_with_indices max_pool3d_with_indices"
@@ -48,12 +60,8 @@ UNSUPPORTED: dict[Any, str] = {
 } | {
     torch.max_pool1d: "max_pool1d",
     torch.max_pool3d: "max_pool3d",
-    torch.prelu: "prelu",
     torch.rrelu: "rrelu",
-    torch.selu: "selu",
-    torch.celu: "celu",
     torch.adaptive_max_pool1d: "adaptive_max_pool1d",
-    Tensor.prelu: "prelu",
     torch.rnn_relu: "rnn_relu",
     torch.rnn_relu_cell: "rnn_relu_cell",
 }
@@ -342,6 +350,7 @@ _SORTERS: dict[Any, Callable[[Any, Any, Any], SiteCall | SelectingCall]] = {
     **dict.fromkeys(MAX_POOL2D, _max_pool2d),
     **dict.fromkeys(ADAPTIVE_MAX_POOL2D, _adaptive_max_pool2d),
     **dict.fromkeys(UNSUPPORTED, _unsupported),
+    **SMOOTH_SORTERS,
 }
 
 _BY_NAME: dict[str, Any] = {getattr(func, "__name__", ""): func for func in _SORTERS}

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from softgate.errors import SoftgateError
+from softgate.sites.blocks import GATES, OPENED, SMOOTH_GATES, Mark, Marks, block_of
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, ESCAPES, Outputs, current_hooks
@@ -32,6 +33,10 @@ FRAMEWORKS = ("torch", "pytorch_lightning", "lightning", "builtins", "abc", "typ
 
 class Handler(Protocol):
     """What decides on the call sites of a forward pass: a rule, a trace, given gates."""
+
+    @property
+    def blocks(self) -> frozenset[str]:
+        """Which of "norm", "attention" and "product" are call sites to it."""
 
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What a call returns.
@@ -82,11 +87,10 @@ class State:
         self.missed: list[Miss] = []
         self.gated = 0
         self.known = False  # whether the model has call sites that a rule covers, in this pass or in others
-        self.hard: Counter[bool] = (
-            Counter()
-        )  # autograd nodes of calls that kept their true gradient, by whether they pool
+        self.hard: Counter[str] = Counter()  # autograd nodes of calls that kept their true gradient, by family
         self.selected: dict[tuple[str, str], None] = {}  # module and kind of calls that keep a gradient of their own
         self.outputs = Outputs()
+        self.marks = Marks()
         self.watched: list[tuple[tuple[str, bool], Tensor, int]] = []  # inputs of activations, and their versions then
         self.refusal: SoftgateError | None = None  # what a handler has raised; scripted code makes another error of it
         self.within: State | None = None  # the pass of another attached model that runs inside of this one
@@ -274,11 +278,34 @@ class Mode(TorchFunctionMode):
         state = self.state
         if state.within is not None:  # a model of its own runs within this one, with sites and a rule of its own
             return func(*args, **kwargs)
+        if self.handler.blocks:
+            return self._with_blocks(func, args, kwargs)
+        return self._run(func, args, kwargs)
+
+    def _with_blocks(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call where normalisations, attention and products are call sites too."""
+        state, wanted = self.state, self.handler.blocks
+        if func in OPENED and "attention" in wanted:
+            with self:
+                return OPENED[func](*args, **kwargs)
+        block = block_of(func, args, kwargs, wanted)
+        if block is not None:
+            return self.handler.handle(block, state.identify(block.kind), state)
+        gate = func in GATES and "product" in wanted
+        out = func(*args, **kwargs) if gate else self._run(func, args, kwargs)
+        state.marks.watch(func, args, kwargs, out, state.frame.name or "(model)", wanted)
+        return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        state = self.state
         call = classify(func, args, kwargs)
         if isinstance(call, SelectingCall):
             state.select(call)
         elif call is not None:
-            return self.handler.handle(call, state.identify(call.kind), state)
+            out = self.handler.handle(call, state.identify(call.kind), state)
+            if call.kind in SMOOTH_GATES and "product" in self.handler.blocks:
+                state.marks.put(out, Mark("activation", state.frame.name, call.kind))
+            return out
         if state.outputs:
             if func in CONSUMERS:
                 return state.outputs.call(func, args, kwargs)

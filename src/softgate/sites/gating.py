@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from softgate.errors import SoftgateError
 from softgate.sites.active_rule import ActiveRule
-from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
-from softgate.sites.checks import shows, unreachable
+from softgate.sites.calls import ActivationCall, BlockCall, PoolCall, SelectingCall, SiteCall, SiteId
+from softgate.sites.checks import family_of, shows, unreachable
 from softgate.sites.classification import hidden_in_compile
 from softgate.sites.forward import Miss, State, in_checkpoint
 from softgate.sites.scales import channel_of, scales_of, tell_if_stale
@@ -66,10 +66,17 @@ class Gating:
         made.traced, made._seen = self.traced, self._seen
         return made
 
+    @property
+    def blocks(self) -> frozenset[str]:
+        """Which of "norm", "attention" and "product" the rule in force is for."""
+        return self.active.blocks
+
     def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
         """What a call returns: a gated activation or pooling, or what the true function does."""
         if state.without_graph:
             return call.original()
+        if isinstance(call, BlockCall):
+            return self._block(call, site, state)
         if isinstance(call, ActivationCall):
             return self._activation(call, site, state)
         if isinstance(call, PoolCall):
@@ -77,22 +84,31 @@ class Gating:
         self._note(site, call.kind, False, state, call.why)
         if self.active.soft and state.missed and torch.compiler.is_compiling():
             raise unreachable(self.model, state.missed)
-        return _left_hard(call.original(), state, pools=call.kind in POOLS)
+        return _left_hard(call.original(), state, call.kind)
 
     def _activation(self, call: ActivationCall, site: SiteId, state: State) -> Any:
+        if call.kind == Kind.SOFTPLUS and not self.active.softens(call.kind):
+            state.select(SelectingCall(call.func, call.args, call.kwargs, call.kind))
+            return call.original()
         self._note(site, call.kind, True, state)
+        if self.active.refuses(call.kind):
+            self.miss(state, Miss(site, call.kind, WITHOUT_ACTIVATION))
+            if self.active.soft and torch.compiler.is_compiling():
+                raise unreachable(self.model, state.missed)
         if hidden_in_compile(call):
             self.hidden[site] = None
         rule, scale = self._law(state, site.name, call.kind, call.z)
         # A site that need not work in place does so nevertheless where a hook may have kept its input.
         inplace = self.watched if site in self.fresh else call.inplace
-        if rule is None or not rule.softens_relu:
+        if rule is None or not rule.softens(call.kind):
             if inplace and not call.inplace:  # a copy goes in: most activations keep their input for the true gradient
-                return call.z.copy_(_left_hard(call.activation(call.z.clone()), state, pools=False))
-            return _left_hard(call.original(), state, pools=False)
+                return call.z.copy_(_left_hard(call.activation(call.z.clone()), state, call.kind))
+            return _left_hard(call.original(), state, call.kind)
         z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
+        if call.weight is not None:
+            return functional.prelu(z, call.weight, rule, scale)
         out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
-        if self.share and not inplace:
+        if self.share and not inplace and not call.smooth:  # those take longer to compute again than to read
             state.outputs.add(z, out, call.activation)
         return out
 
@@ -118,14 +134,21 @@ class Gating:
     def _pool(self, call: PoolCall, site: SiteId, state: State) -> Any:
         self._note(site, call.kind, call.covered, state)
         if call.settings is None:
-            return _left_hard(call.original(), state, pools=True)
+            return _left_hard(call.original(), state, call.kind)
         rule, scale = self._law(state, site.name, call.kind, call.x)
         if rule is None or not rule.softens_pool:
-            return _left_hard(state.outputs.call(call.func, call.args, call.kwargs), state, pools=True)
+            return _left_hard(state.outputs.call(call.func, call.args, call.kwargs), state, call.kind)
         options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
         options["split_ties"] = call.kind is Kind.AMAX and not call.indices
         y = state.outputs.call(functional.max_pool2d, (call.x, *call.settings), options)
         return call.with_indices(call.shaped(y))
+
+    def _block(self, call: BlockCall, site: SiteId, state: State) -> Any:
+        self._note(site, call.kind, True, state)
+        for observer in self.observers:
+            observer(site.name, call.kind, call.passed)
+        rule = self.active.of_site(site.name, call.kind)
+        return call.original() if rule is None or not rule.softens(call.kind) else call.under(rule)
 
     def _law(self, state: State, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
         """The rule in force at a call site and what its temperature is measured in there; observers are told."""
@@ -182,11 +205,16 @@ class Gating:
             )
 
 
-def _left_hard(out: Any, state: State, *, pools: bool) -> Any:
+def _left_hard(out: Any, state: State, kind: str) -> Any:
     """What a call returned that kept its true gradient, which the audit must expect in the graph."""
     if not torch.compiler.is_compiling():
-        state.hard[pools] += shows(out, pools)
+        family = family_of(kind)
+        state.hard[family] += shows(out, family)
     return out
+
+
+WITHOUT_ACTIVATION = "which surrogate.activation=self_gate covers"
+"""Why a smooth activation is out of reach of a rule that has nothing for it."""
 
 
 IN_CHECKPOINT = "in a checkpointed function; checkpoint a module instead"

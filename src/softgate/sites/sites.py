@@ -25,8 +25,7 @@ import torch
 from torch import nn
 
 from softgate.sites.active_rule import ActiveRule
-from softgate.sites.auditing import Audit
-from softgate.sites.calls import SiteCall, SiteId
+from softgate.sites.auditing import Audit, Watching
 from softgate.sites.checks import (
     check_attachable,
     check_methods,
@@ -37,7 +36,7 @@ from softgate.sites.checks import (
     unreachable,
 )
 from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, entered, running
-from softgate.sites.gating import Gating, Observer
+from softgate.sites.gating import WITHOUT_ACTIVATION, Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteCollection, SiteTable
 from softgate.sites.tracing import in_order, opaque_parts, trace
@@ -85,6 +84,7 @@ class Sites(SiteCollection):
         self._methods = methods
         self._handler: Handler = gating
         self._compiling: State | None = None
+        self._passed = False  # whether a pass has shown the call sites that no trace does
         self._order: list[tuple[str, str]] = []  # covered sites of train and eval mode, where both could be traced
         self._inplace: list[nn.Module] = []  # modules whose `inplace` is switched off while attached
         self._frames = [Frame(self, name, module) for name, module in model.named_modules()]
@@ -104,7 +104,7 @@ class Sites(SiteCollection):
         """
         made = object.__new__(type(self))
         made._begin(copy, self._gating.on_copy(copy, ActiveRule(rule)), self._audit.of_copy(copy), self._methods)
-        made._order = self._order
+        made._order, made._passed = self._order, self._passed
         made._choose(made._active)
         return made
 
@@ -281,7 +281,7 @@ class Sites(SiteCollection):
             return self._run(frame, inner, args, kwargs, whole=False)
         if not self._active.soft or self._handler is not self._gating or not torch.is_grad_enabled():
             return inner(*args, **kwargs)
-        watching = _Watching(self)
+        watching = Watching(self.state)
         with Mode(watching, State(frame)):
             out = inner(*args, **kwargs)
         if watching.kinds:
@@ -301,7 +301,10 @@ class Sites(SiteCollection):
                 raise
             raise state.refusal from None
         gating.learn(state)
+        for found in state.marks.clear():
+            state.selected[found] = None
         if audited:
+            self._passed = True
             state.known = bool(self._order or self._table.covered())
             active, rule = gating.active, gating.active.rule
             self._choose(active)
@@ -318,7 +321,7 @@ class Sites(SiteCollection):
             missed = [
                 Miss(s.id, s.kind, "out of reach")
                 for s in self._table
-                if not s.covered and gating.active.wants(s.name, s.kind)
+                if (not s.covered or gating.active.refuses(s.kind)) and gating.active.wants(s.name, s.kind)
             ]
             if missed or gating.hidden or not self._table:
                 refuse_compiling(self.model, missed, gating.hidden)
@@ -334,7 +337,10 @@ class Sites(SiteCollection):
         return self._gating.active
 
     def _choose(self, active: ActiveRule) -> None:
-        active.choose(type(self.model).__name__, self._order or self._table.covered())
+        covered = self._order or self._table.covered()
+        if active.blocks:  # which a trace does not show: names are checked against what a pass has called
+            covered = [(site.name, site.kind) for site in self._table if site.covered] if self._passed else []
+        active.choose(type(self.model).__name__, covered)
 
     @contextmanager
     def _restoring(self, former: ActiveRule) -> Iterator[Sites]:
@@ -353,17 +359,24 @@ class Sites(SiteCollection):
         first = trace(self.model, self._frames[0])
         if first is None:
             return
-        calls = first.calls
+        calls = [call for call in first.calls if call.kind not in self._active.later]
         self._table.fill(Site(call.site, call.kind, call.covered) for call in calls)
         if self._active.ever_soft:
-            wants = self._active.wants
-            missed = [call for call in calls if not call.reached and wants(call.site.name, call.kind)]
+            wants, refuses = self._active.wants, self._active.refuses
+            missed = [
+                Miss(call.site, call.kind, call.why or WITHOUT_ACTIVATION * refuses(call.kind))
+                for call in calls
+                if (not call.reached or refuses(call.kind)) and wants(call.site.name, call.kind)
+            ]
             if missed:
-                raise unreachable(self.model, [Miss(call.site, call.kind, call.why) for call in missed])
+                raise unreachable(self.model, missed)
         other = trace(self.model, self._frames[0], flipped=True)
-        if self._active.ever_soft and not calls and (other is None or not other.calls):
+        shown = calls or (other is not None and other.calls) or self._active.blocks
+        if self._active.ever_soft and not shown:
             raise no_sites(self.model, whole=other is not None)
-        self._audit.tell(first.selected | (other.selected if other else {}), soft=self._active.ever_soft)
+        selected = first.selected | (other.selected if other else {})
+        told = {found: None for found in selected if found[1] not in self._active.later}
+        self._audit.tell(told, soft=self._active.ever_soft)
         every = calls + (other.calls if other else [])
         self._order = in_order(calls, other.calls if other else [])
         self._gating.hidden = {call.site: None for call in every if call.hidden}
@@ -374,20 +387,6 @@ class Sites(SiteCollection):
             # An in-place call must copy its pre-activation to keep it, an ordinary one need not.
             inplace = [call for call in activations if call.inplace]
             self._gating.fresh, self._inplace = avoid_inplace(self.model, inplace)
-
-
-class _Watching:
-    """Takes note of calls that a method beside forward makes itself; those of the forwards it calls are governed."""
-
-    def __init__(self, sites: Sites) -> None:
-        self.sites = sites
-        self.kinds: list[str] = []
-
-    def handle(self, call: SiteCall, site: SiteId, state: State) -> Any:
-        """What the call returns anyway."""
-        if self.sites.state() is None:
-            self.kinds.append(call.kind)
-        return call.original()
 
 
 def attached_sites(model: nn.Module) -> Sites | None:

@@ -93,6 +93,8 @@ class TracedCall:
 class _Tracing:
     """Handles the calls of a trace: notes them, and runs the true function on the symbols."""
 
+    blocks: frozenset[str] = frozenset()  # symbols carry no marks: the first forward pass shows them
+
     def __init__(self) -> None:
         self.calls: list[TracedCall] = []
 

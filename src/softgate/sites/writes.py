@@ -15,7 +15,10 @@ from softgate.sites.tracing import TracedCall
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 """Modules whose output is a new tensor, never their input or a view of it."""
 
-SWITCHABLE = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
+SWITCHABLE = (
+    *(nn.ReLU, nn.Hardtanh, nn.LeakyReLU),
+    *(nn.SiLU, nn.Hardswish, nn.Mish, nn.ELU, nn.SELU, nn.CELU),
+)
 """Modules whose `inplace` flag can be switched off; nn.ReLU6 is a Hardtanh."""
 
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)

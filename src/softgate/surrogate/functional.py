@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softgate.errors import SoftgateError
-from softgate.surrogate import gates, pools
+from softgate.surrogate import activations, gates, pools
 from softgate.surrogate.numerics import in_transforms, matched, wide
+from softgate.surrogate.parts import smooth_rms_gain
 from softgate.surrogate.pool_function import soft_max_pool2d
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.smooth import Smooth
 from softgate.surrogate.soft_pooling import SoftPooling
 from softgate.surrogate.windows import Window
 
@@ -92,37 +94,122 @@ RELU = PiecewiseLinear(0.0, ((1.0, 0.0),))
 
 @dataclass(frozen=True)
 class _Through:
-    """The backward pass of a piecewise linear activation: a gate at each of its kinks."""
+    """The backward pass of an activation: a gate at each kink of a piecewise linear one, a smooth one's own gate."""
 
-    shape: PiecewiseLinear
+    shape: PiecewiseLinear | Smooth
     gate: GateFn
 
     def pull(self, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
         """The gradient at `z`; its norm matched to the true gradient's where the gate says so."""
-        out = self._steps(self.gate, grad, z, scale)
+        if isinstance(self.shape, Smooth):
+            return self._smooth(self.shape, grad, z, scale)
+        out = self._steps(self.shape, self.gate, grad, z, scale)
         if not isinstance(self.gate, Surrogate):
             return out
         if self.gate.mix != 1:
-            out = self._on_kinks(out, (1 - self.gate.mix) / self.gate.norm, grad, z)
+            out = self._on_kinks(self.shape, out, (1 - self.gate.mix) / self.gate.rms, grad, z)
         if self.gate.matches:
-            true = self._on_kinks(self._steps(gates.Hard(), grad.detach(), z, None), 1.0, grad.detach(), z)
-            out = matched(out, true)
+            true = self._steps(self.shape, gates.Hard(), grad.detach(), z, None)
+            out = matched(out, self._on_kinks(self.shape, true, 1.0, grad.detach(), z))
         return out
 
-    def _on_kinks(self, out: Tensor, share: float, grad: Tensor, z: Tensor) -> Tensor:
+    def _on_kinks(self, shape: PiecewiseLinear, out: Tensor, share: float, grad: Tensor, z: Tensor) -> Tensor:
         """Adds what the true gradient, of which `out` has a share, is more than the hard gate's exactly on a kink."""
-        for (slope, kink), step in zip(self.shape.kinks, self.shape.on_kink, strict=False):  # none left out: no step
+        for (slope, kink), step in zip(shape.kinks, shape.on_kink, strict=False):  # none left out: no step
             if step:
                 out = out + share * slope * step * grad * (z == kink)
         return out
 
-    def _steps(self, gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
-        if self.shape is RELU:
+    def _steps(self, shape: PiecewiseLinear, gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
+        if shape is RELU:
             return _pull(gate, grad, z, scale)
-        out = self.shape.base * grad
-        for slope, kink in self.shape.kinks:
+        out = shape.base * grad
+        for slope, kink in shape.kinks:
             out = out + slope * _pull(gate, grad, wide(z) - kink, scale)
         return out
+
+    def _smooth(self, shape: Smooth, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
+        rule = self.gate
+        assert isinstance(rule, Surrogate)
+        warm, at = _temperature(rule, shape), z.detach() if scale is None else wide(z) / scale
+        same = grad.dtype == at.dtype
+        out = shape.pull(grad, at, warm) if same else shape.pull(grad.to(at.dtype), at, warm).to(grad.dtype)
+        if rule.mix != 1:
+            out = torch.lerp(shape.derivative(grad.to(z.dtype), z).to(grad.dtype), out, rule.mix)
+        if rule.gain == "unit_rms":
+            out = out / smooth_rms_gain(shape, warm, rule.mix)
+        return matched(out, shape.derivative(grad.detach().to(z.dtype), z)) if rule.matches else out
+
+
+def _temperature(rule: Surrogate, shape: Smooth) -> float:
+    held = rule.activation
+    if not isinstance(held, activations.SelfGate):
+        raise SoftgateError(f"surrogate.activation={held}: {shape.kind} has a backward pass under SelfGate only.")
+    return held.of(shape.kind)
+
+
+def smooth_factor(rule: Surrogate, shape: Smooth, z: Tensor, scale: Tensor | None = None) -> Tensor:
+    """What the backward pass of a smooth activation multiplies by under a rule: gate, mix and unit_rms gain together.
+
+    Args:
+        rule: The rule; its activation is a `SelfGate`.
+        shape: The activation.
+        z: Pre-activations, any shape.
+        scale: As in `relu`.
+
+    Returns:
+        Factors of the shape of `z`, float32 or float64.
+    """
+    z = wide(z)
+    return _Through(shape, rule).pull(torch.ones_like(z), z, scale)
+
+
+class _Injected(torch.autograd.Function):
+    """One value forward, the gradient of another one backward."""
+
+    @staticmethod
+    def forward(value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
+
+    generate_vmap_rule = True
+
+
+def injected(value: Tensor, surrogate: Tensor) -> Tensor:
+    """`value`, bit for bit, with the gradient of `surrogate` (forward gradient injection, arXiv 2406.00177).
+
+    Args:
+        value: Any shape.
+        surrogate: Of that shape and dtype.
+    """
+    out: Tensor = _Injected.apply(value.detach(), surrogate)
+    return out
+
+
+def prelu(z: Tensor, weight: Tensor, gate: GateFn, scale: Tensor | None = None) -> Tensor:
+    r"""PReLU forward; backward :math:`a + (1 - a)\lambda(z/s)` to `z`, the true gradient to the slopes a.
+
+    Args:
+        z: [B, C, ...] pre-activations.
+        weight: [1] or [C] slopes below zero.
+        gate: As in `relu`.
+        scale: As in `relu`.
+
+    Returns:
+        `torch.nn.functional.prelu(z, weight)`, bit for bit.
+    """
+    slope = weight.view(-1, *(1,) * (z.dim() - 2)) if z.dim() > 1 and weight.numel() > 1 else weight.view(())
+    open_part = relu(z, gate, scale=scale)
+    with torch.no_grad():
+        value = F.prelu(z, weight)
+    return injected(value, slope * z + (1 - slope) * open_part)
 
 
 def _pull(gate: GateFn, grad: Tensor, z: Tensor, scale: Tensor | None) -> Tensor:
@@ -157,18 +244,18 @@ def relu(z: Tensor, gate: GateFn, inplace: bool = False, scale: Tensor | None = 
 def gated(
     z: Tensor,
     activation: GateFn,
-    shape: PiecewiseLinear,
+    shape: PiecewiseLinear | Smooth,
     gate: GateFn,
     inplace: bool = False,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """A piecewise linear activation forward, with `gate` in place of its steps backward.
+    """An activation forward; backward `gate` in place of its steps, or a smooth one's own gate.
 
     Args:
         z: Pre-activations, any shape.
         activation: The activation; computes the forward value and must not work in place.
-        shape: Where its slope changes, and by how much.
-        gate: As in `relu`.
+        shape: Where its slope changes, and by how much; or the smooth activation that it is.
+        gate: As in `relu`; for a smooth activation a `softgate.Surrogate`, whose `activation` is a `SelfGate`.
         inplace: As in `relu`.
         scale: As in `relu`.
 

@@ -6,23 +6,31 @@ checkpoint as a dict; `Surrogate.from_dict` is the one place where a rule is bui
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from softgate.errors import SoftgateError, is_number, require, unknown
-from softgate.surrogate import gates, pools
+from softgate.errors import is_number, require, unknown
+from softgate.surrogate import activations, attentions, gates, pools
+from softgate.surrogate.parts import build, name_of, rms_gain, warmed
 from softgate.surrogate.schedule import Schedule
-from softgate.surrogate.selection import Select
+from softgate.surrogate.selection import NORMS, POOLS, SMOOTH, Kind, Select
 
 SCALES = ("global", "channel")
 GAINS = ("raw", "unit_rms", "matched")
+HOLDS = ("own", "constant")
+"""What may become of the statistics of a normalisation and of the gate of a product."""
+
+PARTS: dict[str, tuple[type, Mapping[str, type]]] = {
+    "gate": (gates.Gate, gates.KNOWN),
+    "pool": (pools.Pool, pools.KNOWN),
+    "activation": (activations.Activation, activations.KNOWN),
+    "attention": (attentions.Attention, attentions.KNOWN),
+}
+"""The parts of a rule that have settings: their base, and each by its name in configs."""
 
 NAMED = (
     "excitation",
@@ -33,13 +41,12 @@ NAMED = (
     "normal_cdf",
     "proxy",
     "random_gate",
+    "semantic",
     "shuffled_gate",
     "softsign",
     "sugar",
 )
 """The choices of `surrogate=` in configs; each is a constructor of `Surrogate` by the same name."""
-
-_Part = TypeVar("_Part", gates.Gate, pools.Pool)
 
 
 class Options(TypedDict, total=False):
@@ -51,11 +58,15 @@ class Options(TypedDict, total=False):
     sites: Select
     schedule: Schedule
     strict: bool
+    activation: activations.Activation
+    norm: str
+    attention: attentions.Attention
+    product: str
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A backward-only rule for a ReLU network; the forward pass is never touched.
+    """A backward-only rule; the forward pass is never touched.
 
     Args:
         gate: The gate of every ReLU call site (paper, equation 21).
@@ -71,6 +82,13 @@ class Surrogate:
         schedule: How temperature and mix change over training, and when the rule is on; `at` gives the rule of a
             moment. What is said here about one rule holds at the start of training.
         strict: Refuse a model that selects or bends data where no rule reaches, rather than warn of it; see `attach`.
+        activation: The rule of smooth activations (SiLU, GELU, Hardswish, Mish, ELU, SELU, CELU, Softplus). Under `Own`
+            a soft rule refuses networks that have them, Softplus excepted.
+        norm: Of LayerNorm, GroupNorm, InstanceNorm and RMSNorm, which then are affine: "constant" holds mean and
+            standard deviation constant, dy/dx = weight / std; "own" is the true gradient.
+        attention: The rule of attention, in every spelling.
+        product: Of products with a gate that the network computes (squeeze-and-excitation, GLU, SwiGLU, a hand-written
+            SiLU): "constant" holds the gate's branch constant; "own" is the true gradient.
 
     Raises:
         SoftgateError: If an option is out of range; the message says what is allowed.
@@ -84,17 +102,20 @@ class Surrogate:
     sites: Select = field(default_factory=Select)
     schedule: Schedule = field(default_factory=Schedule)
     strict: bool = False
+    activation: activations.Activation = field(default_factory=activations.Own)
+    norm: str = "own"
+    attention: attentions.Attention = field(default_factory=attentions.Own)
+    product: str = "own"
     _gain: float = field(init=False, repr=False, compare=False, default=1.0)
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.gate, gates.Gate),
-            f"surrogate.gate={self.gate!r}: a softgate.gates.Gate is needed.",
-        )
-        require(
-            isinstance(self.pool, pools.Pool),
-            f"surrogate.pool={self.pool!r}: a softgate.pools.Pool is needed.",
-        )
+        for part, (base, _) in PARTS.items():
+            given, module = getattr(self, part), base.__module__.rpartition(".")[2]
+            fits = isinstance(given, base)
+            require(fits, f"surrogate.{part}={given!r}: a softgate.{module}.{base.__name__} is needed.")
+        for option in ("norm", "product"):
+            if getattr(self, option) not in HOLDS:
+                raise unknown(f"surrogate.{option}", getattr(self, option), HOLDS)
         if self.scale not in SCALES:
             raise unknown("surrogate.scale", self.scale, SCALES)
         if self.gain not in GAINS:
@@ -107,14 +128,19 @@ class Surrogate:
             f"surrogate.schedule={self.schedule!r}: a softgate.Schedule is needed.",
         )
         require(isinstance(self.strict, bool), f"surrogate.strict={self.strict}: true or false is needed.")
-        warms = any(hasattr(part, "temperature") for part in (self.gate, self.pool))
+        warms = any(hasattr(getattr(self, part), "temperature") for part in PARTS)
         require(
             self.schedule.temperature is None or warms,
             f"surrogate.schedule.temperature: neither {self.gate} nor {self.pool} has a temperature.",
         )
+        require(
+            not (self.blocks and self.sites.needs_order),
+            f"surrogate.sites.depth={self.sites.depth}: depth counts activations and poolings; with a rule for "
+            f"norm, attention or product choose by names or kinds.",
+        )
         # Found here and kept: a compiled backward pass cannot integrate.
         if self.gain == "unit_rms":
-            object.__setattr__(self, "_gain", _rms_gain(self.gate, self.mix))
+            object.__setattr__(self, "_gain", rms_gain(self.gate, self.mix))
 
     # -- the rules that configs call by name: `surrogate=excitation` is `Surrogate.excitation()` --
 
@@ -180,6 +206,17 @@ class Surrogate:
         return cls(gates.Shuffled(temperature), pools.LSE(temperature), **options)
 
     @classmethod
+    def semantic(cls, temperature: float = 0.6, pool_temperature: float = 0.3, **options: Unpack[Options]) -> Surrogate:
+        """Semantic pullbacks (arXiv 2507.22832 v6): a rule for everything that selects, also in transformers.
+
+        Phi(z / T) at ReLUs, softmax(x / pool_temperature) at max pools, the own gate of smooth activations, constant
+        statistics of normalisations, the value path of attention, constant gates of products.
+        """
+        usual = cls.normal_cdf(temperature, pool_temperature)
+        held: Any = {"activation": activations.SelfGate(), "attention": attentions.ValuePath()}
+        return replace(usual, **(held | {"norm": "constant", "product": "constant"} | options))
+
+    @classmethod
     def none(cls, **options: Unpack[Options]) -> Surrogate:
         """The true gradient: hard gates everywhere, the arm that every comparison needs."""
         return cls(gates.Hard(), pools.Hard(), **options)
@@ -195,7 +232,33 @@ class Surrogate:
         return self.mix > 0 and not isinstance(self.pool, pools.Hard)
 
     @property
-    def norm(self) -> float:
+    def blocks(self) -> frozenset[str]:
+        """Which of "norm", "attention" and "product" differ from the true gradient under this rule."""
+        if not self.mix:
+            return frozenset()
+        own = {"norm": self.norm == "own", "product": self.product == "own"}
+        own["attention"] = isinstance(self.attention, attentions.Own)
+        return frozenset(name for name, off in own.items() if not off)
+
+    def softens(self, kind: str) -> bool:
+        """Whether call sites of a kind differ from the true gradient under this rule."""
+        if kind in POOLS:
+            return self.softens_pool
+        if kind in SMOOTH:
+            return self.mix > 0 and not isinstance(self.activation, activations.Own)
+        if kind in NORMS:
+            return "norm" in self.blocks
+        if kind in (Kind.ATTENTION, Kind.PRODUCT):
+            return kind in self.blocks
+        return self.softens_relu
+
+    @property
+    def soft(self) -> bool:
+        """Whether anything differs from the true gradient under this rule."""
+        return any(map(self.softens, (Kind.RELU, Kind.MAX_POOL2D, Kind.SILU))) or bool(self.blocks)
+
+    @property
+    def rms(self) -> float:
         """What the factor is divided by: sqrt(E[factor^2] / 0.5) for gain="unit_rms", else 1."""
         return self._gain
 
@@ -217,11 +280,11 @@ class Surrogate:
         mix = self.mix if plan.mix is None else plan.mix.at(epoch, step)
         if plan.on is not None and not plan.on.at(epoch, step):
             mix = 0.0
-        gate, pool = self.gate, self.pool
+        parts: dict[str, Any] = {}
         if plan.temperature is not None:
             factor = plan.temperature.at(epoch, step)
-            gate, pool = _warmed(gate, factor), _warmed(pool, factor)
-        return replace(self, gate=gate, pool=pool, mix=mix, schedule=Schedule())
+            parts = {part: warmed(getattr(self, part), factor) for part in PARTS}
+        return replace(self, **parts, mix=mix, schedule=Schedule())
 
     def at_site(self, name: str) -> Surrogate:
         """The rule of the call site of that name; the same everywhere, unless the gates are random."""
@@ -249,16 +312,24 @@ class Surrogate:
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data: `{"gate": {"name": ..., ...}, "pool": {...}, "scale": ..., ...}`."""
         kinds = [str(kind) for kind in self.sites.kinds]  # an enum's member is no plain data: torch.load refuses it
+        usual = type(self)()
+        parts: dict[str, Any] = {
+            part: {"name": name_of(getattr(self, part), known), **asdict(getattr(self, part))}
+            for part, (_, known) in PARTS.items()
+            if part in ("gate", "pool") or getattr(self, part) != getattr(usual, part)
+        }
+        later = {key: getattr(self, key) for key in ("norm", "product", "strict")}
         plain = {
-            "gate": {"name": _name_of(self.gate, gates.KNOWN), **asdict(self.gate)},
-            "pool": {"name": _name_of(self.pool, pools.KNOWN), **asdict(self.pool)},
+            "gate": parts.pop("gate"),
+            "pool": parts.pop("pool"),
             "scale": self.scale,
             "gain": self.gain,
             "mix": self.mix,
             "sites": {key: list(value) for key, value in asdict(self.sites).items()} | {"kinds": kinds},
             "schedule": self.schedule.to_dict(),
         }
-        return plain | ({"strict": True} if self.strict else {})  # a rule of before is written as before
+        # A rule of before is written as before.
+        return plain | parts | {key: value for key, value in later.items() if value != getattr(usual, key)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Surrogate:
@@ -273,10 +344,9 @@ class Surrogate:
         for key in settings:
             if key not in known:
                 raise unknown("surrogate", key, known)
-        if "gate" in settings:
-            settings["gate"] = _build("surrogate.gate", settings["gate"], gates.KNOWN)
-        if "pool" in settings:
-            settings["pool"] = _build("surrogate.pool", settings["pool"], pools.KNOWN)
+        for part, (_, kinds) in PARTS.items():
+            if part in settings:
+                settings[part] = build(f"surrogate.{part}", settings[part], kinds)
         if "sites" in settings:
             chosen, allowed = settings["sites"], {f.name for f in fields(Select)}
             require(isinstance(chosen, Mapping), f"surrogate.sites={chosen}: a dict is needed.")
@@ -287,45 +357,3 @@ class Surrogate:
         if "schedule" in settings:
             settings["schedule"] = Schedule.from_dict(settings["schedule"])
         return cls(**settings)
-
-
-def _name_of(part: Any, known: Mapping[str, type]) -> str:
-    for name, kind in known.items():
-        if type(part) is kind:
-            return name
-    raise SoftgateError(f"{part!r} has no name in a config; the known ones are: {', '.join(sorted(known))}.")
-
-
-def _build(option: str, plain: Mapping[str, Any], known: Mapping[str, type[_Part]]) -> _Part:
-    if not isinstance(plain, Mapping):
-        raise SoftgateError(f"{option}={plain}: a dict with a 'name' is needed; names: {', '.join(sorted(known))}.")
-    settings = dict(plain)
-    name = settings.pop("name", None)
-    if name not in known:
-        raise unknown(f"{option}.name", name, known)
-    kind = known[name]
-    allowed = {f.name for f in fields(kind)}
-    for key in settings:
-        if key not in allowed:
-            takes = ", ".join(sorted(allowed)) or "no settings"
-            raise SoftgateError(f"{option}.{key}={settings[key]}: {name} has no such setting; it takes {takes}.")
-    try:
-        return kind(**settings)
-    except SoftgateError as error:
-        raise SoftgateError(f"surrogate.{error}") from None
-
-
-def _warmed(part: _Part, factor: float) -> _Part:
-    """A gate or pool with its temperature, where it has one, times a factor."""
-    warm = getattr(part, "temperature", None)
-    return part if warm is None else replace(part, temperature=warm * factor)  # type: ignore[call-arg]  # it has one
-
-
-@lru_cache(maxsize=256)
-def _rms_gain(gate: gates.Gate, mix: float) -> float:
-    """sqrt(E[factor(z)^2] / 0.5) for z ~ N(0, 1), by Gauss-Legendre quadrature on each side of zero."""
-    nodes, weights = np.polynomial.legendre.leggauss(400)
-    half = torch.tensor(6.0 * (nodes + 1))  # [-1, 1] -> [0, 12]; the normal density ends well before 12
-    density = torch.tensor(6.0 * weights) * torch.exp(-half.square() / 2) / math.sqrt(2 * math.pi)
-    energy = sum(float((density * gate.energy(sign * half, mix)).sum()) for sign in (1.0, -1.0))
-    return math.sqrt(energy / 0.5)

@@ -21,11 +21,36 @@ class Kind(StrEnum):
     MAX_POOL2D = "max_pool2d"
     ADAPTIVE_MAX_POOL2D = "adaptive_max_pool2d"
     AMAX = "amax"
+    PRELU = "prelu"
+    SILU = "silu"
+    GELU = "gelu"
+    HARDSWISH = "hardswish"
+    MISH = "mish"
+    ELU = "elu"
+    SELU = "selu"
+    CELU = "celu"
+    SOFTPLUS = "softplus"
+    LAYER_NORM = "layer_norm"
+    GROUP_NORM = "group_norm"
+    INSTANCE_NORM = "instance_norm"
+    RMS_NORM = "rms_norm"
+    ATTENTION = "attention"
+    PRODUCT = "product"
 
 
 KINDS = tuple(Kind)
 POOLS = frozenset({Kind.MAX_POOL2D, Kind.ADAPTIVE_MAX_POOL2D, Kind.AMAX})
-"""The kinds that are poolings; all others are activations."""
+"""The kinds that are poolings."""
+
+SMOOTH = frozenset(map(Kind, "silu gelu hardswish mish elu selu celu softplus".split()))
+"""The kinds that are smooth activations, which `Surrogate.activation` is for."""
+
+NORMS = frozenset(map(Kind, "layer_norm group_norm instance_norm rms_norm".split()))
+"""The kinds that are normalisations by statistics of their own input, which `Surrogate.norm` is for."""
+
+BLOCKS = NORMS | {Kind.ATTENTION, Kind.PRODUCT}
+"""The kinds that are call sites only where a rule is for them; all that are in none of these sets are piecewise linear
+activations."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
 from softgate.surrogate.rule import Surrogate
-from softgate.surrogate.selection import POOLS
+from softgate.surrogate.selection import BLOCKS, NORMS, POOLS, SMOOTH, Kind
 from softgate.tables import Table
 from softgate.training.module import SoftgateModule
 
@@ -62,10 +62,13 @@ def call_sites(module: SoftgateModule) -> Table:
 
 
 def _gradient(rule: Surrogate, kind: str) -> str:
-    pooled = kind in POOLS
-    if not (rule.softens_pool if pooled else rule.softens_relu):
+    if not rule.softens(kind):
         return "the true one"
-    part = f"pool {rule.pool}" if pooled else f"gate {rule.gate}"
+    part = f"pool {rule.pool}" if kind in POOLS else f"gate {rule.gate}"
+    if kind in SMOOTH:
+        part = f"{rule.activation}"
+    elif kind in BLOCKS:
+        part = f"{rule.attention}" if kind == Kind.ATTENTION else f"{'statistics' if kind in NORMS else 'gate'} held"
     usual, keys = Surrogate(), ("gain", "scale", "mix")
     other = [f"{key} {getattr(rule, key)}" for key in keys if getattr(rule, key) != getattr(usual, key)]
     return ", ".join([part, *other])
