@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import softgate as sg
 from softgate import files
+from softgate.surrogate.selection import SMOOTH
 from softgate.tables import Table
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
@@ -129,7 +130,7 @@ def examine(name: str) -> Row:
     with sg.attach(model, None) as sites, torch.no_grad():
         model(x)
         for site in sites.table():
-            (row.sites if site.covered else row.refused)[site.kind] += 1
+            (row.sites if site.covered and site.kind not in SMOOTH else row.refused)[site.kind] += 1
     if row.refused:
         row.named = refused_by_name(model, x, set(row.refused))
     else:

@@ -185,8 +185,8 @@ def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return UnreachableSites(
         f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "
-        f"relu6, hardtanh, leaky_relu, prelu and max_pool2d, as modules or functions; with surrogate.activation also "
-        f"silu, gelu, hardswish, mish, elu, selu and celu."
+        f"relu6, hardtanh, leaky_relu, prelu and max_pool2d, as modules or functions; "
+        f"surrogate.activation=self_gate covers silu, gelu, hardswish, mish, elu, selu and celu too."
     )
 
 

@@ -92,7 +92,7 @@ class Gating:
             return call.original()
         self._note(site, call.kind, True, state)
         if self.active.refuses(call.kind):
-            self.miss(state, Miss(site, call.kind, WITHOUT_ACTIVATION))
+            self.miss(state, Miss(site, call.kind))
             if self.active.soft and torch.compiler.is_compiling():
                 raise unreachable(self.model, state.missed)
         if hidden_in_compile(call):
@@ -211,10 +211,6 @@ def _left_hard(out: Any, state: State, kind: str) -> Any:
         family = family_of(kind)
         state.hard[family] += shows(out, family)
     return out
-
-
-WITHOUT_ACTIVATION = "which surrogate.activation=self_gate covers"
-"""Why a smooth activation is out of reach of a rule that has nothing for it."""
 
 
 IN_CHECKPOINT = "in a checkpointed function; checkpoint a module instead"

@@ -36,7 +36,7 @@ from softgate.sites.checks import (
     unreachable,
 )
 from softgate.sites.forward import Frame, Handler, Method, Miss, Mode, State, attached_frame, entered, running
-from softgate.sites.gating import WITHOUT_ACTIVATION, Gating, Observer
+from softgate.sites.gating import Gating, Observer
 from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteCollection, SiteTable
 from softgate.sites.tracing import in_order, opaque_parts, trace
@@ -364,7 +364,7 @@ class Sites(SiteCollection):
         if self._active.ever_soft:
             wants, refuses = self._active.wants, self._active.refuses
             missed = [
-                Miss(call.site, call.kind, call.why or WITHOUT_ACTIVATION * refuses(call.kind))
+                Miss(call.site, call.kind, call.why)
                 for call in calls
                 if (not call.reached or refuses(call.kind)) and wants(call.site.name, call.kind)
             ]
