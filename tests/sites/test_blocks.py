@@ -334,3 +334,16 @@ def test_the_rule_goes_through_plain_data_and_a_schedule_warms_every_part():
     assert first.activation == sg.activations.SelfGate(3.0, 1.6 * 3, 3.0)
     assert first.attention == sg.attentions.ValuePath(3.0)
     assert "activation" not in sg.Surrogate().to_dict()
+
+
+@pytest.mark.parametrize(
+    "name", ["convnext", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "swin", "efficientnet"))]
+)
+def test_compiled_networks_have_the_gradients_of_eager_ones(name):
+    torch._dynamo.reset()
+    model, x = build(name), images()
+    with sg.attach(model, SEMANTIC):
+        eager = gradients(model, x)
+        compiled = gradients(torch.compile(model, backend="aot_eager", fullgraph=True), x)
+    assert torch.equal(compiled[0], eager[0])
+    assert reference.distance(compiled[1], eager[1]) < 1e-12

@@ -43,7 +43,7 @@ SUMS = functions("matmul bmm __matmul__ __rmatmul__ einsum", torch, Tensor)
 DROPOUT = functions("dropout alpha_dropout", F, torch)
 FOLLOWED = DROPOUT | functions(
     "view reshape expand expand_as view_as to type_as float half bfloat16 double unsqueeze squeeze transpose permute "
-    "contiguous flatten unflatten repeat_interleave __getitem__",
+    "contiguous flatten repeat_interleave __getitem__",
     torch,
     Tensor,
 )
