@@ -10,7 +10,6 @@ from torch import Tensor
 
 from softgate.errors import SoftgateError, require
 from softgate.explainers.gates import Gates, SiteGates
-from softgate.explainers.windows import choose, shares, take, weigh
 from softgate.sites.active_rule import ActiveRule
 from softgate.sites.block_calls import not_linear
 from softgate.sites.calls import ActivationCall, BlockCall, PoolCall, SiteCall, SiteId
@@ -18,6 +17,7 @@ from softgate.sites.checks import unreachable
 from softgate.sites.forward import State
 from softgate.sites.scales import channel_of
 from softgate.sites.sites import Sites
+from softgate.surrogate.choices import choose, shares, take, weigh
 from softgate.surrogate.functional import smooth_factor, soft_pooling
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate

@@ -22,12 +22,12 @@ from softgate.errors import SoftgateError, require
 from softgate.explainers.gated import check_affine, record
 from softgate.explainers.gates import Gates
 from softgate.explainers.handlers import CallHandler
-from softgate.explainers.windows import take, weigh
 from softgate.paths import unsigned  # noqa: F401  # the operations that Scaled tensors know
 from softgate.paths.scaled import Scaled, scaled
 from softgate.sites.calls import ActivationCall, BlockCall, PoolCall
 from softgate.sites.inference import inner, reading_out
 from softgate.sites.sites import Sites
+from softgate.surrogate.choices import take, weigh
 from softgate.surrogate.functional import RELU
 from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate

@@ -20,6 +20,7 @@ def attach(
     share: bool = True,
     strict: bool = False,
     methods: Sequence[str] = (),
+    backend: str = "functions",
 ) -> Sites:
     """Puts a rule in force at every ReLU and max-pool call site of a model.
 
@@ -34,6 +35,8 @@ def attach(
         methods: Names of methods beside forward, of the model or its parts, that are governed too where they are
             called by themselves, such as "encode"; those called "forward_..." are without being named. For others
             that call activations a warning says so once.
+        backend: "functions": autograd Functions, fast and small. "fgi": forward gradient injection, y = m - sg(m) +
+            sg(f) of ordinary operations, with the same gradients, for torch.export and forward-mode differentiation.
 
     Returns:
         The sites; a context manager that detaches at the end of its block, also after an exception.
@@ -45,7 +48,7 @@ def attach(
         SoftgateError: If the model is attached already, or is scripted or compiled, or has none of the `methods`.
     """
     strict = strict or (rule is not None and rule.strict)
-    return Sites(model, rule, share=share, strict=strict, methods=methods)
+    return Sites(model, rule, share=share, strict=strict, methods=methods, backend=backend)
 
 
 @checked

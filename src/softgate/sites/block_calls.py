@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from softgate.errors import SoftgateError, require
 from softgate.sites.calls import BlockCall
 from softgate.surrogate import attentions
-from softgate.surrogate.attention_paths import Attention, attend, damped, refuse_dropout, temperature_of
-from softgate.surrogate.functional import injected
-from softgate.surrogate.held_norm import Norm, held_norm, mixed
+from softgate.surrogate.attention_paths import Attention, attend, refuse_dropout, temperature_of
+from softgate.surrogate.backends import Backend
+from softgate.surrogate.held_norm import Norm, mixed
 from softgate.surrogate.rule import Surrogate
 
 
@@ -41,9 +41,10 @@ class NormCall(BlockCall):
         """The input."""
         return self.x
 
-    def under(self, rule: Surrogate) -> Tensor:
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
         """With constant statistics."""
-        return held_norm(self.x, self.weight, self.bias, self.norm, rule.mix, rule.matches)
+        out: Tensor = by.held_norm(self.x, self.weight, self.bias, self.norm, rule.mix, rule.matches)
+        return out
 
     def held(self, rule: Surrogate) -> Tensor:
         """Mean and 1 / standard deviation."""
@@ -65,9 +66,9 @@ class AttentionCall(BlockCall):
         """The values."""
         return self.attention.value
 
-    def under(self, rule: Surrogate) -> Tensor:
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
         """Along the value path, or of a second pass."""
-        return attend(self.attention, rule.attention, rule.mix)
+        return attend(self.attention, rule.attention, rule.mix, by.damped, by.injected)
 
     def held(self, rule: Surrogate) -> Tensor:
         """The weights."""
@@ -96,17 +97,19 @@ class WeighedCall(BlockCall):
         values: Tensor = next(a for i, a in enumerate(self.args) if isinstance(a, Tensor) and i != self.place)
         return values
 
-    def under(self, rule: Surrogate) -> Tensor:
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
         """Along the value path, or of a second pass."""
         temperature, own = temperature_of(rule.attention), self.args[self.place]
         values_only = isinstance(rule.attention, attentions.ValuePath)
         if temperature == 1:
-            return self.given(damped(own, 1 - rule.mix)) if values_only else self._original()
+            return self.given(by.damped(own, 1 - rule.mix)) if values_only else self._original()
         if self.weights.dropout:
             raise refuse_dropout(rule.attention, self.weights.dropout)
         warm = self.weights.at(temperature)
         true = self._original()
-        return injected(true, mixed(self.given(damped(warm) if values_only else warm), true, rule.mix))
+        second = self.given(by.damped(warm) if values_only else warm)
+        out: Tensor = by.injected(true, mixed(second, true, rule.mix))
+        return out
 
     def held(self, rule: Surrogate) -> Tensor:
         """The weights."""
@@ -144,9 +147,9 @@ class ProductCall(BlockCall):
         gated: Tensor = self.args[1 - self.place]
         return gated
 
-    def under(self, rule: Surrogate) -> Tensor:
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
         """With a constant gate."""
-        return self.given(damped(self.args[self.place], 1 - rule.mix))
+        return self.given(by.damped(self.args[self.place], 1 - rule.mix))
 
     def held(self, rule: Surrogate) -> Tensor:
         """The gate."""
@@ -173,10 +176,12 @@ class GLUCall(BlockCall):
         """Both halves."""
         return self.x
 
-    def under(self, rule: Surrogate) -> Tensor:
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
         """With a constant gate."""
         first, second = self.x.chunk(2, self.dim)
-        return injected(F.glu(self.x, self.dim), first * damped(second.sigmoid(), 1 - rule.mix))
+        gated = first * by.damped(second.sigmoid(), 1 - rule.mix)
+        out: Tensor = by.injected(F.glu(self.x, self.dim), gated)
+        return out
 
     def held(self, rule: Surrogate) -> Tensor:
         """The sigmoid."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softgate.surrogate.backends import Backend
 from softgate.surrogate.functional import PiecewiseLinear, window_of
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import Kind
@@ -169,8 +170,8 @@ class BlockCall(Call):
         """The input that the gradient goes on to, whatever is held."""
 
     @abstractmethod
-    def under(self, rule: Surrogate) -> Tensor:
-        """What the call returns, bit for bit, with the gradient of a rule that softens its kind."""
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
+        """What the call returns, bit for bit, with the gradient of a rule that softens its kind, by a backend."""
 
     @abstractmethod
     def held(self, rule: Surrogate) -> Tensor:

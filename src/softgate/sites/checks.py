@@ -228,20 +228,22 @@ def check_methods(model: nn.Module, methods: Sequence[str]) -> None:
             raise SoftgateError(f"attach: methods: no module has a method '{name}' of its own; there are: {shown}.")
 
 
-def refuse_exporting(model: nn.Module, soft: bool, args: Any) -> None:
+def refuse_exporting(model: nn.Module, soft: bool, args: Any, backend: str) -> None:
     """Raises `SoftgateError` in torch.export, torch.jit.trace and torch.fx: what they make would silently be hard.
 
     Args:
         model: The model.
         soft: Whether the rule in force is soft.
         args: What the pass is given.
+        backend: The name of what computes the rules: "fgi" is in the exported program.
     """
     if not soft:
         return
     kind = type(model).__name__
-    if torch.compiler.is_exporting() or torch._C._is_tracing():
+    if (torch.compiler.is_exporting() and backend != "fgi") or torch._C._is_tracing():
         raise SoftgateError(
-            f"{kind}: an exported or traced program has no backward rule; detach first, or export under use(None)."
+            f"{kind}: an exported or traced program has no backward rule; detach first, or export under use(None), or "
+            f"attach(..., backend='fgi'), which puts it into what torch.export makes."
         )
     if any(isinstance(arg, fx.Proxy) for arg in args):
         raise SoftgateError(

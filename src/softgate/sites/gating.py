@@ -16,7 +16,7 @@ from softgate.sites.classification import hidden_in_compile
 from softgate.sites.forward import Miss, State, in_checkpoint
 from softgate.sites.scales import channel_of, scales_of, tell_if_stale
 from softgate.sites.table import SiteTable
-from softgate.surrogate import functional
+from softgate.surrogate.backends import FUNCTIONS, Backend
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import POOLS, Kind
 
@@ -32,6 +32,7 @@ class Gating:
         table: Every call is noted in it.
         active: The rule in force.
         share: Whether the layer behind a ReLU keeps its pre-activation instead of its output.
+        backend: What computes the rules.
         observers: Told of each call of a covered site, before it is run.
         calibrating: Whether forward passes feed the channel scales, each example alike.
         fresh: Sites whose in-place call may be an ordinary one.
@@ -44,11 +45,14 @@ class Gating:
             without softgate. Under torch.compile this is as it was at `attach`.
     """
 
-    def __init__(self, model: nn.Module, table: SiteTable, active: ActiveRule, share: bool) -> None:
+    def __init__(
+        self, model: nn.Module, table: SiteTable, active: ActiveRule, share: bool, backend: Backend = FUNCTIONS
+    ) -> None:
         self.model = model
         self.table = table
         self.active = active
-        self.share = share
+        self.share = share and backend is FUNCTIONS
+        self.backend = backend
         self.observers: list[Observer] = []
         self.calibrating = False
         self.fresh: set[SiteId] = set()
@@ -61,7 +65,7 @@ class Gating:
 
     def on_copy(self, model: nn.Module, active: ActiveRule) -> Gating:
         """The gating of a copy of the model, under a rule of its own, with what is known of the model's call sites."""
-        made = Gating(model, self.table.copy(), active, self.share)
+        made = Gating(model, self.table.copy(), active, self.share, self.backend)
         made.fresh, made.overwritten, made.hidden = self.fresh, self.overwritten, self.hidden
         made.traced, made._seen = self.traced, self._seen
         return made
@@ -106,8 +110,8 @@ class Gating:
             return _left_hard(call.original(), state, call.kind)
         z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
         if call.weight is not None:
-            return functional.prelu(z, call.weight, rule, scale)
-        out = functional.gated(z, call.activation, call.shape, rule, inplace, scale)
+            return self.backend.prelu(z, call.weight, rule, scale)
+        out = self.backend.gated(z, call.activation, call.shape, rule, inplace, scale)
         if self.share and not inplace and not call.smooth:  # those take longer to compute again than to read
             state.outputs.add(z, out, call.activation)
         return out
@@ -140,7 +144,7 @@ class Gating:
             return _left_hard(state.outputs.call(call.func, call.args, call.kwargs), state, call.kind)
         options = {"pool": rule.pool, "mix": rule.mix, "match": rule.matches, "scale": scale}
         options["split_ties"] = call.kind is Kind.AMAX and not call.indices
-        y = state.outputs.call(functional.max_pool2d, (call.x, *call.settings), options)
+        y = state.outputs.call(self.backend.max_pool2d, (call.x, *call.settings), options)
         return call.with_indices(call.shaped(y))
 
     def _block(self, call: BlockCall, site: SiteId, state: State) -> Any:
@@ -148,7 +152,7 @@ class Gating:
         for observer in self.observers:
             observer(site.name, call.kind, call.passed)
         rule = self.active.of_site(site.name, call.kind)
-        return call.original() if rule is None or not rule.softens(call.kind) else call.under(rule)
+        return call.original() if rule is None or not rule.softens(call.kind) else call.under(rule, self.backend)
 
     def _law(self, state: State, name: str, kind: str, z: Tensor) -> tuple[Surrogate | None, Tensor | None]:
         """The rule in force at a call site and what its temperature is measured in there; observers are told."""

@@ -41,6 +41,7 @@ from softgate.sites.scales import Scales, scales_of
 from softgate.sites.table import Site, SiteCollection, SiteTable
 from softgate.sites.tracing import in_order, opaque_parts, trace
 from softgate.sites.writes import avoid_inplace, overwritten
+from softgate.surrogate.backends import backend_of
 from softgate.surrogate.rule import Surrogate
 
 
@@ -62,10 +63,11 @@ class Sites(SiteCollection):
         share: bool = True,
         strict: bool = False,
         methods: Sequence[str] = (),
+        backend: str = "functions",
     ) -> None:
         check_attachable(model)
         check_methods(model, methods)
-        gating = Gating(model, SiteTable(), ActiveRule(rule), share)
+        gating = Gating(model, SiteTable(), ActiveRule(rule), share, backend_of(backend))
         gating.learns = discover
         self._begin(model, gating, Audit(model, strict), tuple(methods))
         if discover:
@@ -265,7 +267,7 @@ class Sites(SiteCollection):
 
     def run(self, frame: Frame, args: Any, kwargs: Any) -> Any:
         """One forward pass, of the model or of a part of it that is called by itself."""
-        refuse_exporting(self.model, self._active.soft, args)
+        refuse_exporting(self.model, self._active.soft, args, self._gating.backend.name)
         if torch.compiler.is_compiling():
             return self._run_compiled(frame, args, kwargs)
         return self._run(frame, frame.inner, args, kwargs, whole=frame.module is self.model)
@@ -275,7 +277,7 @@ class Sites(SiteCollection):
 
         Under the rule where it is named in `methods` or "forward_...", otherwise watched for calls out of reach.
         """
-        refuse_exporting(self.model, self._active.soft, args)
+        refuse_exporting(self.model, self._active.soft, args, self._gating.backend.name)
         inner = functools.partial(Method.inner, Method(frame, name))
         if name.startswith("forward_") or name in self._methods:
             return self._run(frame, inner, args, kwargs, whole=False)

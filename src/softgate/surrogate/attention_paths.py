@@ -7,6 +7,7 @@ softmax(s / T), as a gate is at a ReLU; with two passes the gradient is the whol
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,13 +112,21 @@ class Attention:
         return 1 / math.sqrt(self.query.shape[-1]) if self.scale is None else self.scale
 
 
-def attend(call: Attention, rule: attentions.Attention, mix: float = 1.0) -> Tensor:
+def attend(
+    call: Attention,
+    rule: attentions.Attention,
+    mix: float = 1.0,
+    damp: Callable[..., Tensor] = damped,
+    inject: Callable[[Tensor, Tensor], Tensor] = injected,
+) -> Tensor:
     """Attention forward, the gradient of a rule backward.
 
     Args:
         call: The attention.
         rule: A `ValuePath` or a `TwoPass`.
         mix: Share of the rule in the gradient; the rest, 1 - mix, is the true gradient.
+        damp: What lets a share of a tensor's gradient through, as `damped`.
+        inject: What gives a value another one's gradient, as `softgate.surrogate.functional.injected`.
 
     Returns:
         What the function returns, bit for bit.
@@ -128,16 +137,16 @@ def attend(call: Attention, rule: attentions.Attention, mix: float = 1.0) -> Ten
     temperature = temperature_of(rule)
     if isinstance(rule, attentions.ValuePath) and temperature == 1:
         share = 1 - mix
-        return replace(call, query=damped(call.query, share), key=damped(call.key, share)).run()
+        return replace(call, query=damp(call.query, share), key=damp(call.key, share)).run()
     if isinstance(rule, attentions.TwoPass) and temperature == 1:
         return call.run()
     if call.dropout:
         raise refuse_dropout(rule, call.dropout)
     warm = call.at(temperature)
     if isinstance(rule, attentions.ValuePath):
-        warm = replace(warm, query=damped(call.query), key=damped(call.key))
+        warm = replace(warm, query=damp(call.query), key=damp(call.key))
     true = call.run()
-    return injected(true, mixed(warm.run(), true, mix))
+    return inject(true, mixed(warm.run(), true, mix))
 
 
 def temperature_of(rule: attentions.Attention) -> float:
