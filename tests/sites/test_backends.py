@@ -146,7 +146,7 @@ def test_an_exported_program_has_the_rule(name):
     assert reference.distance(found[1], expected[1]) < 1e-12
     with (
         sg.attach(model, SEMANTIC),
-        pytest.raises(sg.SoftgateError, match="which puts it into what torch.export makes"),
+        pytest.raises(sg.SoftgateError, match=r"which puts it into what torch\.export makes"),
     ):
         torch.export.export(model, (x,))
 
