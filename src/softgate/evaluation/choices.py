@@ -11,6 +11,7 @@ EXPLAINERS = (
     "integrated_gradients",
     "grad_cam",
     "excitation_pullback",
+    "semantic_pullback",
 )
 """Those of `softgate.explainers.KNOWN`."""
 

@@ -19,12 +19,14 @@ from softgate.explainers.gradients import (
     smoothgrad,
 )
 from softgate.explainers.guided import guided_backprop
+from softgate.explainers.semantic import SemanticPullback, semantic_pullback
 
 __all__ = [
     "KNOWN",
     "ExcitationPullback",
     "Explainer",
     "Pullback",
+    "SemanticPullback",
     "by_name",
     "for_quantus",
     "grad_cam",
@@ -33,5 +35,6 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "leaky_backward",
+    "semantic_pullback",
     "smoothgrad",
 ]

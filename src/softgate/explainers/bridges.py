@@ -22,6 +22,7 @@ from softgate.explainers.gradients import (
     smoothgrad,
 )
 from softgate.explainers.guided import guided_backprop
+from softgate.explainers.semantic import SemanticPullback
 
 KNOWN: dict[str, Explainer] = {
     "gradient": gradient,
@@ -32,6 +33,7 @@ KNOWN: dict[str, Explainer] = {
     "integrated_gradients": integrated_gradients,
     "grad_cam": grad_cam,
     "excitation_pullback": Pullback(),
+    "semantic_pullback": SemanticPullback(),
 }
 """The explainers by the names used in configs."""
 
