@@ -84,6 +84,7 @@ def cases(net, x, labels):
         ),
         "grid_pointing": (metrics.GridPointing(explain, 2), (net, tiles, named)),
         "insertion_deletion": (metrics.InsertionDeletion(explain, steps=4), (net, x, labels)),
+        "random_logit": (metrics.RandomLogit(explain), (net, x, labels)),
         "infidelity": (metrics.Infidelity(explain, count=5), (net, x, labels)),
         "lpips_alignment": (metrics.LpipsAlignment(lambda a, b: (a - b).square().flatten(1).mean(1)), (maps, x)),
     }

@@ -18,6 +18,7 @@ from softgate.metrics.faithfulness import (
 )
 from softgate.metrics.localisation import GridPointing, grid_pointing, mosaics
 from softgate.metrics.perceptual_likeness import LpipsAlignment
+from softgate.metrics.quantus_forms import Focus, RandomLogit, flat_similarity, focus, paired_mosaics
 from softgate.metrics.randomization import Randomization, randomized, spearman
 from softgate.metrics.representation import KernelAgreement, RepresentationError, kernel_agreement, representation_error
 from softgate.metrics.smoothness import (
@@ -35,6 +36,7 @@ __all__ = [
     "Counterfactual",
     "DataAlignment",
     "Explainer",
+    "Focus",
     "GridPointing",
     "HighFrequency",
     "Infidelity",
@@ -47,6 +49,7 @@ __all__ = [
     "NoiseCosine",
     "ProbeMetric",
     "PullbackAccuracy",
+    "RandomLogit",
     "Randomization",
     "RepresentationError",
     "SpectralSlope",
@@ -54,6 +57,8 @@ __all__ = [
     "TotalVariation",
     "counterfactuals",
     "data_alignment",
+    "flat_similarity",
+    "focus",
     "grid_pointing",
     "high_frequency",
     "infidelity",
@@ -63,6 +68,7 @@ __all__ = [
     "mean_alignment",
     "mosaics",
     "noise_cosine",
+    "paired_mosaics",
     "pullback_accuracy",
     "randomized",
     "removal_curve",
