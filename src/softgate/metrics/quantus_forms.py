@@ -4,8 +4,8 @@ r"""Metrics in the forms of the Quantus library, beside which published columns 
 mosaics of two pairs, and the similarity of the map to that of a random other logit, which Quantus takes as the
 structural similarity of the *flattened* maps.
 
-Sources: Quantus (arXiv 2202.06861); Focus, Arias-Duart et al. (arXiv 2109.15035); random logit, Sixt, Granz and Landgraf
-(arXiv 1912.09818).
+Sources: Quantus (arXiv 2202.06861); Focus, Arias-Duart et al. (arXiv 2109.15035); random logit, Sixt et al. (arXiv
+1912.09818).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def focus(maps: Tensor, cells: Tensor) -> Tensor:
 class Focus(ProbeMetric):
     r"""Mean share of :math:`v^+` that lies in the two cells of the target's class; chance is 1/2.
 
-    Source: Arias-Duart et al., arXiv 2109.15035, in Quantus' form: of the map itself, not of its product with the image.
+    Source: Arias-Duart et al., arXiv 2109.15035, in Quantus' form: of the map, not of its product with the image.
 
     Args:
         explainer: Gives the maps.
