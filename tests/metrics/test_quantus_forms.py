@@ -40,7 +40,7 @@ def slow_similarity(a, b):
     return sum(found) / len(found)
 
 
-def maps(count=3, height=6, width=7, seed=0):
+def maps(count=3, height=6, width=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 2, height, width, generator=generator, dtype=torch.float64)
 
