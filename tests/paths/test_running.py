@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import softgate as sg
 from path_networks import RULE, images, network, some
 from softgate import SoftgateError, UnreachableSites
-from softgate.explainers import windows
+from softgate.surrogate import choices as windows
 
 NETWORKS = ("resnet18", "vgg11_bn", "densenet121")
 
