@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import checkpoint
 
 from softgate.errors import SoftgateError
@@ -83,6 +83,7 @@ class State:
         self.hooks = None if compiling else current_hooks()
         self.checkpointed = False  # whether a part of the pass will be run again in the backward pass
         self.traced = False  # whether this is a symbolic trace
+        self.fused = False  # whether attention without a graph may run as it would without a mode
         self.counts: dict[str, int] = {}
         self.missed: list[Miss] = []
         self.gated = 0
@@ -219,9 +220,19 @@ class Frame:
         if not state.checkpointed and state.looks_checkpointed():
             state.checkpointed = in_checkpoint()
         try:
+            if state.fused and isinstance(self.module, nn.MultiheadAttention) and _alone(args):
+                with torch._C.DisableTorchFunction():  # it has another kernel, which it takes where no mode is on
+                    return self.inner(*args, **kwargs)
             return self.inner(*args, **kwargs)
         finally:
             state.frame = outer
+
+
+def _alone(args: Any) -> bool:
+    """Whether a call without a graph on plain tensors is seen by no mode but softgate's."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return len(_get_current_function_mode_stack()) == 1 and all(type(arg) is Tensor for arg in args)  # type: ignore[no-untyped-call]  # torch's is untyped
 
 
 class Method:

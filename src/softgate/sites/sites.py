@@ -292,6 +292,7 @@ class Sites(SiteCollection):
 
     def _run(self, frame: Frame, inner: Callable[..., Any], args: Any, kwargs: Any, *, whole: bool) -> Any:
         gating, state = self._gating, State(frame)
+        state.fused = self._handler is gating
         audited = self._handler is gating and gating.active.ever_soft
         begun = self._audit.begin(self._frames, self.rule) if audited and whole and gating.active.soft else None
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
