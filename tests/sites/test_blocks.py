@@ -119,12 +119,24 @@ def einsum(net, x):
     return torch.einsum("bij,bje->bie", weights, net.value(x))
 
 
+def talking_heads(net, x):
+    weights = (net.gate(x) @ x.mT / 3).softmax(-1).unsqueeze(1)
+    mixed = F.conv2d(weights, torch.full((1, 1, 1, 1), 0.7, dtype=x.dtype))
+    return (F.linear(mixed, torch.eye(4, dtype=x.dtype)) @ net.value(x).unsqueeze(1)).squeeze(1)
+
+
+def grn(net, x):
+    norms = net.value(x).norm(p=2, dim=1, keepdim=True)
+    return x + x * (norms / (norms.mean(-1, keepdim=True) + 1e-6))
+
+
 ATTENTION = {
     "F.scaled_dot_product_attention": lambda net, x: F.scaled_dot_product_attention(net.gate(x), x, net.value(x)),
     "nn.MultiheadAttention": lambda net, x: net.attention(x, x, x, need_weights=False)[0],
     "nn.MultiheadAttention with weights": lambda net, x: net.attention(x, x, x)[0],
     "x.softmax @ v": by_hand,
     "einsum": einsum,
+    "heads that talk": talking_heads,
     "F.softmax, torch.bmm": lambda net, x: torch.bmm(F.softmax(torch.bmm(x, x.mT), dim=2), net.value(x)),
 }
 PRODUCTS = {
@@ -137,6 +149,11 @@ PRODUCTS = {
     "glu": lambda net, x: F.glu(torch.cat([net.value(x), net.gate(x)], -1)),
     "swiglu": lambda net, x: F.silu(net.gate(x)) * net.value(x),
     "geglu": lambda net, x: net.value(x) * F.gelu(net.gate(x)),
+    "1 + tanh": lambda net, x: net.value(x) * (1 + torch.tanh(net.gate(x))),
+    "global response": grn,
+    "rms by hand": lambda net, x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
+    "x / std": lambda net, x: x / (x.std(-1, keepdim=True) + 1e-6),
+    "1 / std": lambda net, x: x * (1 / torch.sqrt(x.var(-1, keepdim=True) + 1e-6)),
     "softmax over branches": lambda net, x: (torch.stack([x, net.value(x)]) * net.gate(x).softmax(-1)).sum(0),
 }
 NORMS = {
@@ -213,6 +230,16 @@ def test_a_gate_of_a_parameter_keeps_its_gradient():
         soft = gradients(net, x)
     assert soft[2]["gate.bias"].any()
     assert soft[2]["value.weight"].any()
+
+
+def test_a_norm_by_hand_has_the_gradient_of_the_function():
+    x, found = rows(), []
+    for inside in (PRODUCTS["rms by hand"], lambda net, x: F.rms_norm(x, (6,), eps=1e-6)):
+        torch.manual_seed(0)
+        net = Spelled(inside).double().eval()
+        with sg.attach(net, SEMANTIC):
+            found.append(gradients(net, x)[1])
+    assert reference.distance(*found) < 1e-12
 
 
 def test_a_sigmoid_that_gates_nothing_is_told_of():

@@ -35,19 +35,26 @@ def functions(names: str, *places: Any) -> frozenset[Any]:
 SOFTMAX = functions("softmax", F, torch, Tensor)
 GATES = functions("sigmoid sigmoid_ tanh tanh_ hardsigmoid", F, torch, Tensor)
 """Functions whose results gate what they are multiplied by."""
+ROOTS = functions("norm rsqrt sqrt std", torch, Tensor) | functions("norm vector_norm", torch.linalg)
+"""What a normalisation written by hand multiplies or divides by: a gate that bends nothing by itself."""
 SMOOTH_GATES = (Kind.SILU, Kind.GELU)
 """Activations that gate what they are multiplied by where that is no gate itself: SwiGLU and GEGLU."""
 PRODUCTS = functions("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__", torch, Tensor)
+QUOTIENTS = functions("div div_ divide true_divide __truediv__ __itruediv__", torch, Tensor)
+SHIFTS = functions("add __add__ __radd__ clamp clamp_ clamp_min clamp_min_ clip", torch, Tensor)
+"""Through which a gate's mark follows it where no other tensor takes part: std + eps, 1 + tanh."""
 SUMS = functions("matmul bmm __matmul__ __rmatmul__ einsum", torch, Tensor)
 """Products of matrices, with attention weights a weighed sum."""
 DROPOUT = functions("dropout alpha_dropout", F, torch)
 FOLLOWED = DROPOUT | functions(
     "view reshape expand expand_as view_as to type_as float half bfloat16 double unsqueeze squeeze transpose permute "
-    "contiguous flatten repeat_interleave __getitem__",
+    "contiguous flatten repeat_interleave __getitem__ reciprocal __rtruediv__ __rdiv__",
     torch,
     Tensor,
 )
 """Functions through which a mark follows a tensor."""
+MIXED = functions("linear conv2d", F) | functions("conv2d", torch)
+"""Functions through which the mark of attention weights follows them: they mix heads."""
 
 
 def _opened(function: Any) -> types.FunctionType:
@@ -136,9 +143,11 @@ class Marks:
         elif func in GATES and "product" in wanted and not _is_parameter(args[0] if args else None):
             bends = torch.is_grad_enabled() and any(_has_gradient(arg) for arg in args)
             self.put(out, Mark("gate", frame, func.__name__.strip("_"), bends))
-        elif args and (func in FOLLOWED or func in PRODUCTS):
+        elif func in ROOTS and "product" in wanted and not _is_parameter(args[0] if args else None):
+            self.put(out, Mark("gate", frame, func.__name__))
+        elif args:
             place = next((place for place, arg in enumerate(args[:2]) if mark_of(arg) is not None), None)
-            if place is not None and (place == 0 or func in PRODUCTS):
+            if place is not None and _follows(func, args, place):
                 self._follow(func, args, kwargs, out, place)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, out: Any, place: int) -> None:
@@ -169,13 +178,15 @@ def block_of(func: Any, args: Any, kwargs: Any, wanted: frozenset[str]) -> Block
         if func in SUMS:
             found = _marked(args, ("weights",))
             if found is not None:
+                found[1].take()
                 return WeighedCall(func, args, kwargs, Kind.ATTENTION, *found)
     if "product" in wanted:
         if func is F.glu:
             return GLUCall(func, args, kwargs, Kind.PRODUCT, *_glu_arguments(*args, **kwargs))
-        if func in PRODUCTS:
+        if func in PRODUCTS or func in QUOTIENTS:
             found = _marked(args, ("gate", "weights")) or _marked(args, ("activation",))
-            if found is not None:
+            if found is not None and (func in PRODUCTS or (found[0] == 1 and found[1].role == "gate")):
+                found[1].take()
                 return ProductCall(func, args, kwargs, Kind.PRODUCT, *found)
     return None
 
@@ -188,9 +199,20 @@ def _marked(args: Any, roles: tuple[str, ...]) -> tuple[int, Mark] | None:
         if mark is not None and mark.role in roles:
             others = [args[other] for other in tensors if other != place]
             if others and not any(map(_is_parameter, others)):
-                mark.take()
                 return place, mark
     return None
+
+
+def _follows(func: Any, args: Any, place: int) -> bool:
+    """Whether the mark of the argument at `place` holds for the result, where the call is no call site."""
+    if func in PRODUCTS:
+        return True
+    mark = mark_of(args[place])
+    if place or mark is None:
+        return False
+    if func in SHIFTS:
+        return mark.role == "gate" and not any(isinstance(arg, Tensor) for arg in args[1:])
+    return func in FOLLOWED or func in QUOTIENTS or (func in MIXED and mark.role == "weights")
 
 
 def mark_of(tensor: Any) -> Mark | None:
