@@ -130,6 +130,10 @@ and not by hand; in the commands: `model=timm model.name=resnet26`, with `surrog
 `semantic`; a network is covered where both hold and its graph has no activation, pooling, normalisation, attention or
 gate that is no call site.
 
+Not covered are squares of a ReLU (StarReLU), products of two layers without a gate between (FocalNet, gMLP, CoaT), and
+maxima over a dimension of tokens (Hiera). EfficientFormer, LevIT and XCiT are not affine because of PyTorch: on the CPU
+`batch_norm` in eval mode has a wrong gradient, bare too, where a transpose follows it, as behind their stems.
+
 {table}
 """
 
