@@ -155,7 +155,7 @@ class Network:
     @property
     def soft(self) -> bool:
         """Whether it was trained through soft gates."""
-        return self.trained is not None and (self.trained.softens_relu or self.trained.softens_pool)
+        return self.trained is not None and self.trained.soft
 
     def own(self, label: int) -> int:
         """A class of the data as the network counts it."""

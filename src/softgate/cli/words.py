@@ -19,7 +19,9 @@ GROUPS = ("model", "data", "optim")
 _TARGET = re.compile(
     r"\+{0,2}(?P<place>model|data|optim|optim\.scheduler|(?:callbacks|logger|metrics)\.[\w-]+)(?:\._target_=|=\{.*_target_)"
 )
-_PART = re.compile(r"(?P<place>(?:surrogate|readout)\.(?:gate|pool))(?P<rest>[.=].*)")
+_PART = re.compile(r"(?P<place>(?:surrogate|readout)\.(?:gate|pool|activation|attention))(?P<rest>[.=].*)")
+_NAME = re.compile(r"(?<=gate|pool)=(?=\w+$)|(?<=tion)=(?=\w+$)")
+"""Where a part is given by its name alone: surrogate.attention=two_pass."""
 _NEW = ("metrics.", "optim.scheduler=", "optim.scheduler.")
 """Keys that are known and stand in no file of `conf/`, or change from a name to a dict."""
 
@@ -40,7 +42,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
         if part:
             if part["rest"].startswith(("=", ".name=")):
                 replaced[f"~{part['place']}"] = None
-            made.append(f"++{word}")
+            made.append(f"++{_NAME.sub('.name=', word, count=1)}")
         elif word.startswith(_NEW) or any(word.startswith((f"{place}.", f"{place}={{")) for place in places):
             made.append(f"++{word}")
         else:

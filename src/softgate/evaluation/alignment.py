@@ -131,7 +131,9 @@ class Study:
             judged = about(self.judge[1]), self.judge[2]
             _same(start, judged, (mine, classes), ("size", "channels", "mean", "std"))
 
-    def look(self, label: str, trained: Surrogate | None, subject: Subject, data: ImageData) -> None:
+    def look(
+        self, label: str, trained: Surrogate | None, subject: Subject, data: ImageData, soft: Surrogate | None = None
+    ) -> None:
         """Measures a network, which takes minutes.
 
         Args:
@@ -139,6 +141,7 @@ class Study:
             trained: The rule it was trained with; None where it is not known.
             subject: The network, on the device to use.
             data: Its images.
+            soft: The rule of its pullback, where it is not that of all.
         """
         net = inner(subject.net)
         probe = self._probe(subject, data)
@@ -151,7 +154,7 @@ class Study:
             judge = Renumbered(self.judge[0], own, subject.classes, len(subject.names))
         judge = judge if judge is None else judge.to(probe.images).eval()
         dear, draws = self.options.dear_images, self.options.draws
-        for name, explainer in controls.standard(self.soft, probe.images, draws).items():
+        for name, explainer in controls.standard(soft or self.soft, probe.images, draws).items():
             self._console.print(f"alignment of {label}: {name} ...", style="dim", soft_wrap=True, markup=False)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SoftgateWarning)
@@ -163,8 +166,7 @@ class Study:
             for other in caught:
                 if not issubclass(other.category, SoftgateWarning):
                     warnings.warn(other.message, other.category, stacklevel=2)
-        soft = trained and (trained.softens_relu or trained.softens_pool)
-        kind = None if trained is None else "soft" if soft else "hard"
+        kind = None if trained is None else "soft" if trained.soft else "hard"
         self.measured.append(Measured(label, kind, table, failures(table), notes))
 
     def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:

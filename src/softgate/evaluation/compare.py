@@ -26,7 +26,7 @@ from softgate.evaluation.generalization import measures, planning, statistics
 from softgate.evaluation.generalization.measures import MEASURES, PRIMARY, Bench, Measured
 from softgate.evaluation.generalization.planning import Outlook
 from softgate.evaluation.generalization.statistics import Difference
-from softgate.evaluation.networks import Subject, align
+from softgate.evaluation.networks import Subject, align, readout
 from softgate.evaluation.progress import Bar, expectation
 from softgate.evaluation.runs import Run, never_started, read, require_known, softens, sort, without_doubles
 from softgate.rounding import rounded
@@ -360,12 +360,14 @@ def _draw(
         align(module, data, run.label)
         subject = Subject(run.arm, module.net, data.classes, list(range(len(data.classes))))
         grid.require_fit(len(data.classes), len(data.classes))
+        own, why = readout(module.net, soft, data)
+        found.notes += [f"{run.label}: its grid's readout: {why}."] if why else []
         module.to(device).eval()
         place = directory / "grids" / str(len(found.grids))
         epoch = run.summary.get("best/epoch")
         title = f"{found.names[arm]}, seed {run.seed}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
         with memory.spared(partial(_without_grid, found, run)):
-            grids.draw(subject, data, soft, grid, place, title)
+            grids.draw(subject, data, own, grid, place, title)
             found.grids[arm] = place / f"{grids.FILES[grid.kinds[0]]}.png"
         module.cpu()
 

@@ -27,6 +27,8 @@ from softgate.evaluation.confusion import Confusion, Tally
 from softgate.evaluation.paths import PathStudy
 from softgate.evaluation.reports import publish
 from softgate.explainers.pullback import predict
+from softgate.surrogate.description import names
+from softgate.surrogate.rule import Surrogate
 from softgate.tables import Terminal
 from softgate.training import SoftgateModule, summary
 from softgate.training.checkpoints import restore
@@ -162,10 +164,10 @@ class Evaluation:
         found = match(data.identity, Classes.of(module.classes), data.config.option, str(path))
         if self.study is not None:
             self.study.expect(label, data.config, module.classes, len(data.val_listing))
-        grid, soft = self.options.grid, self.options.readout
+        grid = self.options.grid
         name = str(module.hparams["model"]["name"])
         subject = networks.Subject(name, module.net, module.classes, found.indexes, found)
-        self._hint(label, module.net)
+        soft = self._readout(label, module.net, data)
         grid.require_fit(len(data.classes), len(module.classes))
         data.setup("validate")
         module.to(self.device).eval()
@@ -175,7 +177,7 @@ class Evaluation:
         if self.study is not None:
             with self._within_memory(label, "alignment"):
                 grids.scale(subject, data, [soft], grid)
-                self.study.look(label, module.rule, subject, data)
+                self.study.look(label, module.rule, subject, data, soft)
         if self.paths is not None:
             with self._within_memory(label, "paths"):
                 self.paths.look(label, module.rule, module.net)
@@ -205,7 +207,7 @@ class Evaluation:
         Args:
             found: Takes what `results.json` holds of each, as soon as it is known.
         """
-        options, grid, soft, study = self.options, self.options.grid, self.options.readout, self.study
+        options, grid, study = self.options, self.options.grid, self.study
         asked = options.networks
         self.asked.extend(network.called for network in asked)
         size = networks.image_size(asked[0], options.data)
@@ -219,7 +221,7 @@ class Evaluation:
         data.setup("validate")
         for network, subject in zip(asked, subjects, strict=True):
             subject.net.to(self.device)
-            self._hint(network.called, subject.net)
+            soft = self._readout(network.called, subject.net, data)
             place = self.directory if len(asked) == 1 else self.directory / network.called
             title = networks.about(subject, network)
             scores = self._measured(subject, data, place, title) if options.measure else {}
@@ -233,17 +235,22 @@ class Evaluation:
             if study is not None:
                 with self._within_memory(network.called, "alignment"):
                     grids.scale(subject, data, [soft], grid)
-                    study.look(network.called, None, subject, data)
+                    study.look(network.called, None, subject, data, soft)
             found.append({**named, "model": about, "surrogate": None, **scores})
         if grid.figures:
             titles = [networks.about(subject, network) for subject, network in zip(subjects, asked, strict=True)]
             with self._within_memory("figures", "grid"):
-                grids.paper_figures(subjects, titles, data, soft, grid, self.directory)
+                grids.paper_figures(subjects, titles, data, options.readout, grid, self.directory)
 
-    def _hint(self, label: str, net: torch.nn.Module) -> None:
-        hint = networks.scale_hint(label, net, self.options.readout)
+    def _readout(self, label: str, net: torch.nn.Module, data: ImageData) -> Surrogate:
+        """The rule that a network is read out with; what is to be said of it is noted."""
+        rule, why = networks.readout(net, self.options.readout, data)
+        if why is not None:
+            self.hints.append(f"readout: {label}: {why}.")
+        hint = networks.scale_hint(label, net, rule)
         if hint is not None:
             self.hints.append(hint)
+        return rule
 
     def finish(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Prints and writes what was found of each run or network; returns what `results.json` holds."""
@@ -339,7 +346,7 @@ def _print(results: Mapping[str, Any], directory: Path, confused: Sequence[Confu
     for place, run in enumerate(results["runs"]):
         rows = {
             "model": run["model"]["name"],
-            "trained with": run["surrogate"]["gate"]["name"] if run["surrogate"] else run["model"]["origin"],
+            "trained with": ", ".join(names(run["surrogate"])) if run["surrogate"] else run["model"]["origin"],
             "images": f"{run['images']}, {run['measured']}",
         }
         scores = {

@@ -82,10 +82,11 @@ def paper_figures(
     short = options.model_copy(update={"steps": 5})
     along = "ascent along excitation pullbacks"
     for place, (subject, title) in enumerate(zip(subjects, titles, strict=True)):
+        own, _ = networks.readout(subject.net, soft, data)
         wanted: dict[str, tuple[dict[str, Any], str, str, GridConfig]] = {
-            "figure1": ({SOFT: soft}, "ascent", along, short),
-            "figure2": ({HARD: None, SOFT: soft}, "raw", "pullbacks", options),
-            "figure3": ({SOFT: soft}, "ascent", along, options),
+            "figure1": ({SOFT: own}, "ascent", along, short),
+            "figure2": ({HARD: None, SOFT: own}, "raw", "pullbacks", options),
+            "figure3": ({SOFT: own}, "ascent", along, options),
             "figure4": ({HARD: None}, "ascent", "ascent along gradients", options),
         }
         for figure, (rules, kind, said, asked) in wanted.items():

@@ -15,8 +15,9 @@ from softgate.classes import Classes, Match, match
 from softgate.data import ImageData
 from softgate.errors import require
 from softgate.evaluation.config import DataChanges
+from softgate.explainers.completion import completed_for
 from softgate.models import NetworkConfig
-from softgate.surrogate import gates, pools
+from softgate.models.scalable import Scale
 from softgate.surrogate.rule import Surrogate
 from softgate.training import SoftgateModule, networks
 from softgate.training.networks import TargetNetwork
@@ -84,7 +85,8 @@ def build(network: NetworkConfig | TargetNetwork, data: ImageData) -> Subject:
         require(asked in (None, count), f"model.num_classes={asked}: the weights have {count} classes.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
-        net = models.build(name, len(known), stem, transform, channels)
+        scale = Scale(size=models.sized(name, stem, data.size), width=network.width, depth=network.depth)
+        net = models.build(name, len(known), stem, transform, channels, scale)
     if weights is not None:
         models.load(net, name, given)
     models.check_size(net, name, data.size, channels)
@@ -156,6 +158,13 @@ def origin(network: NetworkConfig | TargetNetwork) -> str:
     return f"untrained, random weights, seed {UNTRAINED_SEED}"
 
 
+def readout(net: nn.Module, rule: Surrogate, data: ImageData) -> tuple[Surrogate, str | None]:
+    """`completed_for` a network and the images that it takes."""
+    like = next(net.parameters())
+    image = torch.zeros(1, data.config.channels, data.size, data.size, dtype=like.dtype, device=like.device)
+    return completed_for(net, rule, image)
+
+
 def scale_hint(name: str, net: nn.Module, rule: Surrogate) -> str | None:
     """A line for who reads out through one temperature a network whose pre-activations have no common scale; or None.
 
@@ -164,8 +173,7 @@ def scale_hint(name: str, net: nn.Module, rule: Surrogate) -> str | None:
         net: The network.
         rule: What it is read out with.
     """
-    soft = not (isinstance(rule.gate, gates.Hard) and isinstance(rule.pool, pools.Hard))
-    if not soft or rule.scale != "global" or any(isinstance(module, NORMALISING) for module in net.modules()):
+    if not rule.soft or rule.scale != "global" or any(isinstance(module, NORMALISING) for module in net.modules()):
         return None
     return (
         f"{name} has no normalising layers, so one temperature is nearly hard for some of its channels and flat for "

@@ -101,7 +101,7 @@ class PathStudy:
             progress=lambda done, total: self._progress(label, done, total),
         )
         kernels = self._kernels(label, net, recording) if options.kernel_images else None
-        kind = "soft" if trained.softens_relu or trained.softens_pool else "hard"
+        kind = "soft" if trained.soft else "hard"
         self.found.append(Stability(label, kind, comparison, swaps, kernels))
 
     def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
@@ -189,9 +189,7 @@ def check(soft: Surrogate) -> None:
     require(
         not soft.matches, "readout.gain=matched: paths=full needs gates, and there is none that rescales gradients."
     )
-    require(
-        soft.softens_relu or soft.softens_pool, "readout: paths=full compares hard with soft gates; choose a soft rule."
-    )
+    require(soft.soft, "readout: paths=full compares hard with soft gates; choose a soft rule.")
 
 
 def thinned(points: Sequence[Point], count: int | None) -> list[Point]:

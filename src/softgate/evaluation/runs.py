@@ -19,6 +19,7 @@ from softgate import files
 from softgate.errors import SoftgateError, printable
 from softgate.evaluation.checkpoints import read_yaml, saved_config
 from softgate.evaluation.config import CompareConfig
+from softgate.surrogate.description import names
 from softgate.training.config_differences import FREE, LENGTH, completed
 from softgate.training.summary import history
 
@@ -94,7 +95,8 @@ class Run:
 def softens(run: Run) -> bool:
     """Whether a run was trained with anything but the true gradient."""
     rule = run.config.get("surrogate") or {}
-    return any(rule.get(part, {}).get("name") != "hard" for part in ("gate", "pool")) and rule.get("mix", 1) != 0
+    hard = all(rule.get(part, {}).get("name") == "hard" for part in ("gate", "pool")) and not names(rule)[1:]
+    return not hard and rule.get("mix", 1) != 0
 
 
 def command(script: str, words: Iterable[str]) -> str:
@@ -324,7 +326,9 @@ def _choice(run: Run, group: str) -> str:
     if group in run.choices:
         return str(run.choices[group])
     part = run.config.get(group) or {}
-    return str(part.get("gate", part).get("name", "")) if isinstance(part, Mapping) else str(part)
+    if group == "surrogate" and isinstance(part, Mapping):
+        return "+".join(names(part))
+    return str(part.get("name", "")) if isinstance(part, Mapping) else str(part)
 
 
 def _named(run: Run, group: str) -> str:

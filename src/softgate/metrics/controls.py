@@ -119,7 +119,7 @@ def standard(rule: Surrogate, images: Tensor, passes: int = 10) -> Mapping[str, 
     Returns:
         Name to explainer, the two in question first.
     """
-    require(rule.softens_relu or rule.softens_pool, "readout: its gates are hard; the pullback would be the gradient.")
+    require(rule.soft, "readout: its gates are hard; the pullback would be the gradient.")
     gradient, pullback = Pullback(None, centred=True), Pullback(rule, centred=True)
     return {
         "gradient": gradient,

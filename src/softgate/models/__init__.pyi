@@ -6,6 +6,7 @@ from .networks import check_size as check_size
 from .networks import names as names
 from .networks import needs_transformed_input as needs_transformed_input
 from .networks import resolve_stem as resolve_stem
+from .networks import sized as sized
 from .weights import Weights as Weights
 from .weights import begin_with as begin_with
 from .weights import find_classes as find_classes

@@ -6,6 +6,7 @@ Everything here speaks in the options a user sets (`model.name`, `model.weights`
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -14,7 +15,8 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from softgate.errors import SoftgateError, require, unknown
-from softgate.models import small_images, timm_networks
+from softgate.models import scalable, small_images, timm_networks
+from softgate.models.scalable import Scale
 from softgate.options import Count, Options, Says, Words
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ SMALL_BELOW = 96
 CONFIGURED = (
     *("resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "densenet121", "squeezenet1_1", "googlenet"),
     *("inception_v3", "resnet20", "resnet32", "resnet56", "plain8", "plain20"),
+    *("vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0"),
 )
 """Networks with a file in `conf/model/`, known without looking at all that there are."""
 
@@ -45,6 +48,9 @@ def _check_name(name: str) -> None:
         timm_networks.check(name.removeprefix(timm_networks.PREFIX))
     elif name not in CONFIGURED and name not in names():
         raise unknown("model.name", name, names())
+
+
+Factor = Annotated[float, Field(gt=0, le=4), Says("a factor above 0 and up to 4 is needed")]
 
 
 class NetworkConfig(Options):
@@ -67,6 +73,9 @@ class NetworkConfig(Options):
         None, description="classes of the last layer"
     )
 
+    width: Factor = Field(1.0, description="a factor on channels and heads; for the networks of `scalable.NETWORKS`")
+    depth: Factor = Field(1.0, description="a factor on layers; for the same")
+
     @property
     def called(self) -> str:
         """The network's name."""
@@ -83,6 +92,10 @@ class NetworkConfig(Options):
         _check_name(self.full_name)
         if self.stem not in STEMS:
             raise unknown("model.stem", self.stem, STEMS)
+        for option in ("width", "depth"):
+            given, there = getattr(self, option), self.full_name in scalable.NETWORKS
+            known = ", ".join(name.removeprefix(timm_networks.PREFIX) for name in scalable.NETWORKS)
+            require(given == 1 or there, f"model.{option}={given:g}: {self.name} has none; these have: {known}.")
         if self.weights is not None and not Path(self.weights).expanduser().is_file():
             check_published(self.full_name, self.weights)
         return self
@@ -97,10 +110,23 @@ class Architecture(Options):
     stem: str = Field(description="imagenet, small or cifar")
     transform_input: bool = Field(False, description="GoogLeNet's and Inception's option for published weights")
     channels: Literal[1, 3] = Field(3, description="of the images: 3 for colours, 1 for grey")
+    size: Count | None = Field(None, description="pixels a side, of networks that are built for one size")
+    width: Factor = Field(1.0, description="a factor on channels and heads")
+    depth: Factor = Field(1.0, description="a factor on layers")
+
+    @property
+    def scale(self) -> Scale:
+        """What it is built for."""
+        return Scale(self.stem == "small", self.size, self.width, self.depth)
 
 
 def build(
-    name: str, num_classes: int, stem: str = "imagenet", transform_input: bool = False, channels: int = 3
+    name: str,
+    num_classes: int,
+    stem: str = "imagenet",
+    transform_input: bool = False,
+    channels: int = 3,
+    scale: Scale | None = None,
 ) -> nn.Module:
     """Builds a classifier with fresh weights.
 
@@ -108,10 +134,11 @@ def build(
         name: A torchvision classifier.
         num_classes: Size of the last layer.
         stem: "imagenet" as published; "small" gives the first convolution stride 1 and a kernel of at most 3 x 3;
-            "cifar" also takes out the first max pool.
+            "cifar" also takes out the first max pool. Networks that cut images into patches get smaller patches.
         transform_input: GoogLeNet's and Inception's option for weights that were made elsewhere.
         channels: Of the images. With 1 the network begins as one that sees grey images as colours: the weights of the
             three channels are added up.
+        scale: Size of the images, width and depth, of the networks of `scalable.NETWORKS`.
 
     Returns:
         The network, without auxiliary heads.
@@ -124,6 +151,12 @@ def build(
         raise unknown("model.stem", stem, STEMS)
     if name in small_images.KNOWN:
         return small_images.KNOWN[name](num_classes, channels)
+    if name in scalable.NETWORKS:
+        require(stem != "cifar", f"model.stem=cifar: {name} has no max pool to take out; use model.stem=small.")
+        made = scalable.NETWORKS[name](name, num_classes, replace(scale or Scale(), small=stem == "small"))
+        if channels == 1:
+            _take_grey(made, name)
+        return made
     if name.startswith(timm_networks.PREFIX):
         net: nn.Module = timm_networks.build(name.removeprefix(timm_networks.PREFIX), num_classes, channels)
         if stem != "imagenet":
@@ -159,8 +192,20 @@ def resolve_stem(stem: str, size: int, weights: str | None, name: str = "") -> s
         raise unknown("model.stem", stem, STEMS)
     if stem != "auto":
         return stem
-    as_published = name in small_images.KNOWN or name.startswith(timm_networks.PREFIX) or weights is not None
+    unknown_stem = name.startswith(timm_networks.PREFIX) and name not in scalable.NETWORKS
+    as_published = name in small_images.KNOWN or unknown_stem or weights is not None
     return "imagenet" if as_published or size >= SMALL_BELOW else "small"
+
+
+def sized(name: str, stem: str, size: int) -> int | None:
+    """The size of images that a network is built for; None where it takes any.
+
+    Args:
+        name: The network's full name.
+        stem: Resolved.
+        size: Pixels a side.
+    """
+    return size if name in scalable.SIZED or (stem == "small" and name in scalable.NETWORKS) else None
 
 
 def needs_transformed_input(name: str, weights: str | None) -> bool:

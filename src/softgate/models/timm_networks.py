@@ -41,17 +41,19 @@ def check(name: str) -> None:
         raise SoftgateError(f"model.name={name}: timm {timm.__version__} has no network of that name.{hint}")
 
 
-def build(name: str, num_classes: int, channels: int) -> nn.Module:
+def build(name: str, num_classes: int, channels: int, **settings: Any) -> nn.Module:
     """A network with fresh weights.
 
     Args:
         name: Without `PREFIX`.
         num_classes: Size of the last layer.
         channels: Of the images.
+        settings: Of timm's function for it.
     """
     check(name)
+    settings |= {"num_classes": num_classes, "in_chans": channels}
     try:
-        net: nn.Module = library().create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
+        net: nn.Module = library().create_model(name, pretrained=False, **settings)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SoftgateError(f"model.name={name}: timm cannot build it ({reason}).") from None

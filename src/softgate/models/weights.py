@@ -194,9 +194,11 @@ def _load(net: nn.Module, name: str, weights: Weights, num_classes: int, new_hea
         state |= {key: own[key] for key in head}
     elif wrong:
         key = wrong[0]
+        needs = "model.stem must be that of the weights (published ones: imagenet)"
+        needs = "data.size must be that of the weights (published ones: 224)" if "pos_embed" in key else needs
         raise SoftgateError(
             f"{option}: not the weights of this {name}: {key} has shape {tuple(state[key].shape)} where "
-            f"{tuple(own[key].shape)} is needed; model.stem must be that of the weights (published ones: imagenet)."
+            f"{tuple(own[key].shape)} is needed; {needs}."
         )
     net.load_state_dict(state, strict=False)
 

@@ -83,6 +83,12 @@ class Layout:
             soft: Eight bits for each gate, and hard ones as 0 and 1; else all gates must be hard.
         """
         made = []
+        smooth = [] if soft else [site.kind for site in gates.sites.values() if not site.hard]
+        require(
+            not smooth,
+            f"paths: {', '.join(dict.fromkeys(smooth))} have no hard gates, which a recording is of: none of theirs is "
+            f"open or closed.",
+        )
         for site in gates.sites.values():
             values = site.weights() if soft else site.values
             bits = SOFT_BITS if soft else max(1, (site.choices - 1).bit_length())

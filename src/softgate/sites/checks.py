@@ -181,7 +181,15 @@ def reads_by_hooks(modules: Iterable[nn.Module]) -> bool:
 
 def unreachable(model: nn.Module, missed: Iterable[object]) -> UnreachableSites:
     """The error for call sites that no rule covers."""
+    missed = list(missed)
     names = list(dict.fromkeys(map(str, missed)))
+    if names and all(getattr(each, "kind", None) in SMOOTH for each in missed):
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return UnreachableSites(
+            f"{type(model).__name__} has {len(names)} smooth activation(s) that this rule has nothing for: {shown}; "
+            f"surrogate=semantic is for networks that have them, and surrogate.activation=self_gate covers silu, gelu, "
+            f"hardswish, mish, elu, selu and celu under any rule."
+        )
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return UnreachableSites(
         f"{type(model).__name__} has {len(names)} call site(s) that no rule covers: {shown}. Covered are relu, "

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from softgate import targets
 from softgate.data import ImageData
 from softgate.errors import SoftgateError, require
+from softgate.explainers.completion import completed_for
 from softgate.training import SoftgateModule, given_gates, networks, tracking
 from softgate.training.callbacks import (
     AlignmentCurves,
@@ -79,6 +80,19 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
     if config.gates_from.run is not None:
         given_gates.begin(built, config.gates_from, images.size, config.data.channels)
     return built
+
+
+def readout(config: TrainConfig, module: SoftgateModule, size: int) -> tuple[TrainConfig, str | None]:
+    """The config with its read-out completed for the network, see `completed_for`; and what was added, in a sentence.
+
+    Args:
+        config: The config.
+        module: The network.
+        size: Of its images, in pixels.
+    """
+    image = torch.zeros(1, config.data.channels, size, size, device=module.device)
+    rule, why = completed_for(module.net, config.readout, image)
+    return config.model_copy(update={"readout": rule}), why
 
 
 def loggers(config: TrainConfig, directory: Path, step: int | None = None) -> list[Logger]:

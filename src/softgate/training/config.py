@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -20,7 +21,6 @@ from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require
 from softgate.models.networks import NetworkConfig
 from softgate.options import Options, Says, Whole, Words, unknown_key
-from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks.config import (
     AlignmentConfig,
@@ -242,7 +242,7 @@ class TrainConfig(Options):
 
     def _check_given(self, start: str) -> None:
         """Refuses what would show or train a network with gates of its own."""
-        soft = self.surrogate.gate != gates.Hard() or self.surrogate.pool != pools.Hard()
+        soft = replace(self.surrogate, mix=1.0).soft
         require(not soft, f"{start}: gates that are given are constants, with nothing to soften; set surrogate=none.")
         require(not self.compile, f"{start}: compile=true: given gates run eagerly; false is needed.")
         on = {

@@ -28,7 +28,8 @@ SINCE: Mapping[str, Mapping[str, Any]] = {
         **{"channels": 3, "classes": None, "val_split": None, "val_seed": 0, "test": None},
         **{"label_noise": 0.0, "label_noise_seed": 0},
     },
-    "model": {"classes": None, "library": "torchvision"},
+    "model": {"classes": None, "library": "torchvision", "width": 1.0, "depth": 1.0},
+    "surrogate": {"activation": {"name": "own"}, "norm": "own", "attention": {"name": "own"}, "product": "own"},
     "optim": {"scheduler": "cosine", "interval": "epoch", "monitor": "val/loss"},
 }
 """Options that came after 0.1.0, and what runs from before had in their place."""

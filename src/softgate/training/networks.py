@@ -74,7 +74,10 @@ def of_run(options: NetworkConfig | TargetNetwork, size: int, channels: int) -> 
     stem = models.resolve_stem(options.stem, size, options.weights, options.full_name)
     transform = models.needs_transformed_input(options.name, options.weights)
     found = {"name": options.full_name, "stem": stem, "transform_input": transform}
-    return found | ({"channels": channels} if channels != 3 else {})  # those of colour images stay as they were
+    own = {"size": models.sized(options.full_name, stem, size), "width": options.width, "depth": options.depth}
+    usual = {"size": None, "width": 1.0, "depth": 1.0, "channels": 3}
+    later = {key: value for key, value in {"channels": channels, **own}.items() if value != usual[key]}
+    return found | later  # networks of before stay as they were
 
 
 def begin_with(net: nn.Module, options: NetworkConfig | TargetNetwork, data: Classes) -> Match | None:
@@ -124,7 +127,7 @@ def build(architecture: Mapping[str, Any], num_classes: int, option: str = "mode
     """
     if targets.KEY not in architecture:
         built = Architecture.read(architecture)
-        return models.build(built.name, num_classes, built.stem, built.transform_input, built.channels)
+        return models.build(built.name, num_classes, built.stem, built.transform_input, built.channels, built.scale)
     given = {key: value for key, value in architecture.items() if key != "name"}
     targets.check_trusted(given, option)
     net: nn.Module = targets.make(given, option, nn.Module, num_classes=num_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +18,8 @@ from softgate.data import ImageData
 from softgate.figures import FORMATS
 from softgate.quoting import quoted
 from softgate.rounding import percent, rounded
-from softgate.surrogate import gates, pools
-from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.description import sentence
+from softgate.surrogate.selection import Kind
 from softgate.training.config import TrainConfig
 from softgate.training.module import SoftgateModule
 from softgate.training.optim import OptimConfig
@@ -32,8 +33,15 @@ def line(name: str, said: str) -> str:
     return f"[bold]{name:<{WIDTH}}[/]{said}"
 
 
-def first(config: TrainConfig, data: ImageData, module: SoftgateModule, device: torch.device, directory: Path) -> str:
-    """Six lines: data, network, rule, recipe, device, directory.
+def first(
+    config: TrainConfig,
+    data: ImageData,
+    module: SoftgateModule,
+    device: torch.device,
+    directory: Path,
+    readout: str | None = None,
+) -> str:
+    """Six lines: data, network, rule, recipe, device, directory; a seventh where the rule of read-outs was completed.
 
     Args:
         config: The run's.
@@ -41,34 +49,40 @@ def first(config: TrainConfig, data: ImageData, module: SoftgateModule, device: 
         module: Its network.
         device: Where it is trained.
         directory: Where it writes.
+        readout: What was added to the rule of read-outs, and why.
     """
     images = f"{len(data.train_listing):,} training and {len(data.val_listing):,} validation images"
     channels = ", grey" if data.config.channels == 1 else ""
     about = f"{data.config.name}: {images}, {len(data.classes)} classes, {data.size} px{channels}"
     name, stem = module.architecture["name"], module.architecture.get("stem")
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
-    sites = f"{module.sites.count('relu')} ReLU and {module.sites.count('max_pool2d')} max-pool call sites"
-    network = f"{name}: {rounded(parameters)} M parameters, {sites}" + (f", {stem} stem" if stem else "")
+    network = f"{name}: {rounded(parameters)} M parameters, {_sites(module)}" + (f", {stem} stem" if stem else "")
     if module.found:
         network += f"; classes of the weights: {module.found}"
     if module.sites.unaffected:
         network += f"; with a gradient of their own: {'; '.join(module.sites.unaffected)}"
     lines = {"data": about, "network": network, "rule": _rule(config, module), "recipe": _recipe(config, data)}
+    lines |= {} if readout is None else {"read-out": readout}
     lines |= {"device": _device(config, device), "directory": str(shortened(directory))}
     return "\n".join(line(name, escape(said)) for name, said in lines.items())
 
 
+def _sites(module: SoftgateModule) -> str:
+    """The call sites by kind; what a network of ReLUs lacks is not told of."""
+    titles: dict[str, str] = {Kind.RELU: "ReLU", Kind.MAX_POOL2D: "max-pool"}
+    counts = Counter(str(site.kind) for site in module.sites if site.covered)
+    named = [(kind, counts[kind]) for kind in titles if kind in counts or not counts]
+    said = [f"{count} {titles[kind]}" for kind, count in named]
+    said += [f"{count} {kind}" for kind, count in counts.items() if kind not in titles]
+    return f"{' and '.join(filter(None, (', '.join(said[:-1]), said[-1])))} call sites"
+
+
 def _rule(config: TrainConfig, module: SoftgateModule) -> str:
-    rule, asked = module.rule, config.gates_from
+    asked = config.gates_from
     if asked.given:
         whose = {"epoch": "the network frozen there", "last": "that run's last network", "random": "an untrained one"}
         return f"weights of epoch {asked.epoch} of {asked.run}, trained on with the gates of {whose[asked.gates]}"
-    if isinstance(rule.gate, gates.Hard) and isinstance(rule.pool, pools.Hard):
-        return "the true gradient"
-    usual, keys = Surrogate(), ("gain", "scale", "mix")
-    other = [f"{key} {getattr(rule, key)}" for key in keys if getattr(rule, key) != getattr(usual, key)]
-    schedule = [] if rule.schedule == usual.schedule else ["scheduled"]
-    return ", ".join([f"gate {rule.gate}", f"pool {rule.pool}", *other, *schedule])
+    return sentence(module.rule)
 
 
 def _recipe(config: TrainConfig, data: ImageData) -> str:

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from softgate import files
 from softgate.errors import SoftgateError, SoftgateWarning
 from softgate.options import Options
+from softgate.surrogate.description import names
 from softgate.training import summary
 from softgate.training.wandb_config import WandbConfig
 
@@ -91,7 +92,7 @@ def logger(options: WandbConfig, config: Options, directory: Path, group: str | 
     own = config.plain
     settings = {**options.plain, "group": options.group or group or str(own["name"])}
     settings["name"] = str(options.name) if options.name is not None else called(own)
-    kinds = (own["data"].get("name"), own["model"].get("name"), own["surrogate"]["gate"]["name"])
+    kinds = (own["data"].get("name"), own["model"].get("name"), *names(own["surrogate"]))
     settings["tags"] = list(dict.fromkeys([*options.tags, *(str(kind) for kind in kinds if kind)]))
     settings.pop("offline", None)
     offline = options.offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")

@@ -73,6 +73,7 @@ def _run(
     data = build.data(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = build.module(config, data)
+    config, added = build.readout(config, module, data.size)
     step = None if former.checkpoint is None else resume.check(former.checkpoint, module, data.options)
     if first:
         resume.begin(OmegaConf.to_yaml(cfg, resolve=True), directory)
@@ -87,7 +88,7 @@ def _run(
         trainer = build.trainer(config, directory, step)
         if first:
             device = trainer.strategy.root_device
-            console.print(screens.first(config, data, module, device, directory), soft_wrap=True)
+            console.print(screens.first(config, data, module, device, directory, added), soft_wrap=True)
         together.follow(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning does not annotate it
             if isinstance(callback, Checks):

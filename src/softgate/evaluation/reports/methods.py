@@ -11,6 +11,7 @@ from softgate.evaluation.generalization.planning import POWER
 from softgate.evaluation.generalization.statistics import LEVEL
 from softgate.evaluation.reports import sentences
 from softgate.evaluation.runs import NOT_THE_RECIPE, Run, flatten, softens
+from softgate.surrogate.description import BLOCKS
 from softgate.surrogate.rule import Surrogate
 from softgate.tables import Table
 
@@ -101,12 +102,17 @@ def _rule(run: Run) -> str:
     if not softens(run):
         return "hard gates, hard max pooling: the gradient of the network itself"
     parts = []
-    for name, title in (("gate", "gate"), ("pool", "max pooling")):
+    blocks = [(name, f"{name} rule") for name in BLOCKS if isinstance(rule.get(name), Mapping)]
+    for name, title in (("gate", "gate"), ("pool", "max pooling"), *blocks):
         part = dict(rule.get(name) or {})
+        if part.get("name") == "own":
+            continue
         arguments = ", ".join(f"{key} {_value(value)}" for key, value in part.items() if key != "name")
         parts.append(f"{title} {part.get('name')}" + (f" with {arguments}" if arguments else ""))
-    usual = flatten(Surrogate().to_dict()) | {"strict": False, "schedule.temperature": None, "schedule.mix": None}
-    others = {key: value for key, value in flatten(rule).items() if not key.startswith(("gate.", "pool."))}
+    later = {"strict": False, "schedule.temperature": None, "schedule.mix": None, "norm": "own", "product": "own"}
+    usual = flatten(Surrogate().to_dict()) | later
+    said = tuple(f"{name}." for name in ("gate", "pool", *BLOCKS))
+    others = {key: value for key, value in flatten(rule).items() if not key.startswith(said)}
     other = [f"{key} {_value(value)}" for key, value in others.items() if value not in (None, usual.get(key), [], {})]
     return ", ".join([*parts, *other])
 

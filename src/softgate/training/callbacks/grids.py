@@ -19,6 +19,7 @@ from softgate.errors import NoCallSites, SoftgateWarning, UnreachableSites, requ
 from softgate.explainers.pullback import pullback
 from softgate.files import folder, save_picture
 from softgate.options import switched_on
+from softgate.surrogate.description import caption
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks import media
 from softgate.training.callbacks.config import GridsConfig
@@ -184,10 +185,10 @@ class PullbackGrids(Callback):
         if self._probe is None:
             self.prepare(data, module)
         assert self._probe is not None
-        soft = f"; soft read-out {_describe(self.soft)}" if self.soft else ""
-        caption = f"epoch {epoch}: trained with {_describe(module.rule)}{soft}"
+        soft = f"; soft read-out {caption(self.soft)}" if self.soft else ""
+        title = f"epoch {epoch}: trained with {caption(module.rule)}{soft}"
         grid = read_out(module, data, *self._probe, soft=self.soft, kind=self.options.kind, chunk=self.options.chunk)
-        picture = grid.picture(caption, self.options.scale)
+        picture = grid.picture(title, self.options.scale)
         path = self.directory / f"epoch={epoch:03d}.png"
         try:
             folder(self.directory, parents=False)
@@ -198,7 +199,7 @@ class PullbackGrids(Callback):
                 frames = {name: reading.values[0, own] for name, reading in grid.readings.items()}
                 self.film.add(epoch, grid.images[0], frames, _last_epoch(trainer))
             flips = grid.flip_rates()
-            media.log_grid(trainer, grid, picture, caption, {f"grids/flips/{k}": v for k, v in flips.items()})
+            media.log_grid(trainer, grid, picture, title, {f"grids/flips/{k}": v for k, v in flips.items()})
             if self.options.artifact and raw is not None:
                 media.log_artifact(trainer, raw, epoch)
         except OSError as error:
@@ -240,7 +241,3 @@ def _last_epoch(trainer: pl.Trainer) -> int | None:
     """The last one as planned; None where something else than the number of epochs ends the run."""
     epochs = trainer.max_epochs or 0
     return epochs - 1 if epochs > 0 else None
-
-
-def _describe(rule: Surrogate) -> str:
-    return repr(rule.gate).replace("temperature=", "T=") if rule.softens_relu else "hard gates"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from softgate.errors import Diverged
 from softgate.options import switched_on
+from softgate.surrogate.description import sentence
 from softgate.training.callbacks.config import GuardConfig
 from softgate.training.module import SoftgateModule
 
@@ -85,13 +86,12 @@ def _circumstances(module: SoftgateModule) -> str:
     rule = module.sites.rule
     rate = getattr(module.optim, "lr", None)
     lr = "" if rate is None else f" and optim.lr={rate:g}"
-    gain = "" if rule is None or rule.gain == "raw" else f", gain={rule.gain}"
-    return f"under {rule.gate if rule else None}, {rule.pool if rule else None}{gain}{lr}"
+    return f"under {'the true gradient' if rule is None else sentence(rule)}{lr}"
 
 
 def _advice(module: SoftgateModule) -> str:
     rule = module.sites.rule
     tries = ["a lower optim.lr", "trainer.gradient_clip_val=1"]
-    if rule is not None and (rule.softens_relu or rule.softens_pool):
+    if rule is not None and rule.soft:
         tries += ["schedule=warmup"] if rule.gain == "matched" else ["surrogate.gain=matched", "schedule=warmup"]
     return f"try {', '.join(tries[:-1])} or {tries[-1]}."

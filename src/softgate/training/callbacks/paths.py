@@ -172,6 +172,12 @@ class PathRecorder(Callback):
 
     def _header(self, module: SoftgateModule, image: Tensor, probe: str, count: int) -> Header:
         found = record(module.net, image)
+        smooth = ", ".join(dict.fromkeys(site.kind for site in found.sites.values() if not site.hard))
+        require(
+            not smooth,
+            f"callbacks.paths.recordings={self.options.recordings}: a recording is of gates that are open or closed, "
+            f"and {type(module.net).__name__} has activations ({smooth}) without any; set it to 0.",
+        )
         soft = Layout.of(found, soft=True) if self.options.soft else None
         return Header(
             type(module.net).__name__,
