@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from softgate import memory, metrics
 from softgate.display import Brief
 from softgate.errors import NoCallSites, SoftgateError, SoftgateWarning, UnreachableSites, require
 from softgate.explainers.gradients import Pullback
+from softgate.explainers.pullback import predict
 from softgate.explainers.representation import read
 from softgate.metrics import Explainer, ProbeMetric
 from softgate.metrics.base import logits
@@ -252,6 +254,8 @@ def of_passes(
     x, labels = few.images, few.labels
     arguments = model, x, labels
     tiles, named = metrics.mosaics(x, labels, 2, max(1, len(x) // 4))
+    if len(tiles) and not _takes(model, tiles[:1]):
+        tiles = F.interpolate(tiles, x.shape[-2:], mode="area")
     others = _other_classes(few)
     cases: list[tuple[str, ProbeMetric, tuple[object, ...]]] = [
         ("noise_cosine", metrics.NoiseCosine(explainer, count=draws), arguments),
@@ -269,6 +273,17 @@ def of_passes(
         ),
     ]
     return _scored(*[case for case in cases if case[0] not in but])
+
+
+def _takes(model: nn.Module, image: Tensor) -> bool:
+    """Whether a network runs on an image of that size: a ViT, for one, has positions for one size alone."""
+    try:
+        predict(model, image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if memory.ran_out(error):
+            raise
+        return False
+    return True
 
 
 def _other_classes(probe: Probe) -> Tensor:

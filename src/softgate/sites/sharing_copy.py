@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from softgate.sites.forward import Frame
+from softgate.sites.forward import Frame, Method
 
 DEPTH = 6
 """How deep containers and objects in a module's attributes are searched for modules."""
@@ -101,7 +101,8 @@ class _Copying:
     def attributes(self, of: dict[str, Any], differentiable: bool) -> dict[str, Any]:
         """The attributes of a module's copy."""
         special = ("_parameters", "_buffers", "_compiled_call_impl", "forward", "_replicate_for_data_parallel")
-        found = {name: self.own(value) for name, value in of.items() if name not in special}
+        kept = {name: value for name, value in of.items() if name not in special and not isinstance(value, Method)}
+        found = {name: self.own(value) for name, value in kept.items()}
         found["_parameters"] = {name: self._parameter(p, differentiable) for name, p in of["_parameters"].items()}
         found["_buffers"] = {name: self._buffer(b) for name, b in of["_buffers"].items()}
         forward = of.get("forward")
