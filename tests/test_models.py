@@ -10,6 +10,7 @@ from torch import nn
 import softgate as sg
 from softgate import SoftgateError, models
 from softgate.models import small_images
+from softgate.models.scalable import Scale
 
 
 def test_small_stem_keeps_resolution_and_the_max_pool():
@@ -189,3 +190,68 @@ def test_timms_networks_are_built_by_name_and_refused_by_name():
         models.NetworkConfig.read({"name": "resnet26", "library": "timm", "weights": "DEFAULT"})
     with pytest.raises(SoftgateError, match="nobody publishes weights of resnet20"):
         models.NetworkConfig.read({"name": "resnet20", "weights": "DEFAULT"})
+
+
+PUBLISHED = ("vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scalable_networks_are_torchvisions_own_where_nothing_is_scaled(name):
+    """Published weights load, and module for module it is the same network."""
+    torch.manual_seed(0)
+    mine = models.build(name, 10)
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None, num_classes=10)
+    assert str(mine) == str(theirs)
+    assert {k: v.shape for k, v in mine.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_pvt_is_timms_own_where_nothing_is_scaled():
+    timm = pytest.importorskip("timm", reason="an extra")
+    mine, theirs = models.build("timm/pvt_v2_b1", 10), timm.create_model("pvt_v2_b1", num_classes=10)
+    assert str(mine) == str(theirs)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 64, 96])
+@pytest.mark.parametrize("name", [*PUBLISHED, "timm/pvt_v2_b1"])
+def test_scalable_networks_take_small_images_and_tell_them_apart(name, size):
+    """Of each there is more than one place left where places are compared, so that an image is more than its mean."""
+    stem = models.resolve_stem("auto", size, None, name)
+    scale = Scale(size=models.sized(name, stem, size), width=0.1, depth=0.1)
+    torch.manual_seed(0)
+    net = models.build(name, 3, stem, scale=scale).eval()
+    for parameter in net.parameters():  # the last layer of a ViT begins at zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    x = torch.randn(2, 3, size, size, requires_grad=True)
+    logits = net(x)
+    assert logits.shape == (2, 3)
+    (logits.square().sum() + net(x.flip(0)).prod()).backward()
+    assert (x.grad != 0).double().mean() > 0.9  # no pixel is skipped by a stride
+    assert models.build(name, 3, stem, channels=1, scale=scale).eval()(torch.zeros(1, 1, size, size)).shape == (1, 3)
+
+
+def test_width_and_depth_make_a_network_smaller():
+    def parameters(**options):
+        return sum(p.numel() for p in models.build("convnext_tiny", 3, scale=Scale(**options)).parameters())
+
+    assert parameters(width=0.5) < parameters() / 3
+    assert parameters(depth=0.5) < parameters()
+
+
+@pytest.mark.parametrize("option", ["width", "depth"])
+def test_width_and_depth_are_refused_where_a_network_has_none(option):
+    with pytest.raises(SoftgateError, match=rf"model\.{option}=0\.5: resnet18 has none; these have: vit_b_16"):
+        models.NetworkConfig.read({"name": "resnet18", option: 0.5})
+
+
+def test_patches_smaller_than_a_stem_of_cifar_are_asked_for_by_name():
+    with pytest.raises(SoftgateError, match=r"stem=cifar: swin_t has no max pool.*stem=small"):
+        models.build("swin_t", 3, "cifar")
+
+
+def test_weights_of_another_size_of_images_are_refused_by_the_size(tmp_path):
+    scale = Scale(size=32, width=0.1, depth=0.1)
+    torch.save(models.build("vit_b_16", 4, scale=scale).state_dict(), tmp_path / "w.pth")
+    other = models.build("vit_b_16", 4, scale=Scale(size=64, width=0.1, depth=0.1))
+    with pytest.raises(SoftgateError, match=r"data\.size must be that of the weights"):
+        models.load_weights(other, "vit_b_16", str(tmp_path / "w.pth"), 4)
