@@ -82,6 +82,16 @@ def test_two_cpu_processes_train_one_model(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_cpu_processes_train_a_transformer_whose_queries_get_no_gradient(tmp_path):
+    """DistributedDataParallel waits for a gradient of every parameter: those of queries and keys are zero, not none."""
+    words = ["model=vit_b_16", "surrogate=semantic", "model.width=0.1", "model.depth=0.1", "optim=adamw"]
+    words += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.size=8", "hydra.run.dir=run"]
+    done = command(tmp_path, "train.py", *SHORT, *words, "callbacks=none")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
 def test_the_main_job_reaches_97_percent_on_real_digits(tmp_path):
     started = time.monotonic()
     done = command(tmp_path, "train.py", "hydra.run.dir=run")

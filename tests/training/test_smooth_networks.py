@@ -1,7 +1,6 @@
 """Networks with smooth activations in the commands: what is refused in a sentence, and what a run says and leaves."""
 
 import csv
-import json
 
 import pytest
 import torch
@@ -9,8 +8,8 @@ import torch
 from softgate.cli.words import for_hydra
 
 SMALL = (
-    *("data=digits", "data.size=8", "model.width=0.1", "model.depth=0.1", "optim=adamw", "trainer.max_epochs=2"),
-    *("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "callbacks.checkpoint.every_n_steps=0"),
+    *("data=digits", "data.size=8", "model.width=0.1", "model.depth=0.1", "optim=adamw"),
+    *("trainer.limit_train_batches=2", "trainer.limit_val_batches=1"),
 )
 
 
@@ -51,21 +50,20 @@ def test_a_part_of_a_rule_can_be_given_by_its_name_alone(word, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["none", "semantic"])
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0"])
-def test_training_reads_out_soft_says_so_and_goes_on_bit_for_bit(name, rule, typed, tmp_path, capfd):
-    words = ("train.py", f"model={name}", f"surrogate={rule}", *SMALL, "callbacks.alignment.every_n_epochs=1")
+def test_training_reads_out_soft_and_goes_on_bit_for_bit(name, rule, typed, tmp_path):
+    constant = ("optim.scheduler=null", "optim.warmup=0")  # a cosine depends on how long the run is
+    words = ("train.py", f"model={name}", f"surrogate={rule}", *SMALL, *constant, "callbacks=alignment")
     words += ("callbacks.alignment.images=10", "callbacks.alignment.few=2", "callbacks.alignment.draws=2")
-    assert typed(*words, "hydra.run.dir=whole")[0] == 0
-    assert typed(*words, "hydra.run.dir=parts", "trainer.max_steps=2")[0] == 0
-    assert typed("train.py", "resume=parts", "trainer.max_steps=-1")[0] == 0
+    words += ("callbacks.alignment.dear_epochs=0",)
+    assert typed(*words, "trainer.max_epochs=2", "hydra.run.dir=whole")[0] == 0
+    assert typed(*words, "trainer.max_epochs=1", "hydra.run.dir=parts")[0] == 0
+    assert typed("train.py", "resume=parts", "trainer.max_epochs=2")[0] == 0
     whole, parts = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in ("whole", "parts")
     )
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    tensors = torch.load(tmp_path / "whole" / "grids" / "epoch=001.pt", weights_only=True)
-    hard, soft = (value for value in tensors["readings"].values()) if "readings" in tensors else (None, None)
-    assert hard is None or not torch.equal(hard, soft)
+    assert (tmp_path / "whole" / "grids" / "epoch=001.png").is_file()
     with (tmp_path / "whole" / "metrics.csv").open() as file:
         head = next(csv.reader(file))
-    assert {"align/hard/specificity", "align/soft/specificity"} <= set(head) or any("align/soft/" in key for key in head)
-    assert json.loads((tmp_path / "whole" / "summary.json").read_text())["status"] == "finished"
+    assert {"align/hard/specificity", "align/soft/specificity"} <= set(head), head

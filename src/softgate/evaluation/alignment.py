@@ -18,7 +18,7 @@ from softgate import files, memory, tables
 from softgate.classes import Classes, match
 from softgate.data import ImageData
 from softgate.data.config import DataConfig, NamedData
-from softgate.errors import SoftgateWarning, require
+from softgate.errors import SoftgateWarning, UnreachableSites, require
 from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
 from softgate.figures.panels import Dots, dots
@@ -160,7 +160,14 @@ class Study:
                 warnings.simplefilter("always", SoftgateWarning)
                 # Without these two there is neither gate nor verdict.
                 with nullcontext() if name in READ.values() else memory.spared(_left_out):
-                    table |= control_table(net, {name: explainer}, probe, judge, dear=dear, draws=draws)
+                    try:
+                        table |= control_table(net, {name: explainer}, probe, judge, dear=dear, draws=draws)
+                    except UnreachableSites:
+                        if name in READ.values():
+                            raise
+                        warnings.warn(
+                            f"{name} has nothing for the network's activations.", SoftgateWarning, stacklevel=2
+                        )
             said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SoftgateWarning)))
             notes |= {name: said} if said else {}
             for other in caught:
