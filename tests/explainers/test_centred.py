@@ -30,6 +30,13 @@ def test_the_gradient_and_the_pullback_are_those_of_the_centred_logit():
     assert torch.allclose(explainers.Pullback(RULE, centred=True)(net, x, labels), expected, atol=1e-12)
 
 
+def test_a_semantic_pullback_climbs_the_centred_logit():
+    net, (x, labels) = network(), probe()
+    found = explainers.SemanticPullback(RULE, steps=2, centred=True)(net, x, labels)
+    torch.testing.assert_close(found, explainers.SemanticPullback(RULE, steps=2)(Centred(net), x, labels))
+    assert not torch.allclose(found, explainers.SemanticPullback(RULE, steps=2)(net, x, labels))
+
+
 def test_leaky_backward_is_the_gradient_with_a_leak():
     net, (x, labels) = network(), probe()
     with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +119,7 @@ def test_guided_backprop_reaches_functional_calls_and_drops_negative_gradients()
         assert torch.allclose(explainers.guided_backprop(net, x, labels, centred=True), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(explainers.KNOWN.keys() - {"excitation_pullback"}))
+@pytest.mark.parametrize("name", sorted(explainers.KNOWN.keys() - {"excitation_pullback", "semantic_pullback"}))
 def test_every_explainer_of_the_centred_logit_is_that_of_a_network_with_centred_logits(name):
     net, (x, labels) = network(), probe()
     explain = explainers.by_name(name)

@@ -35,6 +35,7 @@ def semantic_pullback(
     step_size: float = 20.0,
     clip: str = "never",
     bounds: tuple[float, float] = (-1.0, 1.0),
+    centred: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
     """What `steps` steps of ascent along the pullbacks of target logits add to images.
@@ -49,6 +50,7 @@ def semantic_pullback(
         clip: When the image is clipped to `bounds`: "never" as in the source's tables, after "each" step as in its
             counterfactual pictures, or after the "last".
         bounds: Least and greatest value of `x`, where it is clipped.
+        centred: Ascend the logit minus the mean logit.
         chunk: As in `pullback`; each target of each image counts as one.
 
     Returns:
@@ -76,7 +78,7 @@ def semantic_pullback(
             origin = x.detach()[cells[part]]
             image = origin
             for step in range(1, steps + 1):
-                image = image + size * unit(pull(model, image, flat[part])[1][:, 0])
+                image = image + size * unit(pull(model, image, flat[part], centred=centred)[1][:, 0])
                 if clip == "each" or (clip == "last" and step == steps):
                     image = image.clamp(low, high)
             return image - origin
@@ -95,6 +97,7 @@ class SemanticPullback:
         step_size: As in `semantic_pullback`.
         clip: As in `semantic_pullback`.
         bounds: As in `semantic_pullback`.
+        centred: As in `semantic_pullback`.
     """
 
     rule: Surrogate | None = field(default_factory=Surrogate.semantic)
@@ -102,6 +105,7 @@ class SemanticPullback:
     step_size: float = 20.0
     clip: str = "never"
     bounds: tuple[float, float] = (-1.0, 1.0)
+    centred: bool = False
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
@@ -109,5 +113,5 @@ class SemanticPullback:
     @checked
     def __call__(self, model: nn.Module, x: Tensor, target: Any) -> Tensor:
         """The semantic pullback [B, C, H, W]."""
-        way: dict[str, Any] = {"steps": self.steps, "step_size": self.step_size, "clip": self.clip}
-        return semantic_pullback(model, x, classes(x, target), self.rule, bounds=self.bounds, **way)
+        way = {key: getattr(self, key) for key in ("steps", "step_size", "clip", "bounds", "centred")}
+        return semantic_pullback(model, x, classes(x, target), self.rule, **way)
