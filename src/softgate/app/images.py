@@ -66,6 +66,12 @@ class Images:
         """[1, C, S, S] an image of the data set as the network takes it; see `ImageData.nth`."""
         return self.data.nth(label, number)
 
+    def of_probe(self, classes: int, seed: int, number: int) -> tuple[Tensor, int]:
+        """[1, C, S, S] one of the probe images of a run's grids, from 0, and its class; see `ImageData.probe`."""
+        images, labels = self.data.probe(min(classes, len(self.data.classes)), seed)
+        require(0 <= number < len(images), f"probe image={number}: there are {len(images)}, counted from 0.")
+        return images[number : number + 1], int(labels[number])
+
     def uploaded(self, content: bytes, most_bytes: float, most_pixels: int) -> Tensor:
         """[1, C, S, S] an uploaded image as the network takes it: shorter side resized, centre cropped.
 

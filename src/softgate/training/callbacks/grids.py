@@ -74,9 +74,9 @@ def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[in
 
 
 class PullbackGrids(Callback):
-    """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors), and a film of one image at the end. Names of files count
-    epochs from 0, as the metrics do; words in pictures from 1, as the terminal does.
+    """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors), and a film of one image at the end.
 
+    Names of files count epochs from 0, as the metrics do; words in pictures from 1, as the terminal does.
     The pictures also go to W&B and TensorBoard. Training is bit-identical with and without it: a copy of the network
     runs in eval mode on fixed validation images, no random number is drawn, no `.grad` is touched. A disk that is full,
     or memory that runs out, costs pictures and gives a warning; training goes on.
