@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 import gradio as gr
 
 from softgate.app import curves, markup, wiping
+from softgate.app.images import bounded
 from softgate.app.library import Library, Moment
 from softgate.app.look import look
 from softgate.app.request import MOST_RUNS, MOST_TARGETS, Request
 from softgate.app.visit import Superseded, Visit, rest
 from softgate.errors import SoftgateError
+from softgate.files import encoded, packed
 from softgate.grids import SCALES
 from softgate.surrogate import gates, pools
 from softgate.surrogate.rule import SCALES as UNITS
@@ -32,7 +35,9 @@ OF_DATA, PROBE, UPLOADED = "data set", "probe set", "upload"
 PACE = 0.6
 """Seconds that a checkpoint is shown at least while they are played."""
 
-TURN = "turn"
+ANSWERS = 9
+"""Components that an answer changes."""
+
 Answer = tuple[Any, ...]
 _log = logging.getLogger(__name__)
 
@@ -106,7 +111,10 @@ class LookTab:
                 with gr.Row():
                     label = gr.Dropdown(**fit[1], label="Class", min_width=120, elem_id="class")
                     number = gr.Number(0, precision=0, minimum=0, label="Number", min_width=100, elem_id="number")
-                upload = gr.File(type="binary", label="Upload", height=110, elem_id="upload")
+                most = self.library.options.upload_mb * 1e6
+                upload = gr.HTML(
+                    html_template=markup.UPLOAD, js_on_load=markup.uploads(most), elem_id="upload", container=True
+                )
                 targets = gr.Dropdown(
                     **fit[2], multiselect=True, max_choices=MOST_TARGETS, label="Targets", elem_id="targets"
                 )
@@ -124,8 +132,8 @@ class LookTab:
                 words = gr.HTML(elem_id="words")
                 curve = gr.HTML(elem_id="curve")
                 with gr.Row():
-                    png = gr.DownloadButton("PNG", interactive=False, elem_id="png")
-                    raw = gr.DownloadButton("Tensors (.pt)", interactive=False, elem_id="raw")
+                    png = gr.Button("Save as PNG", elem_id="png")
+                    raw = gr.Button("Save the tensors (.pt)", elem_id="raw")
                 with gr.Accordion("Wipe one picture over another", open=True):
                     wiped = gr.HTML(elem_id="wipe")
                     with gr.Row():
@@ -133,10 +141,11 @@ class LookTab:
                         right = gr.Dropdown([], label="Right", min_width=200, elem_id="right")
                 with gr.Accordion("The same in Python", open=False):
                     snippet = gr.Code(language="python", interactive=False, label="Python", elem_id="snippet")
-        turn = gr.Number(0, precision=0, visible="hidden", label=TURN)
-        what = [runs, moment, source, label, number, upload, targets]
+        file = gr.Textbox("", visible="hidden", label="saved")
+        turn = gr.Number(0, precision=0, visible="hidden", label="turn")
+        what = [runs, moment, source, label, number, targets]
         controls = [*what, *rule, kind, steps, size, radius, scale]
-        shown = [message, told, picture, words, curve, png, raw, snippet, left, right, wiped]
+        shown = [message, told, picture, words, curve, snippet, left, right, wiped]
         given = [self.visit, turn, left, right, *controls]
         asks: dict[str, Any] = {"fn": self._ask, "inputs": [self.visit], "outputs": [turn], "queue": False}
         asks |= {"show_progress": "hidden", "trigger_mode": "multiple"}
@@ -151,11 +160,13 @@ class LookTab:
         fits: dict[str, Any] = {"fn": self._chosen, "inputs": [runs], "outputs": [moment, label, targets, message]}
         fits |= {"show_progress": "hidden"}
         kind.change(lambda kind: gr.update(visible=kind == "ascent"), kind, ascent, show_progress="hidden")
-        moved = [control.input for control in controls if control not in (runs, upload)]
+        moved = [control.input for control in controls if control is not runs]
         answers = [gr.on(moved, **asks).then(**shows)]
-        for event, now in ((upload.upload, UPLOADED), (upload.clear, OF_DATA)):
-            turned = event(lambda now=now: now, None, source, show_progress="hidden")
+        for event, takes in ((upload.upload, self._uploaded), (upload.clear, self._cleared)):
+            turned = event(takes, [self.visit], source, show_progress="hidden")
             answers.append(turned.then(**asks).then(**shows))
+        for button, makes in ((png, self._png), (raw, self._raw)):
+            button.click(makes, [self.visit], file).then(None, file, None, js=markup.SAVE)
         answers.append(runs.input(**fits).then(**asks).then(**shows))
         answers.append(play.click(**asks).then(**plays))
         gr.on([*moved, runs.input, upload.upload, upload.clear, play.click], fn=None, cancels=answers)
@@ -219,9 +230,9 @@ class LookTab:
             check()
             return self._answer(visit, check, (left, right), *values)
         except Superseded:
-            return (gr.skip(),) * 11
+            return (gr.skip(),) * ANSWERS
         except Exception as error:  # a bug too is said, and the page goes on
-            return self._wrong(error), *(gr.skip(),) * 10
+            return self._wrong(error), *(gr.skip(),) * (ANSWERS - 1)
 
     def _play(self, visit: Visit, turn: float, left: str | None, right: str | None, *values: Any) -> Iterator[Answer]:
         """One answer for each checkpoint, from the one that stands on; from the first where that is the last."""
@@ -240,16 +251,15 @@ class LookTab:
         except Superseded:
             return
         except Exception as error:  # as in `_show`
-            yield gr.skip(), self._wrong(error), *(gr.skip(),) * 10
+            yield gr.skip(), self._wrong(error), *(gr.skip(),) * (ANSWERS - 1)
 
     def _answer(
         self, visit: Visit, check: Callable[[], None], pair: tuple[str | None, str | None], *values: Any
     ) -> Answer:
-        request, told = self._request(*values)
+        request, told = self._request(visit, *values)
         shown = look(self.library, request, check)
         check()
         visit.shown = shown
-        png, raw = visit.keep(shown)
         charts = curves.draw(shown.curves, "step")
         curve = markup.curves(charts.pictures, charts.legend, "target logits over the steps of the ascent.")
         pictures = wiping.pictures(shown)
@@ -261,13 +271,31 @@ class LookTab:
             markup.picture(shown.picture, shown.narrow, shown.alt),
             markup.lines(list(shown.words)),
             curve,
-            gr.update(value=png, interactive=True),
-            gr.update(value=raw, interactive=True),
             shown.snippet,
             gr.update(choices=names, value=one),
             gr.update(choices=names, value=other),
             markup.wipe((one, pictures[one]), (other, pictures[other])),
         )
+
+    def _uploaded(self, visit: Visit, event: gr.EventData) -> str:
+        """Takes a file as the browser read it; one that is too large comes as its size alone."""
+        given = event._data or {}
+        try:
+            visit.upload = base64.b64decode(str(given["data"]), validate=True)
+            visit.upload_size = len(visit.upload)
+        except (KeyError, ValueError):
+            visit.upload, visit.upload_size = None, int(given.get("size") or 1)
+        return UPLOADED
+
+    def _cleared(self, visit: Visit) -> str:
+        visit.upload, visit.upload_size = None, 0
+        return OF_DATA
+
+    def _png(self, visit: Visit) -> str:
+        return "" if visit.shown is None else markup.download("look.png", encoded(visit.shown.picture, "PNG"))
+
+    def _raw(self, visit: Visit) -> str:
+        return "" if visit.shown is None else markup.download("look.pt", packed(visit.shown.tensors()))
 
     def _wipe(self, visit: Visit, left: str, right: str) -> str:
         if visit.shown is None:
@@ -276,8 +304,8 @@ class LookTab:
         one, other = wiping.pair(list(pictures), (left, right))
         return markup.wipe((one, pictures[one]), (other, pictures[other]))
 
-    def _request(self, *values: Any) -> tuple[Request, str]:
-        runs, moment, source, label, number, upload, targets, *rest_ = values
+    def _request(self, visit: Visit, *values: Any) -> tuple[Request, str]:
+        runs, moment, source, label, number, targets, *rest_ = values
         *rule, kind, steps, size, radius, scale = rest_
         first = first_of(runs)
         moments = self.library.moments(first)
@@ -288,8 +316,10 @@ class LookTab:
             near = self.library.run(other).near(chosen.epochs)
             pairs.append((other, near.key))
             told.append(f"{other}: {near.words}")
-        if source == UPLOADED and upload is None:
-            raise SoftgateError("upload: there is no file yet; upload one, or choose the data set.")
+        if source == UPLOADED:
+            if visit.upload is None and not visit.upload_size:
+                raise SoftgateError("upload: there is no file yet; upload one, or choose the data set.")
+            bounded(visit.upload_size, self.library.options.upload_mb * 1e6)
         request = Request(
             pairs,
             [int(target) for target in targets or ()] or ([0] if not chosen.weights else []),
@@ -297,7 +327,7 @@ class LookTab:
             int(label or 0),
             int(number or 0),
             int(number or 0) if source == PROBE else None,
-            upload if source == UPLOADED else None,
+            visit.upload if source == UPLOADED else None,
             KINDS[kind],
             SCALINGS[scale],
             int(steps),

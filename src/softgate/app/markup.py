@@ -33,6 +33,10 @@ CSS = """
 .softgate-wipe-line {position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; background: #d62728}
 .softgate-wipe input {width: 100%; margin: 12px 0 4px; accent-color: #2563eb; height: 24px}
 .softgate-wipe p {display: flex; justify-content: space-between; gap: 16px; margin: 0}
+.softgate-upload span {display: block; margin-bottom: 8px; color: var(--block-info-text-color)}
+.softgate-upload input {max-width: 100%}
+.softgate-clear {margin-top: 8px; padding: 4px 12px; border-radius: 4px;
+  background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color)}
 .softgate-bar {height: 12px; border-radius: 6px; background: #8884; overflow: hidden}
 .softgate-bar div {height: 100%; background: #2563eb}
 .softgate-map {overflow-x: auto}
@@ -62,6 +66,22 @@ CSS = """
 NARROW = 640
 """Pixels of a narrow screen, at most: a phone's."""
 
+UPLOAD = """
+<label class="softgate-upload"><span>Upload an image</span><input type="file" accept="image/*"></label>
+<button type="button" class="softgate-clear" hidden>Remove the upload</button>
+"""
+
+SAVE = """async (file) => {
+  if (!file) return;
+  const [name, data] = file.split('|');
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(await (await fetch('data:application/octet-stream;base64,' + data)).blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""
+"""Saves a file of `download`."""
+
 PICK = """
 element.addEventListener('click', event => {
   const cell = event.target.closest('button[data-s]');
@@ -69,6 +89,28 @@ element.addEventListener('click', event => {
 });
 """
 """Of the heat map: a click, or Enter on a cell, tells which one."""
+
+
+def uploads(most: float) -> str:
+    """JavaScript of `UPLOAD`: the browser reads the file, and sends it where it has at most so many bytes."""
+    return f"""
+const input = element.querySelector('input'), clear = element.querySelector('button');
+input.addEventListener('change', () => {{
+  const file = input.files[0];
+  if (!file) return;
+  clear.hidden = false;
+  if (file.size > {int(most)}) {{ trigger('upload', {{size: file.size}}); return; }}
+  const reader = new FileReader();
+  reader.onload = () => trigger('upload', {{data: reader.result.split(',')[1] || '', size: file.size}});
+  reader.readAsDataURL(file);
+}});
+clear.addEventListener('click', () => {{ input.value = ''; clear.hidden = true; trigger('clear'); }});
+"""
+
+
+def download(name: str, content: bytes) -> str:
+    """A file on its way to `SAVE`: nothing is written on this machine."""
+    return f"{name}|{base64.b64encode(content).decode('ascii')}"
 
 
 def picture(image: Image.Image, narrow: Image.Image, alt: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from softgate.errors import printable
 
 WORDS = (
-    *("model=plain8", "data=digits", "data.size=16", "trainer=cpu", "trainer.max_epochs=8"),
+    *("model=resnet20", "data=digits", "data.size=16", "trainer=cpu", "trainer.max_epochs=3"),
     *("callbacks=paths", "callbacks.paths.recordings=6", "callbacks.paths.images=60"),
     *("callbacks.alignment.every_n_epochs=2", "callbacks.alignment.images=64"),
 )

@@ -90,7 +90,9 @@ def launch(library: Library, port: int, offer: Offer | None = None) -> str:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there
     import gradio as gr
+    from starlette.middleware import Middleware
 
+    from softgate.app.limits import Limits
     from softgate.app.markup import CSS
     from softgate.app.page import Page
 
@@ -106,8 +108,8 @@ def launch(library: Library, port: int, offer: Offer | None = None) -> str:
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,
-            max_file_size=int(options.upload_mb * 1e6),
             allowed_paths=[],
+            app_kwargs={"middleware": [Middleware(Limits, most=options.upload_mb * 1e6)]},
             enable_monitoring=False,
             ssr_mode=False,
             mcp_server=False,

@@ -1,20 +1,14 @@
-"""What belongs to one visit alone: files of its downloads, what it looks at, and which of its wishes still count."""
+"""What belongs to one visit alone: what it uploaded and looks at, and which of its wishes still count."""
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from softgate import files
 from softgate.app.look import Shown
 from softgate.evaluation.reports.path_results import Stability
-
-KEPT = 8
-"""Answers whose files stay in the folder of a visit."""
 
 NAP = 0.05
 """Seconds between two looks at whether a wish still counts, while nothing is computed."""
@@ -64,33 +58,22 @@ class Visit:
         measures: Its wishes in the tab Paths.
         shown: What Look shows.
         stability: What Paths shows.
+        upload: The file it uploaded, in memory alone.
+        upload_size: How many bytes that has; one that is too large is not sent at all.
     """
 
     def __init__(self) -> None:
         self.looks, self.measures = Turns(), Turns()
         self.shown: Shown | None = None
         self.stability: Stability | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._count = 0
+        self.upload: bytes | None = None
+        self.upload_size = 0
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> Visit:
         return Visit()
 
-    def keep(self, shown: Shown) -> tuple[str, str]:
-        """Writes the picture and the tensors of what is shown; of those before, the last few stay."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="softgate-visit-")
-        place = Path(self._folder.name)
-        self._count = (self._count + 1) % KEPT  # another answer to the same visit may be on its way
-        png, raw = place / f"look-{self._count}.png", place / f"look-{self._count}.pt"
-        files.save_picture(shown.picture, png)
-        files.save(shown.tensors(), raw)
-        return str(png), str(raw)
-
     def end(self) -> None:
-        """Calls off what it waits for, and removes its files."""
+        """Calls off what it waits for, and forgets what it has."""
         for turns in (self.looks, self.measures):
             turns.ask()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self.shown = self.stability = self.upload = None
