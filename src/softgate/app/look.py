@@ -262,7 +262,8 @@ def _shown(
     curves: Mapping[str, Mapping[str, Points]],
 ) -> Shown:
     across = 2 if grid.kind == "ascent" or len(grid.targets) <= 2 else 1
-    picture, narrow = (grid.picture("", scale, rows=rows, across=each) for each in (across, 1))
+    picture = grid.picture("", scale, rows=rows, across=across)
+    narrow = grid.picture("", scale, rows=[row.partition(":")[0] for row in rows], across=1)
     words = []
     for index, name in enumerate(names):
         label = grid.labels[index]

@@ -132,8 +132,8 @@ class LookTab:
                 words = gr.HTML(elem_id="words")
                 curve = gr.HTML(elem_id="curve")
                 with gr.Row():
-                    png = gr.Button("Save as PNG", elem_id="png")
-                    raw = gr.Button("Save the tensors (.pt)", elem_id="raw")
+                    png = gr.Button("Save as PNG", size="sm", elem_id="png")
+                    raw = gr.Button("Save the tensors (.pt)", size="sm", elem_id="raw")
                 with gr.Accordion("Wipe one picture over another", open=True):
                     wiped = gr.HTML(elem_id="wipe")
                     with gr.Row():

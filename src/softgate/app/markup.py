@@ -33,7 +33,7 @@ CSS = """
 .softgate-wipe-line {position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; background: #d62728}
 .softgate-wipe input {width: 100%; margin: 12px 0 4px; accent-color: #2563eb; height: 24px}
 .softgate-wipe p {display: flex; justify-content: space-between; gap: 16px; margin: 0}
-.softgate-upload span {display: block; margin-bottom: 8px; color: var(--block-info-text-color)}
+.softgate-upload span {display: block; margin-bottom: 8px; color: var(--block-label-text-color)}
 .softgate-upload input {max-width: 100%}
 .softgate-clear {margin-top: 8px; padding: 4px 12px; border-radius: 4px;
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color)}
@@ -42,7 +42,7 @@ CSS = """
 .softgate-map {overflow-x: auto}
 .softgate-map table {border-collapse: collapse; width: auto}
 .softgate-map th {font-weight: normal; padding: 2px 6px; font-size: 12px; text-align: center}
-.softgate-map th, .softgate-map td {border: 0 !important}
+.softgate-map :is(table, tr, th, td), .softgate-table :is(table, tr) {border: 0 !important}
 .softgate-map td {padding: 1px !important}
 .softgate-map button {width: 44px; height: 36px; padding: 0; font-size: 12px; border-radius: 3px; cursor: pointer}
 .softgate-map button[aria-pressed=true], .softgate-map button:focus-visible {outline: 3px solid #e08e1b;
@@ -52,19 +52,27 @@ CSS = """
 .softgate-table th, .softgate-table td {padding: 4px 12px 4px 0 !important; text-align: right; border: 0 !important;
   border-bottom: 1px solid #8884 !important}
 .softgate-table th:first-child, .softgate-table td:first-child {text-align: left}
-@media (min-width: 900px) {
-  .softgate-first {position: sticky; top: 8px; align-self: flex-start}
-}
+.gradio-container {overflow: clip !important}
+#picture {position: sticky; top: 0; z-index: 5; max-height: 70vh; overflow-y: auto;
+  background: var(--body-background-fill)}
+.softgate-first {align-self: stretch}
 @media (max-width: 640px) {
   .gradio-container {padding: 8px !important}
-  .softgate-first {order: -1}
-  .softgate-picture img, .softgate-grids figure:not(.softgate-curve) img {max-width: none; width: auto}
+  .softgate-first {display: contents !important}
+  .softgate-first > * {flex: 1 1 100%; min-width: 0 !important}
+  #message {order: -2}
+  #picture {order: -1; max-height: 45vh}
+  .softgate-picture:not(.softgate-fits) img {max-width: none; width: auto}
+  .softgate-grids figure:not(.softgate-curve) img {max-width: none; width: auto}
   .softgate-grids figure {flex-basis: 100%; overflow-x: auto}
 }
 """
 
 NARROW = 640
 """Pixels of a narrow screen, at most: a phone's."""
+
+FITS = 480
+"""Pixels of a picture that is still legible when it is made as narrow as a phone."""
 
 UPLOAD = """
 <label class="softgate-upload"><span>Upload an image</span><input type="file" accept="image/*"></label>
@@ -117,7 +125,8 @@ def picture(image: Image.Image, narrow: Image.Image, alt: str) -> str:
     """A picture with its words, and another in its place on a narrow screen."""
     other = f'<source media="(max-width: {NARROW}px)" srcset="{_data(narrow)}" width="{narrow.width}"'
     other += f' height="{narrow.height}">'
-    return f'<div class="softgate-picture"><picture>{other}{_img(image, alt)}</picture></div>'
+    fits = " softgate-fits" if narrow.width <= FITS else ""
+    return f'<div class="softgate-picture{fits}"><picture>{other}{_img(image, alt)}</picture></div>'
 
 
 def figures(each: Sequence[tuple[Image.Image | None, str]]) -> str:
