@@ -89,7 +89,7 @@ class LookTab:
         fit: Any
         try:
             fit = self._fitted(labels[:1])
-        except SoftgateError:  # the page says so when it is opened
+        except Exception:  # whatever is wrong with the first run: the page says so when it is opened
             fit = {"maximum": 2, "value": 1}, {"choices": []}, {"choices": []}
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
