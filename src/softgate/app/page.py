@@ -84,8 +84,8 @@ class Page:
         command = f"softgate train {' '.join(WORDS)}"
         with gr.Column() as whole:
             gr.Markdown(
-                "## There is no run yet\nA small network can be trained on handwritten digits, in about two minutes on "
-                f"two cores. It is written to `outputs/`. The same from a terminal:\n\n`{command}`"
+                "## There is no run yet\nA small network can be trained on handwritten digits, in one to two minutes "
+                f"on two cores. It is written to `outputs/`. The same from a terminal:\n\n`{command}`"
             )
             with gr.Row():
                 begin = gr.Button("Train it", variant="primary", visible=self.here, elem_id="train")
