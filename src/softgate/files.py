@@ -134,6 +134,15 @@ def save_picture(picture: Any, path: str | Path) -> None:
     write(encoded(picture, "PNG"), path)
 
 
+def packed(values: Any) -> bytes:
+    """What `save` would write, as bytes."""
+    import torch  # as in `save`
+
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    return buffer.getvalue()
+
+
 def encoded(picture: Any, kind: str, **options: Any) -> bytes:
     """A PIL image as the bytes of a file.
 

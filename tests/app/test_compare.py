@@ -17,15 +17,23 @@ def test_the_table_has_what_the_runs_wrote(library):
         ["excitation", "sigmoid", 0, "finished", 20.0, 20.0, 1.2],
         ["none", "hard", 1, "finished", 20.0, 20.0, 1.2],
     ]
-    assert compare.epochs(library) == 1
+    assert compare.epochs(library) == 2, "counted from 1"
+    assert list(compare.measured(library)) == ["accuracy", "soft noise cosine"]
 
 
 def test_grids_of_the_same_epoch_or_the_nearest_before(library):
-    for epoch, expected in ((0, 0), (1, 1), (9, 1)):
+    for epoch, expected in ((0, 1), (1, 1), (2, 2), (9, 2)):
         sides = compare.sides(library, library.labels, epoch)
         assert [(side.label, side.epoch) for side in sides] == [(label, expected) for label in library.labels]
         assert all(side.picture is not None for side in sides)
-    assert compare.chart(library, library.labels, 0) is not None
+
+
+def test_each_measure_that_is_chosen_is_a_chart_and_every_run_a_line(library):
+    drawn = compare.charts(library, library.labels, 2, ["soft noise cosine", "accuracy", "nothing"])
+    assert list(drawn.pictures) == ["soft noise cosine", "accuracy"]
+    assert list(drawn.legend) == library.labels
+    elsewhere = compare.charts(library, library.labels, 1, ["accuracy"])
+    assert elsewhere.pictures["accuracy"].tobytes() != drawn.pictures["accuracy"].tobytes(), "the cursor moves"
 
 
 def test_a_run_without_checkpoints_or_figures_is_said_and_others_are_shown(runs, tmp_path):
@@ -45,10 +53,21 @@ def test_a_run_without_checkpoints_or_figures_is_said_and_others_are_shown(runs,
         several.network("broken", "last")
     assert several.network("broken", "best").names[3] == "3"
     assert [row[0] for row in compare.table(several)[1]] == ["bare", "broken"]
-    assert [side.picture for side in compare.sides(several, ["bare", "broken"], 0)] == [None, None]
-    assert compare.chart(several, ["bare"], 0) is None
+    assert [side.picture for side in compare.sides(several, ["bare", "broken"], 1)] == [None, None]
+    assert compare.charts(several, ["bare"], 1, ["accuracy"]).pictures == {}
 
 
 def test_no_runs_are_one_sentence(tmp_path):
     with pytest.raises(SoftgateError, match="there is no run's directory and no checkpoint"):
         find([f"{tmp_path}/**"])
+
+
+def test_where_there_may_be_none_yet_later_runs_are_found(runs, tmp_path):
+    library = Library(options(f'runs="{tmp_path}/*"', "accelerator=cpu"), empty=True)
+    assert library.labels == []
+    shutil.copytree(runs / "none", tmp_path / "none")
+    library.refresh()
+    assert library.labels == ["none"]
+    shutil.rmtree(tmp_path / "none")
+    library.refresh()
+    assert library.labels == ["none"], "what is looked at stays"

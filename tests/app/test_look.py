@@ -10,8 +10,11 @@ from PIL import Image
 
 import softgate as sg
 from softgate import SoftgateError
+from softgate.app import wiping
 from softgate.app.look import HARD, SOFT, look
 from softgate.app.request import Request
+from softgate.app.visit import Superseded, Turns
+from softgate.explainers import pullback as pullbacks
 from softgate.grids import Sheet
 from softgate.grids.scaling import colours, peak
 from softgate.training.checkpoints import restore
@@ -97,6 +100,51 @@ def test_an_ascent_is_that_of_the_library_and_has_its_curve(library, runs):
             assert len(line) == 4
 
 
+def test_a_look_that_nobody_waits_for_any_more_stops_between_two_steps_of_its_ascent(library, runs, monkeypatch):
+    passes = []
+    through = pullbacks._logits
+    monkeypatch.setattr(pullbacks, "_logits", lambda model, x: passes.append(1) or through(model, x))
+    wishes = Turns()
+    turn = wishes.ask()
+
+    def check():
+        if len(passes) == 5:  # the visitor moves a slider
+            wishes.ask()
+        wishes.check(turn)()
+
+    with pytest.raises(Superseded):
+        look(library, asked(kind="ascent", steps=50), check)
+    assert len(passes) == 5, "of more than a hundred"
+    assert look(library, asked(kind="ascent", steps=2), wishes.check(wishes.ask())).curves
+
+
+def test_a_probe_image_is_one_that_the_runs_grids_show(library, runs):
+    shown = look(library, asked(probe=3))
+    net, data = net_of(runs, "excitation")
+    images, labels = data.probe(5, 314)
+    assert torch.equal(shown.grid.readings[HARD].values, sg.pullback(net, images[3:4], list(TARGETS)))
+    assert shown.grid.labels == [int(labels[3])]
+    with pytest.raises(SoftgateError, match="probe image=5: there are 5, counted from 0"):
+        look(library, asked(probe=5))
+
+
+@pytest.mark.parametrize("changes", [{"scale": "shared"}, {"kind": "ascent", "steps": 2}, {"runs": BOTH}])
+def test_pictures_to_wipe_are_the_cells_of_the_grid(library, changes):
+    shown = look(library, asked(**changes))
+    found = wiping.pictures(shown)
+    count = len(shown.rows) * (1 + len(shown.grid.readings) * len(TARGETS) * (2 if shown.grid.kind == "ascent" else 1))
+    assert len(found) == count
+    whole, zoom, mine = np.asarray(shown.picture), -(-112 // 16), wiping.SIDE // 16
+    for name, image in found.items():
+        cell = np.asarray(image)[::mine, ::mine].repeat(zoom, 0).repeat(zoom, 1)
+        corners = np.argwhere((whole[: -len(cell) + 1, : -len(cell) + 1] == cell[0, 0]).all(-1))
+        assert any((whole[y : y + len(cell), x : x + len(cell)] == cell).all() for y, x in corners), name
+    names = list(found)
+    assert wiping.pair(names, (names[0], names[-1])) == (names[0], names[-1])
+    hard, soft = wiping.pair(names, (names[0], "gone"))
+    assert (hard.partition(":")[0], soft.partition(":")[0]) == ("hard", "soft")
+
+
 def test_two_runs_stand_in_two_rows(library, runs):
     shown = look(library, asked(runs=BOTH, targets=(3,)))
     assert [row.split(":")[0] for row in shown.rows] == ["trained soft", "trained hard"]
@@ -110,7 +158,7 @@ def test_two_runs_stand_in_two_rows(library, runs):
     assert all(name in " ".join(shown.words) for name, _ in BOTH)
 
 
-@pytest.mark.parametrize("changes", [{}, {"runs": BOTH}, {"kind": "ascent", "steps": 2}])
+@pytest.mark.parametrize("changes", [{}, {"runs": BOTH, "probe": 2}, {"kind": "ascent", "steps": 2}])
 def test_the_snippet_computes_what_is_shown(library, changes, tmp_path, monkeypatch):
     shown = look(library, asked(**changes))
     root = next(iter(library.runs.values())).place.parent

@@ -60,6 +60,19 @@ def test_the_best_epoch_is_marked_in_every_panel_and_named_where_there_is_a_lege
     assert chart.figure.axes[1].get_legend() is None
 
 
+def test_a_cursor_stands_in_every_panel_and_lines_keep_the_colours_of_a_legend_beside():
+    two = {"a": Line([(1, 0.2), (2, 0.3)]), "b": Line([(1, 0.4), (2, 0.1)])}
+    colours = {"b": "#112233", "a": "#445566"}
+    chart = panels.draw({"x": two, "y": {"b": Line([(1, 0.1)])}}, axis="step", cursor=2, colours=colours)
+    for axes in chart.figure.axes:
+        assert axes.get_legend() is None
+        drawn = {line.get_label(): line.get_color() for line in axes.lines if line.get_label() in colours}
+        assert drawn.items() <= colours.items()
+        assert drawn
+        assert any(line.get_linestyle() == "--" and set(line.get_xdata()) == {2} for line in axes.lines)
+    assert chart.figure.get_supxlabel() == "step"
+
+
 def test_intervals_of_dots_end_where_values_end():
     dots = [Dots("a", {"x": (0.95, 0.8, 1.3), "y": (1.0, math.nan, math.nan)})]
     chart = panels.dots({"share": dots}, ["x", "y"], ranges={"share": (0, 1)})

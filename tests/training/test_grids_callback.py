@@ -80,7 +80,7 @@ def test_grids_go_to_tensorboard_and_to_the_offline_wandb_run(tmp_path, monkeypa
     with Image.open(encoded) as logged, Image.open(tmp_path / "grids" / "epoch=000.png") as saved:
         assert logged.convert("RGB").tobytes() == saved.convert("RGB").tobytes()
     caption = events.Tensors("grids/caption/text_summary")[1].tensor_proto.string_val[0].decode()
-    assert caption.startswith("epoch 1: trained with Sigmoid")
+    assert caption.startswith("epoch 2: trained with Sigmoid")
 
     files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1
@@ -90,7 +90,7 @@ def test_grids_go_to_tensorboard_and_to_the_offline_wandb_run(tmp_path, monkeypa
     assert [row["epoch"] for row in with_grid] == [0, 1]
     for row in with_grid:  # media and scalars in one step
         assert {"grids/cells", "val/acc", "grids/flips/soft", "trainer/global_step", "grids/seconds"} <= row.keys()
-        assert row["grids/pullbacks"]["caption"].startswith(f"epoch {row['epoch']}: ")
+        assert row["grids/pullbacks"]["caption"].startswith(f"epoch {row['epoch'] + 1}: ")
         picture = next(tmp_path.glob("wandb/offline-run-*/files")) / row["grids/pullbacks"]["path"]
         assert picture.read_bytes()[:4] == b"\x89PNG"
     (table,) = [
@@ -279,3 +279,19 @@ def test_a_number_of_raw_tensors_without_any_is_refused():
 def test_a_grid_option_that_cannot_be_is_refused():
     with pytest.raises(SoftgateError, match=r"every_n_epochs=-1"):
         GridsConfig.read({"every_n_epochs": -1})
+
+
+def test_films_count_epochs_from_one(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "softgate.training.callbacks.film.film_strip",
+        lambda image, films, epochs, *_, **__: told.append(epochs) or Image.new("RGB", (1, 1)),
+    )
+    monkeypatch.setattr(
+        "softgate.training.callbacks.film.animation", lambda image, films, epochs, *_, **__: told.append(epochs)
+    )
+    film = Film(tmp_path)
+    for epoch in (0, 1, 4):
+        film.add(epoch, torch.zeros(3, 8, 8), {"hard": torch.ones(3, 8, 8)}, 4)
+    film.draw("", "cell")
+    assert told == [[1, 2, 5], [1, 2, 5]]

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from pydantic import BeforeValidator, Field
 
 from softgate.errors import require
-from softgate.evaluation.config import SubjectsConfig, plain_of
+from softgate.evaluation.config import PathsConfig, SubjectsConfig, plain_of
 from softgate.options import Count, Number, Options, Says
 
 PORTS = 65535
@@ -45,6 +45,7 @@ class AppConfig(SubjectsConfig):
     looker: ClassVar[str] = "the app"
 
     app: Annotated[ServerConfig, BeforeValidator(_server)]
+    paths: PathsConfig
 
 
 def options(cfg: DictConfig) -> AppConfig:

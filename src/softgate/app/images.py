@@ -66,6 +66,12 @@ class Images:
         """[1, C, S, S] an image of the data set as the network takes it; see `ImageData.nth`."""
         return self.data.nth(label, number)
 
+    def of_probe(self, classes: int, seed: int, number: int) -> tuple[Tensor, int]:
+        """[1, C, S, S] one of the probe images of a run's grids, from 0, and its class; see `ImageData.probe`."""
+        images, labels = self.data.probe(min(classes, len(self.data.classes)), seed)
+        require(0 <= number < len(images), f"probe image={number}: there are {len(images)}, counted from 0.")
+        return images[number : number + 1], int(labels[number])
+
     def uploaded(self, content: bytes, most_bytes: float, most_pixels: int) -> Tensor:
         """[1, C, S, S] an uploaded image as the network takes it: shorter side resized, centre cropped.
 
@@ -85,9 +91,7 @@ class Images:
 
 def decode(content: bytes, channels: int, most_bytes: float, most_pixels: int) -> Image.Image:
     """An uploaded file as an image of mode RGB or L, upright, without transparency; see `Images.uploaded`."""
-    size = f"{len(content) / 1e6:.1f} MB"
-    require(len(content) > 0, f"{UPLOAD}: the file is empty.")
-    require(len(content) <= most_bytes, f"{UPLOAD}: the file has {size}; at most {most_bytes / 1e6:g} MB are read.")
+    bounded(len(content), most_bytes)
     Image.init()
     kinds = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -103,11 +107,19 @@ def decode(content: bytes, channels: int, most_bytes: float, most_pixels: int) -
         vector = b"<svg" in content[:4096].lower()
         what = "an SVG drawing, which has no pixels" if vector else "no image"
         raise SoftgateError(f"{UPLOAD}: the file is {what}; allowed: {', '.join(kinds)}.") from None
+    except Image.DecompressionBombError:  # Pillow's own limit, which it looks at first
+        raise SoftgateError(f"{UPLOAD}: the image has far too many pixels; at most {most_pixels:,} are read.") from None
     except MemoryError:
         raise SoftgateError(f"{UPLOAD}: there is too little memory for this image; upload a smaller one.") from None
     except Exception as error:  # whatever Pillow's readers raise on a damaged file
         why = str(error).splitlines()[0].partition(",")[0] if str(error) else type(error).__name__
         raise SoftgateError(f"{UPLOAD}: the image cannot be read ({why}).") from None
+
+
+def bounded(size: int, most: float) -> None:
+    """Raises `SoftgateError` for a file that has nothing in it, or more bytes than are read."""
+    require(size > 0, f"{UPLOAD}: the file is empty.")
+    require(size <= most, f"{UPLOAD}: the file has {size / 1e6:.1f} MB; at most {most / 1e6:g} MB are read.")
 
 
 def as_pixels(x: Tensor, images: Images) -> Tensor:

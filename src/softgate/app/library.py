@@ -17,8 +17,10 @@ from softgate.app.images import Images
 from softgate.app.kept import Kept
 from softgate.classes import Classes, match
 from softgate.data.config import DataConfig
-from softgate.errors import SoftgateError, is_number, require, unknown
+from softgate.errors import SoftgateError, is_number, printable, require, unknown
 from softgate.evaluation import checkpoints, networks
+from softgate.evaluation.checkpoints import saved_config
+from softgate.evaluation.reports.path_results import Stability
 from softgate.evaluation.runs import labels
 from softgate.explainers.pullback import pullback
 from softgate.paths.recording import Point, Recording
@@ -31,6 +33,12 @@ from softgate.training.probe import spread
 
 CALIBRATED = 64
 """Validation images that channel scales are measured on, where a network brings none."""
+
+PROBE = (5, 314)
+"""Classes and seed of the probe images of a network that no run here trained: those of `conf/callbacks`."""
+
+MEASURED = 8
+"""Measurements of path stability that are kept in memory."""
 
 SETS = 4
 """Data sets that are kept in memory."""
@@ -96,6 +104,11 @@ class Run:
         moments = self.moments()
         return min(moments, key=lambda moment: (not moment.weights, abs(moment.epochs - epochs)))
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint of its network."""
+        return bool(self._checkpoints())
+
     def checkpoint(self) -> Path:
         """Any checkpoint, for the network that recorded weights belong to."""
         return self._checkpoints()[0].file
@@ -143,6 +156,7 @@ class Network:
         names: Its classes' names.
         images: What it can be shown.
         code: Lines of Python that make `net`, `data` and `x` from `label`, `number`.
+        probe: How many classes the run's grids have an image of, and the seed that picks them.
     """
 
     net: nn.Module
@@ -150,6 +164,7 @@ class Network:
     names: Sequence[str]
     images: Images
     code: Sequence[str]
+    probe: tuple[int, int]
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -178,6 +193,7 @@ class Library:
     Args:
         config: Of the app.
         size: Pixels a side of the images of a network of `model=`.
+        empty: Whether there may be no runs yet.
 
     Attributes:
         runs: By their labels.
@@ -186,7 +202,7 @@ class Library:
         SoftgateError: If there are no runs, or the network of `model=` cannot be built.
     """
 
-    def __init__(self, config: AppConfig, size: int | None = None) -> None:
+    def __init__(self, config: AppConfig, size: int | None = None, empty: bool = False) -> None:
         self.config, self.options = config, config.app
         cuda = torch.cuda.is_available()
         wanted = config.accelerator
@@ -194,12 +210,18 @@ class Library:
         self.device = torch.device("cuda" if cuda and wanted != "cpu" else "cpu")
         self.networks: Kept[Network] = Kept(config.app.networks)
         self.sets: Kept[Images] = Kept(SETS)
+        self.measured: Kept[Stability] = Kept(MEASURED)
         self.runs: dict[str, Run] = {}
         self.fixed: dict[str, Network] = {}
         if config.model is not None:
             self.fixed = {config.model.called if hasattr(config.model, "called") else "network": self._given(size)}
         else:
-            self.runs = find(config.patterns)
+            self.runs = find(config.patterns, empty)
+
+    def refresh(self) -> None:
+        """Looks for runs anew; where none are left, those known stay."""
+        if self.config.model is None:
+            self.runs = find(self.config.patterns, empty=True) or self.runs
 
     @property
     def labels(self) -> list[str]:
@@ -238,13 +260,19 @@ class Library:
         moment = self.moment(label, key)
         require(moment.weights, f"run {label}: of {moment.words} no weights are kept; its picture can be shown only.")
         changed = moment.file.stat().st_mtime_ns
-        return self.networks.get((label, key, changed), lambda: self._read(run, moment))
+        return self.networks.get((run.place, key, changed), lambda: self._read(run, moment))
 
     def scrubbed(self, words: str) -> str:
         """A sentence without paths of this machine: of a run its label, of other files the name."""
         for label, run in self.runs.items():
             words = words.replace(str(run.place), label)
         return re.sub(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+", "", words)
+
+    def said(self, error: Exception) -> str:
+        """An error as a sentence for the page: without paths, in one line; of a bug the kind alone."""
+        if not isinstance(error, SoftgateError):
+            return f"something went wrong ({type(error).__name__}); the terminal that the app runs in has the details."
+        return printable(self.scrubbed(" ".join(str(error).split())))
 
     def images(self, config: DataConfig) -> Images:
         """The images of a data set."""
@@ -276,7 +304,9 @@ class Library:
         changes = {key: value for key, value in self.config.data.values.items() if value is not None}
         options = f"{{**options, **{changes!r}}}" if changes else "options"
         code += [f'data = ImageData({options}, splits=("val",), measured=True)']
-        return self._looked_at(net, module.rule, module.classes, images, code)
+        given = (saved_config(run.place).get("callbacks") or {}).get("grids") or {}
+        probe = int(given.get("classes", PROBE[0])), int(given.get("seed", PROBE[1]))
+        return self._looked_at(net, module.rule, module.classes, images, code, probe)
 
     def _given(self, size: int | None) -> Network:
         config = self.config
@@ -301,16 +331,21 @@ class Library:
         names: Sequence[str],
         images: Images,
         code: Sequence[str],
+        probe: tuple[int, int] = PROBE,
     ) -> Network:
         net = net.to(self.device).eval()
         if hasattr(images.config, "size") and images.config.size is not None:  # what fails shows before it is kept
             like: Tensor = next(net.parameters())
             pullback(net, like.new_zeros(1, images.channels, images.config.size, images.config.size), 0)
-        return Network(net, trained, names, images, code)
+        return Network(net, trained, names, images, code, probe)
 
 
-def find(patterns: Sequence[str]) -> dict[str, Run]:
+def find(patterns: Sequence[str], empty: bool = False) -> dict[str, Run]:
     """The runs and checkpoints that `runs` names, by their labels.
+
+    Args:
+        patterns: Directories, checkpoint files and globs of these.
+        empty: Whether there may be none.
 
     Raises:
         SoftgateError: If there are none.
@@ -325,5 +360,5 @@ def find(patterns: Sequence[str]) -> dict[str, Run]:
             if each.suffix == ".ckpt" and each.is_file() and not of_run:
                 lone.append(each)
     places = [*directories, *lone]
-    require(bool(places), f"runs={', '.join(patterns)}: there is no run's directory and no checkpoint.")
+    require(empty or bool(places), f"runs={', '.join(patterns)}: there is no run's directory and no checkpoint.")
     return {label: Run(label, place) for label, place in zip(labels(places), places, strict=True)}

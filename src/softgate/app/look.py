@@ -36,19 +36,23 @@ class Shown:
     Attributes:
         grid: Rows are runs, columns targets, read-outs "hard: gradient" and "soft: excitation pullback".
         picture: The grid, drawn.
+        narrow: The same with its read-outs below each other, for a phone.
         rows: What the runs are called.
         words: A line for each run: what it predicts before and after.
         alt: The picture in words.
         curves: Read-out to line to (step, target logit) of an ascent; empty for pullbacks.
         snippet: Python that computes the same.
+        scale: How pullbacks became colours.
     """
 
     grid: Grid
     picture: Image.Image
+    narrow: Image.Image
     rows: Sequence[str]
     words: Sequence[str]
     alt: str
     snippet: str
+    scale: str
     curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Any]:
@@ -56,7 +60,7 @@ class Shown:
         return self.grid.tensors()
 
 
-def look(library: Library, request: Request) -> Shown:
+def look(library: Library, request: Request, check: Callable[[], None] = lambda: None) -> Shown:
     """Answers a request.
 
     The values are those of `softgate.pullback` and `softgate.ascend` with the same arguments, bit for bit, drawn by
@@ -65,6 +69,7 @@ def look(library: Library, request: Request) -> Shown:
     Args:
         library: The networks.
         request: What is to be shown.
+        check: Called between two passes of the networks, also within an ascent; what it raises ends the computation.
 
     Raises:
         SoftgateError: For a run, moment, image or target that is not there, settings out of range, an upload that
@@ -75,17 +80,21 @@ def look(library: Library, request: Request) -> Shown:
     if not all(moment.weights for moment in moments):
         require(len(moments) == 1, "a saved grid is shown by itself; choose one run, or moments with weights.")
         return saved(library, request.runs[0][0], moments[0], request.scale)
-    found = [library.network(label, moment.key) for (label, _), moment in zip(request.runs, moments, strict=True)]
+    found = []
+    for (label, _), moment in zip(request.runs, moments, strict=True):
+        check()
+        found.append(library.network(label, moment.key))
     first = found[0]
     for network in found[1:]:
         require(
             list(network.names) == list(first.names), "the two runs have other classes; choose runs of one data set."
         )
-    inputs = [_image(library, network, request).to(next(network.net.parameters())) for network in found]
+    images, labels = zip(*(_image(library, network, request, first.probe) for network in found), strict=True)
+    inputs = [x.to(next(network.net.parameters())) for x, network in zip(images, found, strict=True)]
     shapes = {tuple(x.shape) for x in inputs}
     require(len(shapes) == 1, "the two runs take images of other sizes; choose runs of one size.")
-    own = NO_CLASS if request.upload is not None else first.own(request.label)
-    parts = [_read(network, x, request) for network, x in zip(found, inputs, strict=True)]
+    own = NO_CLASS if labels[0] is None else first.own(labels[0])
+    parts = [_read(network, x, request, check) for network, x in zip(found, inputs, strict=True)]
     readings = {name: _stacked([part[name][0] for part in parts]) for name in (HARD, SOFT)}
     names = [label for label, _ in request.runs]
     grid = Grid(
@@ -154,11 +163,14 @@ def _check(library: Library, request: Request) -> None:
         require(math.isfinite(value) and value > 0, f"{name}={value}: a number > 0 is needed.")
 
 
-def _image(library: Library, network: Network, request: Request) -> Tensor:
-    if request.upload is None:
-        return network.images.of_class(request.label, request.number)
-    options = library.options
-    return network.images.uploaded(request.upload, options.upload_mb * 1e6, options.upload_pixels)
+def _image(library: Library, network: Network, request: Request, probe: tuple[int, int]) -> tuple[Tensor, int | None]:
+    """The image and its class, as the data counts them; an uploaded one has none."""
+    if request.upload is not None:
+        options = library.options
+        return network.images.uploaded(request.upload, options.upload_mb * 1e6, options.upload_pixels), None
+    if request.probe is not None:
+        return network.images.of_probe(*probe, request.probe)
+    return network.images.of_class(request.label, request.number), request.label
 
 
 def _settings(request: Request, x: Tensor) -> dict[str, float]:
@@ -167,36 +179,50 @@ def _settings(request: Request, x: Tensor) -> dict[str, float]:
     return {"steps": request.steps if request.kind == "ascent" else 1, **sizes}
 
 
-def _read(network: Network, x: Tensor, request: Request) -> dict[str, tuple[Reading, Ascent | None]]:
+def _read(
+    network: Network, x: Tensor, request: Request, check: Callable[[], None]
+) -> dict[str, tuple[Reading, Ascent | None]]:
     """Both read-outs of one network on one image."""
     network.calibrated(request.rule)
     read = _ascent if request.kind == "ascent" else _pullback
     rules: dict[str, Surrogate | None] = {HARD: None, SOFT: request.rule}
-    return {name: read(network, x, request, rule) for name, rule in rules.items()}
+    return {name: read(network, x, request, rule, check) for name, rule in rules.items()}
 
 
-def _normalize(network: Network, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _normalize(network: Network, x: Tensor, check: Callable[[], None]) -> Callable[[Tensor], Tensor]:
+    """From pixels in [-1, 1] to what the network takes; an ascent calls it before each of its passes."""
     centre, spread = (x.new_tensor(list(v)).view(-1, 1, 1) for v in (network.images.mean, network.images.std))
-    return lambda image: ((image + 1) / 2 - centre) / spread
+
+    def normalize(image: Tensor) -> Tensor:
+        check()
+        return ((image + 1) / 2 - centre) / spread
+
+    return normalize
 
 
-def _pullback(network: Network, x: Tensor, request: Request, rule: Surrogate | None) -> tuple[Reading, Ascent | None]:
+def _pullback(
+    network: Network, x: Tensor, request: Request, rule: Surrogate | None, check: Callable[[], None]
+) -> tuple[Reading, Ascent | None]:
+    check()
     targets = list(request.targets)
     values = pullback(network.net, x, targets, rule)
+    check()
     before = predict(network.net, x)[:, targets]
     pixels, size = as_pixels(x, network.images), _settings(request, x)["step_size"]
     way = unit(values[0] / x.new_tensor(network.images.std).view(-1, 1, 1))
     stepped = (pixels + size * way).clamp(-1, 1)
-    after = predict(network.net, _normalize(network, x)(stepped))
+    after = predict(network.net, _normalize(network, x, check)(stepped))
     logits = after[range(len(targets)), targets][None]
     parts = (values, (stepped[None] + 1) / 2, before, logits, after.argmax(1)[None])
     return Reading(*(part.detach().cpu() for part in parts)), None
 
 
-def _ascent(network: Network, x: Tensor, request: Request, rule: Surrogate | None) -> tuple[Reading, Ascent | None]:
+def _ascent(
+    network: Network, x: Tensor, request: Request, rule: Surrogate | None, check: Callable[[], None]
+) -> tuple[Reading, Ascent | None]:
     settings = _settings(request, x)
     sizes = {key: settings[key] for key in ("step_size", "radius")}
-    way: Any = {"steps": request.steps, **sizes, "normalize": _normalize(network, x)}
+    way: Any = {"steps": request.steps, **sizes, "normalize": _normalize(network, x, check)}
     risen = ascend(network.net, as_pixels(x, network.images), list(request.targets), rule, **way)
     ends = (risen.logits[..., 0], risen.logits[..., -1], risen.predicted[..., 1])
     parts = (risen.difference, (risen.image + 1) / 2, *ends)
@@ -237,6 +263,7 @@ def _shown(
 ) -> Shown:
     across = 2 if grid.kind == "ascent" or len(grid.targets) <= 2 else 1
     picture = grid.picture("", scale, rows=rows, across=across)
+    narrow = grid.picture("", scale, rows=[row.partition(":")[0] for row in rows], across=1)
     words = []
     for index, name in enumerate(names):
         label = grid.labels[index]
@@ -251,7 +278,7 @@ def _shown(
     what = "images after an ascent, and what it added" if grid.kind == "ascent" else "input gradients and pullbacks"
     for_ = ", ".join(grid.names[target] for target in grid.targets)
     alt = f"Grid of {what}. Rows: {', '.join(rows)}. Columns: the image, then targets {for_}, by "
-    return Shown(grid, picture, rows, words, alt + f"{' and '.join(grid.readings)}.", snippet, curves)
+    return Shown(grid, picture, narrow, rows, words, alt + f"{' and '.join(grid.readings)}.", snippet, scale, curves)
 
 
 def _steps(grid: Grid) -> str:

@@ -21,7 +21,8 @@ class Request:
         rule: Of the soft read-out.
         label: The class of the image, as the data counts them.
         number: Which image of that class.
-        upload: A file in place of these.
+        probe: Which of the run's probe images, of those its grids show, in place of these.
+        upload: A file in place of all of them.
         kind: "raw": pullbacks. "ascent": the image after an ascent along them, and what it added.
         scale: How pullbacks become colours: "cell", "shared" or "seismic".
         steps: Of the ascent.
@@ -34,6 +35,7 @@ class Request:
     rule: Surrogate
     label: int = 0
     number: int = 0
+    probe: int | None = None
     upload: bytes | None = None
     kind: str = "raw"
     scale: str = "cell"

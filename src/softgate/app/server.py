@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,19 +15,25 @@ from omegaconf import DictConfig
 from softgate.app import config as configs
 from softgate.app.config import ServerConfig
 from softgate.app.library import Library
+from softgate.app.offer import Offer, loopback
 from softgate.errors import SoftgateError, require
 from softgate.evaluation import networks
+
+QUEUE = 256
+"""Events that wait at most; of each visit those that it no longer wants leave at once."""
 
 PORT = 7860
 PORTS = 100
 """Where a free port is looked for, and among how many."""
 
 
-def serve(cfg: DictConfig) -> None:
+def serve(cfg: DictConfig, train: Sequence[str] | None = None) -> None:
     """Runs the app of a config until a signal ends it.
 
     Args:
         cfg: The config of `conf/app.yaml`, composed.
+        train: The words that start `train.py`, where there may be no run and the page then offers one; None is a
+            sentence where there is none.
 
     Raises:
         SoftgateError: For a mistake in the config, runs that are not there, a port that is taken, or no Gradio.
@@ -35,12 +42,17 @@ def serve(cfg: DictConfig) -> None:
     require(find_spec("gradio") is not None, "softgate app needs Gradio: pip install 'softgate[app]'.")
     port = free(options.app)
     size = None if options.model is None else networks.image_size(options.model, options.data)
-    library = Library(options, size)
-    for line in library.labels:
+    offer = None if train is None else Offer(train)
+    library = Library(options, size, empty=offer is not None)
+    for line in library.labels or ["no run yet; the page offers to train one"]:
         print(f"  {line}")
-    url = launch(library, port)
+    url = launch(library, port, offer)
     print(f"ready: {url}", flush=True)
-    threading.Event().wait()
+    try:
+        threading.Event().wait()
+    finally:
+        if offer is not None:
+            offer.stop()
 
 
 def free(options: ServerConfig) -> int:
@@ -68,7 +80,7 @@ def free(options: ServerConfig) -> int:
     raise SoftgateError(f"app.port={options.port}: it cannot be listened on at {options.host} ({why}); {hint}.")
 
 
-def launch(library: Library, port: int) -> str:
+def launch(library: Library, port: int, offer: Offer | None = None) -> str:
     """Starts the page in threads of this process; returns its address.
 
     Raises:
@@ -78,14 +90,16 @@ def launch(library: Library, port: int) -> str:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there
     import gradio as gr
+    from starlette.middleware import Middleware
 
+    from softgate.app.limits import Limits
     from softgate.app.markup import CSS
     from softgate.app.page import Page
 
     options = library.options
     system = ("system-ui", "sans-serif")
     theme = gr.themes.Base(font=system, font_mono=("ui-monospace", "monospace"))
-    page: Any = Page(library).build().queue(max_size=64)
+    page: Any = Page(library, offer, loopback(options.host, options.share)).build().queue(max_size=QUEUE)
     try:
         _, local, shared = page.launch(
             server_name=options.host,
@@ -94,8 +108,8 @@ def launch(library: Library, port: int) -> str:
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,
-            max_file_size=int(options.upload_mb * 1e6),
             allowed_paths=[],
+            app_kwargs={"middleware": [Middleware(Limits, most=options.upload_mb * 1e6)]},
             enable_monitoring=False,
             ssr_mode=False,
             mcp_server=False,

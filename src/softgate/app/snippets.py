@@ -18,7 +18,7 @@ def of_networks(request: Request, networks: Sequence[Network], own: int) -> str:
                 lines.insert(len(lines), line)
             elif line and not line.startswith("from "):
                 body.append(line)
-        body += _look(request)
+        body += _look(request, network, networks[0].probe)
         body.append("")
     rule = [f"rule = sg.Surrogate.from_dict({request.rule.to_dict()!r})", f"targets = {list(request.targets)}"]
     head = [*lines, "", *rule, 'values, images = {"hard": [], "soft": []}, []', ""]
@@ -35,8 +35,11 @@ def of_networks(request: Request, networks: Sequence[Network], own: int) -> str:
     return "\n".join([*head, *body, *draw]) + "\n"
 
 
-def _look(request: Request) -> list[str]:
-    if request.upload is None:
+def _look(request: Request, network: Network, probe: tuple[int, int]) -> list[str]:
+    if request.upload is None and request.probe is not None:
+        classes, seed = probe
+        lines = [f"x = data.probe(min({classes}, len(data.classes)), {seed})[0][{request.probe}:{request.probe + 1}]"]
+    elif request.upload is None:
         lines = [f"x = data.nth(label={request.label}, number={request.number})"]
     else:
         lines = [

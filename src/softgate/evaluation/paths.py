@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from softgate.surrogate.rule import Surrogate
 from softgate.training.figures import FIGURES, FiguresConfig
 
 FOLDS = 5
+
+RECORDED = {"val": "paths", "train": "paths-train"}
+"""Where the recording of which images is, in a run's directory."""
 
 
 class PathStudy:
@@ -52,24 +55,9 @@ class PathStudy:
         Raises:
             SoftgateError: If there is none, it is broken or without weights, or not comparable with the others.
         """
-        name = "paths" if self.options.probe == "val" else "paths-train"
+        name = RECORDED[self.options.probe]
         place = checkpoint.parents[1] / name if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-        recorded = (place / "header.json").is_file()
-        require(
-            recorded,
-            f"paths=full: {place} holds no recording; train with callbacks=paths"
-            f"{'' if self.options.probe == 'val' else ' callbacks.paths.probe=train'}, and give the run's directory.",
-        )
-        recording = Recording(place, "paths=full")
-        recording.check_model(inner(net))
-        require(
-            recording.header.weights,
-            f"paths=full: {place} was recorded with callbacks.paths.weights=false; swap needs the weights.",
-        )
-        require(
-            len(recording.points) >= 2,
-            f"paths=full: {place} has one recorded moment; at least 2 are needed to compare.",
-        )
+        recording = opened(place, self.options.probe, net)
         for other in self.recordings.values():
             recording.check_same(other)
         self._check_folds(recording.labels)
@@ -84,25 +72,11 @@ class PathStudy:
             net: The network, on the device to use; its weights are put back.
         """
         net, recording = inner(net), self.recordings[label]
-        rules: dict[str, Surrogate | None] = {"hard": None, "soft": self.soft}
         self._say(f"paths of {label}: agreement of gates ...")
-        comparison = compare(recording)
-        options = self.options
-        points = thinned(recording.points, options.moments)
-        swaps = swap(
-            net,
-            recording,
-            rules,
-            points=points,
-            images=options.images,
-            later=options.later,
-            chunk=options.chunk,
-            seed=options.seed,
-            progress=lambda done, total: self._progress(label, done, total),
-        )
-        kernels = self._kernels(label, net, recording) if options.kernel_images else None
-        kind = "soft" if trained.soft else "hard"
-        self.found.append(Stability(label, kind, comparison, swaps, kernels))
+        swapped = lambda done, total: self._progress(label, done, total)  # noqa: E731  # one line
+        found = stability(label, trained, net, recording, self.options, self.soft, swapped)
+        found.kernels = self._kernels(label, net, recording) if self.options.kernel_images else None
+        self.found.append(found)
 
     def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
         """Prints the tables; writes `report.html`, `paths.csv`, `paths.png` and for each run `paths-RUN.png`.
@@ -182,6 +156,70 @@ class PathStudy:
 
     def _say(self, words: str) -> None:
         self._console.print(words, style="dim", soft_wrap=True, markup=False)
+
+
+def opened(place: Path, probe: str, net: nn.Module) -> Recording:
+    """The recording of a run, where paths can be measured of it.
+
+    Args:
+        place: Its directory.
+        probe: Of which images it is: val or train.
+        net: The network of the run.
+
+    Raises:
+        SoftgateError: If there is none, it is broken, of another network, without weights, or of one moment only.
+    """
+    require(
+        (place / "header.json").is_file(),
+        f"paths=full: {place} holds no recording; train with callbacks=paths"
+        f"{'' if probe == 'val' else ' callbacks.paths.probe=train'}, and give the run's directory.",
+    )
+    recording = Recording(place, "paths=full")
+    recording.check_model(inner(net))
+    require(
+        recording.header.weights,
+        f"paths=full: {place} was recorded with callbacks.paths.weights=false; swap needs the weights.",
+    )
+    require(
+        len(recording.points) >= 2,
+        f"paths=full: {place} has one recorded moment; at least 2 are needed to compare.",
+    )
+    return recording
+
+
+def stability(
+    label: str,
+    trained: Surrogate,
+    net: nn.Module,
+    recording: Recording,
+    options: PathsConfig,
+    soft: Surrogate,
+    progress: Callable[[int, int], None],
+) -> Stability:
+    """Agreement of gates and swaps of one run, without kernels; takes minutes.
+
+    Args:
+        label: Of the run.
+        trained: The rule it was trained with.
+        net: The network, on the device to use; a copy of it is run.
+        recording: From `opened`.
+        options: Which images and moments.
+        soft: The rule of the soft gates.
+        progress: As in `softgate.paths.swap`; what it raises ends the measurement.
+    """
+    swaps = swap(
+        net,
+        recording,
+        {"hard": None, "soft": soft},
+        points=thinned(recording.points, options.moments),
+        images=options.images,
+        later=options.later,
+        chunk=options.chunk,
+        seed=options.seed,
+        progress=progress,
+    )
+    kind = "soft" if trained.soft else "hard"
+    return Stability(label, kind, compare(recording), swaps, None)
 
 
 def check(soft: Surrogate) -> None:

@@ -41,6 +41,9 @@ def draw(
     *,
     ranges: Mapping[str, Range] | None = None,
     best: float | None = None,
+    axis: str = "epoch",
+    cursor: float | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> style.Chart:
     """Draws the panels in rows of at most four, each with its own y-axis.
 
@@ -49,6 +52,9 @@ def draw(
         title: A line above all.
         ranges: Panel title to what its values can be: no axis and no band goes beyond.
         best: The epoch that a dotted line marks in every panel.
+        axis: What stands below, which x counts.
+        cursor: Where a dashed line stands in every panel.
+        colours: Line name to its colour, where a legend stands beside the chart; there is none in it then.
 
     Returns:
         The chart.
@@ -66,16 +72,18 @@ def draw(
         axes = figure.add_subplot(rows, across, place)
         possible = (ranges or {}).get(name, (None, None))
         for label, line in lines.items():
-            _plot(axes, label, line, possible)
+            _plot(axes, label, line, possible, (colours or style.KINDS).get(label))
+        if cursor is not None:
+            axes.axvline(cursor, color="#595959", linewidth=1, linestyle="--", zorder=1)
         if best is not None:
             axes.axvline(best, color="#888888", linewidth=1, linestyle=":", zorder=1, label=f"best: epoch {best:g}")
         axes.set_title(name.replace("_", " "), fontsize=9 if small else 10)
         whole_epochs(axes)
         within(axes, possible)
         axes.tick_params(labelsize=7 if small else 8)
-        if len(lines) > 1:
+        if len(lines) > 1 and colours is None:
             axes.legend(fontsize=7 if small else 8)
-    figure.supxlabel("epoch", fontsize=9)
+    figure.supxlabel(axis, fontsize=9)
     return style.Chart(figure)
 
 
@@ -98,13 +106,13 @@ def whole_epochs(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _plot(axes: Any, label: str, line: Line, possible: Range) -> None:
+def _plot(axes: Any, label: str, line: Line, possible: Range, colour: str | None) -> None:
     if not line.points:
         return
     x, y = zip(*line.points, strict=True)
     drawing: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.4, "label": label}
     # A point at the end of the axis is drawn whole.
-    (drawn,) = axes.plot(x, y, color=style.KINDS.get(label), clip_on=False, zorder=3, **drawing)
+    (drawn,) = axes.plot(x, y, color=colour, clip_on=False, zorder=3, **drawing)
     if len(line.low) == len(line.high) == len(line.points):
         low, high = (clipped([value for _, value in ends], possible) for ends in (line.low, line.high))
         axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)

@@ -125,9 +125,16 @@ def settling(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def maps(one: Stability) -> Chart:
     """The heat maps of one run: agreement of gates and paths, swaps."""
+    epochs = [point.epoch for point in one.swaps.points]
+    panels = {name: values.numpy() for name, values in matrices(one).items()}
+    return heat_maps(panels, epochs, f"{one.label}, trained {one.trained}")
+
+
+def matrices(one: Stability) -> dict[str, Tensor]:
+    """What heat maps show of every pair of the moments of the swaps: name to values [S, S], s first."""
     swaps, comparison = one.swaps, one.comparison
     places = [comparison.points.index(point) for point in swaps.points]
-    panels = {
+    return {
         "kappa of gates": comparison.overall[1][places][:, places],
         "path cosine per site": cosines(comparison)[places][:, places],
         "swap hard, pooled": swaps.matrix("hard", within=False),
@@ -135,8 +142,6 @@ def maps(one: Stability) -> Chart:
         "swap soft, pooled": swaps.matrix("soft", within=False),
         "swap soft, within class": swaps.matrix("soft", within=True),
     }
-    epochs = [point.epoch for point in swaps.points]
-    return heat_maps({name: v.numpy() for name, v in panels.items()}, epochs, f"{one.label}, trained {one.trained}")
 
 
 def curves(found: Sequence[Stability], options: PathsConfig) -> Chart:

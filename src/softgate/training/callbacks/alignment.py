@@ -159,7 +159,7 @@ class AlignmentCurves(Callback):
 
     def _left_out(self, epoch: int, why: str) -> None:
         lower = "set callbacks.alignment.images, few, draws or data.batch_size lower"
-        self._warn(f"epoch {epoch} is not measured: {why}, with one image at a time; training goes on; {lower}.")
+        self._warn(f"epoch {epoch + 1} is not measured: {why}, with one image at a time; training goes on; {lower}.")
 
     def measure(self, module: SoftgateModule, dear: bool = False) -> dict[str, float]:
         """What is logged: `align/READOUT/KEY` with its interval's ends.

@@ -101,7 +101,9 @@ class SiteDiagnostics(Callback):
 
 
 def _left_out(epoch: int, why: str) -> None:
-    said = f"callbacks.diagnostics: epoch {epoch} has none: {why}; training goes on; set callbacks.diagnostics.images"
+    said = (
+        f"callbacks.diagnostics: epoch {epoch + 1} has none: {why}; training goes on; set callbacks.diagnostics.images"
+    )
     warnings.warn(f"{said} or data.batch_size lower.", SoftgateWarning, stacklevel=2)
 
 

@@ -60,7 +60,7 @@ class Film:
         save({"image": image, "frames": self.frames}, self.directory / "film.pt")
 
     def draw(self, title: str, scale: str) -> list[Path]:
-        """Draws what there is; [] before the first epoch. Returns the files."""
+        """Draws what there is, its words counting epochs from 1; [] before the first one. Returns the files."""
         if not self.frames or self.image is None:
             return []
         epochs = sorted(self.frames)
@@ -68,10 +68,10 @@ class Film:
         films = {name: torch.stack([self.frames[epoch][name].float() for epoch in epochs]) for name in names}
         chosen = spread(len(epochs), LENGTH)
         some = {name: film[chosen] for name, film in films.items()}
-        strip = film_strip(self.image, some, [epochs[i] for i in chosen], title, scale=scale)
+        strip = film_strip(self.image, some, [epochs[i] + 1 for i in chosen], title, scale=scale)
         paths = [self.directory / "film.png", self.directory / "film.gif"]
         save_picture(strip, paths[0])
-        animation(self.image, films, epochs, paths[1], scale=scale)
+        animation(self.image, films, [epoch + 1 for epoch in epochs], paths[1], scale=scale)
         return paths
 
     def _same_names(self, pullbacks: Mapping[str, Tensor]) -> bool:

@@ -76,6 +76,7 @@ def grid_targets(labels: Tensor, classes: int, extra: int, seed: int) -> list[in
 class PullbackGrids(Callback):
     """Renders `grids/epoch=NNN.png` (and `.pt`, the raw tensors), and a film of one image at the end.
 
+    Names of files count epochs from 0, as the metrics do; words in pictures from 1, as the terminal does.
     The pictures also go to W&B and TensorBoard. Training is bit-identical with and without it: a copy of the network
     runs in eval mode on fixed validation images, no random number is drawn, no `.grad` is touched. A disk that is full,
     or memory that runs out, costs pictures and gives a warning; training goes on.
@@ -176,7 +177,7 @@ class PullbackGrids(Callback):
             return
         self._rendered = epoch
         started = time.perf_counter()
-        with memory.spared(lambda why: self._left_out(f"epoch {epoch} has no grid", why)):
+        with memory.spared(lambda why: self._left_out(f"epoch {epoch + 1} has no grid", why)):
             self._draw(trainer, module, epoch)
         self._log_cost(module, started, ended)
 
@@ -186,7 +187,7 @@ class PullbackGrids(Callback):
             self.prepare(data, module)
         assert self._probe is not None
         soft = f"; soft read-out {caption(self.soft)}" if self.soft else ""
-        title = f"epoch {epoch}: trained with {caption(module.rule)}{soft}"
+        title = f"epoch {epoch + 1}: trained with {caption(module.rule)}{soft}"
         grid = read_out(module, data, *self._probe, soft=self.soft, kind=self.options.kind, chunk=self.options.chunk)
         picture = grid.picture(title, self.options.scale)
         path = self.directory / f"epoch={epoch:03d}.png"
