@@ -180,6 +180,7 @@ def test_a_saved_grid_is_shown_where_no_weights_are(library):
     try:
         keys = [moment.key for moment in library.moments("none")]
         assert keys == ["epoch=000", "last"]
+        assert library.moments("none")[0].words == "saved grid, after 1 epoch"
         shown = look(library, asked(runs=(("none", "epoch=000"),)))
         kept = torch.load(run.place / "grids" / "epoch=000.pt", weights_only=True)
         assert torch.equal(shown.grid.readings[SOFT].values, kept["soft"])

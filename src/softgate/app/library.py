@@ -120,7 +120,7 @@ class Run:
         found = []
         for path in sorted((self.place / "checkpoints").glob("*.ckpt")):
             epochs = ends.get(path.stem)
-            words = f"{path.stem} checkpoint" + (f", after {epochs:g} epochs" if epochs is not None else "")
+            words = f"{path.stem} checkpoint" + (f", {_after(epochs)}" if epochs is not None else "")
             found.append(Moment(path.stem, words, float("inf") if epochs is None else epochs, path))
         return found
 
@@ -133,8 +133,7 @@ class Run:
         except SoftgateError:  # damaged: its checkpoints are there all the same
             return []
         points = recording.points if recording.header.weights else []
-        words = "after {0.epoch:.3g} epochs ({0.step} steps)"
-        return [Moment(f"step={p.step}", words.format(p), p.epoch, place, p) for p in points]
+        return [Moment(f"step={p.step}", f"{_after(p.epoch)} ({p.step} steps)", p.epoch, place, p) for p in points]
 
     def _grids(self) -> list[Moment]:
         found = []
@@ -142,8 +141,12 @@ class Run:
             number = re.fullmatch(r"epoch=(\d+)", path.stem)
             if number:
                 epochs = int(number[1]) + 1
-                found.append(Moment(path.stem, f"saved grid, after {epochs} epochs", epochs, path, weights=False))
+                found.append(Moment(path.stem, f"saved grid, {_after(epochs)}", epochs, path, weights=False))
         return found
+
+
+def _after(epochs: float) -> str:
+    return f"after {epochs:.3g} epoch{'' if epochs == 1 else 's'}"
 
 
 @dataclass(frozen=True)
