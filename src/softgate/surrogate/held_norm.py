@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from softgate.errors import SoftgateError
 from softgate.surrogate.functional import injected
-from softgate.surrogate.numerics import in_transforms, matched, wide
+from softgate.surrogate.numerics import autocasts, in_transforms, matched, wide
 from softgate.surrogate.selection import Kind
 
 
@@ -41,13 +41,13 @@ class Norm:
     def run(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """What PyTorch's function returns."""
         if self.kind == Kind.LAYER_NORM:
-            return F.layer_norm(x, self.shape, weight, bias, self._eps(x))
+            return F.layer_norm(x, self.shape, weight, bias, self.epsilon(x))
         if self.kind == Kind.RMS_NORM:
             return F.rms_norm(x, self.shape, weight, self.eps)
         if self.kind == Kind.GROUP_NORM:
-            return F.group_norm(x, self.groups, weight, bias, self._eps(x))
+            return F.group_norm(x, self.groups, weight, bias, self.epsilon(x))
         mean, variance, momentum = self.running
-        return F.instance_norm(x, mean, variance, weight, bias, True, momentum, self._eps(x))
+        return F.instance_norm(x, mean, variance, weight, bias, True, momentum, self.epsilon(x))
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and 1 / standard deviation, each in a shape that broadcasts against `x`; detached, float32 at least."""
@@ -55,7 +55,7 @@ class Norm:
         if self.kind in (Kind.LAYER_NORM, Kind.RMS_NORM):
             dims = tuple(range(x.dim() - len(self.shape), x.dim()))
             if self.kind == Kind.RMS_NORM:
-                return torch.zeros_like(x[..., :1]), (x.square().mean(dims, keepdim=True) + self._eps(x)).rsqrt()
+                return torch.zeros_like(x[..., :1]), (x.square().mean(dims, keepdim=True) + self.epsilon(x)).rsqrt()
             variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
         else:
             batch, channels = x.shape[:2]
@@ -63,7 +63,7 @@ class Norm:
             variance, mean = torch.var_mean(x.reshape(batch, groups, -1), 2, correction=0, keepdim=True)
             each = (batch, channels, *(1,) * (x.dim() - 2))
             variance, mean = (t.expand(batch, groups, channels // groups).reshape(each) for t in (variance, mean))
-        return mean, (variance + self._eps(x)).rsqrt()
+        return mean, (variance + self.epsilon(x)).rsqrt()
 
     def affine(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rate: Tensor) -> Tensor:
         """The normalisation with given statistics: affine in `x`.
@@ -86,7 +86,8 @@ class Norm:
             return parameter
         return parameter.view(-1, *(1,) * (x.dim() - 2))
 
-    def _eps(self, x: Tensor) -> float:
+    def epsilon(self, x: Tensor) -> float:
+        """What is added to the variance of `x`."""
         return torch.finfo(x.dtype).eps if self.eps is None else self.eps
 
 
@@ -97,31 +98,38 @@ class _HeldNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, mix: float, match: bool
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.norm, ctx.mix, ctx.match = norm, mix, match
         ctx.biased = None if bias is None else bias.dtype
-        return norm.run(x, weight, bias)
+        if norm.kind != Kind.LAYER_NORM or autocasts(x):
+            ctx.save_for_backward(x, weight)
+            return norm.run(x, weight, bias)
+        # What layer_norm calls, which returns the statistics too.
+        out, mean, rate = torch.native_layer_norm(x, norm.shape, weight, bias, norm.epsilon(x))
+        ctx.save_for_backward(x, weight, mean, rate)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, *statistics = ctx.saved_tensors
         norm: Norm = ctx.norm
-        mean, rate = norm.statistics(x)
-        wanted, found = ctx.needs_input_grad, [None, None, None]
-        weighted = grad if weight is None else grad * norm.spread(weight.detach(), x).to(grad.dtype)
-        if wanted[0]:
+        mean, rate = statistics or norm.statistics(x)
+        found: list[Tensor | None] = [None, None, None]
+        if ctx.needs_input_grad[0]:
+            weighted = grad if weight is None else grad * norm.spread(weight.detach(), x).to(grad.dtype)
             held = (weighted * rate.to(grad.dtype)).to(x.dtype)
             if ctx.mix != 1 or ctx.match:
                 true = _true(weighted, wide(x), mean, rate, norm).to(x.dtype)
                 held = torch.lerp(true, held, ctx.mix) if ctx.mix != 1 else held
                 held = matched(held, true.detach()) if ctx.match else held
-            found[0] = held  # type: ignore[call-overload]  # a list of None so far
-        if wanted[1]:
-            normalised = ((wide(x) - mean) * rate).to(grad.dtype)
-            found[1] = _gathered(grad * normalised, weight, norm)  # type: ignore[call-overload]  # likewise
-        if wanted[2]:
-            like = weight if weight is not None else torch.empty(0)
-            found[2] = _gathered(grad, like, norm).to(ctx.biased)  # type: ignore[call-overload]  # likewise
+            found[0] = held
+        if statistics and weight is not None and ctx.needs_input_grad[1]:  # weight and bias by the kernel, in one pass
+            read = (x.detach(), norm.shape, mean, rate, weight, weight)  # of the bias it reads the shape alone
+            found[1:] = torch.ops.aten.native_layer_norm_backward(grad.to(x.dtype), *read, [False, True, True])[1:]
+            return (*found[:2], found[2] if ctx.needs_input_grad[2] else None, None, None, None)
+        if ctx.needs_input_grad[1]:
+            found[1] = _gathered(grad * ((wide(x) - mean) * rate).to(grad.dtype), weight, norm)
+        if ctx.needs_input_grad[2]:
+            found[2] = _gathered(grad, weight if weight is not None else torch.empty(0), norm).to(ctx.biased)
         return (*found, None, None, None)
 
 

@@ -12,6 +12,12 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for the device of `x`; there is none for some devices, such as meta."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def in_transforms() -> bool:
     """Whether a transform of torch.func runs, such as grad or vmap."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

