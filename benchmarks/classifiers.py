@@ -78,7 +78,7 @@ class Row:
         sound = sound and all(self.equal.values()) and all(self.full.values())
         if not self.refused:
             return sound
-        exact = not self.affine.startswith("NO") and (self.off is None or self.off < 1e-10)
+        exact = not self.affine.startswith("no") and (self.off is None or self.off < 1e-10)
         return sound and self.named and exact
 
 

@@ -23,6 +23,8 @@ WIDE = 240
 """Columns that a table is drawn for where it goes to a file or a pipe."""
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "densenet121")
+BLOCK_NETWORKS = ("vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0")
+"""Networks that `surrogate=semantic` is for."""
 
 
 class PublishedReLU(torch.autograd.Function):
@@ -69,10 +71,23 @@ ARMS: dict[str, Callable[[nn.Module], AbstractContextManager]] = {
 }
 
 
-def network(name: str) -> nn.Module:
-    """A fresh torchvision network in train mode."""
+BLOCK_ARMS: dict[str, Callable[[nn.Module], AbstractContextManager]] = {
+    "vanilla": ARMS["vanilla"],
+    "softgate": lambda net: sg.attach(net, sg.Surrogate.semantic()),
+    "two passes": lambda net: sg.attach(net, sg.Surrogate.semantic(attention=sg.attentions.TwoPass())),
+}
+
+
+def arms_of(name: str) -> dict[str, Callable[[nn.Module], AbstractContextManager]]:
+    """The arms that a network of that name is measured with."""
+    return BLOCK_ARMS if name in BLOCK_NETWORKS else ARMS
+
+
+def network(name: str, size: int = 64) -> nn.Module:
+    """A fresh torchvision network in train mode, a ViT for images of `size` pixels."""
     torch.manual_seed(0)
-    return torchvision.models.get_model(name, num_classes=10)
+    settings = {"image_size": size} if name.startswith("vit") else {}
+    return torchvision.models.get_model(name, num_classes=10, **settings)
 
 
 def alternate(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -129,7 +129,7 @@ def affine(model: nn.Module, x: Tensor) -> str:
     try:
         found = read(model, x, 0, EXACT)  # it checks itself against the network with its gates held
     except sg.SoftgateError as error:
-        return f"NO: {str(error).removeprefix('representation: ')}"
+        return f"no: {str(error).removeprefix('representation: ')}"
     return "gated" if hard else f"{reference.distance(found.represented, found.logit):.0e}"
 
 

@@ -1,6 +1,6 @@
 """Bytes held for the backward pass and the peak of a step, against vanilla with in-place ReLU.
 
-`uv run benchmarks/memory.py`
+`uv run benchmarks/memory.py [--blocks]`
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch is imported: the profiler is talkative
 
 import torch
-from common import ARMS, NETWORKS, network, report
+from common import BLOCK_NETWORKS, NETWORKS, arms_of, network, report
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -35,7 +35,7 @@ def balance(run) -> tuple[int, int]:
 def measure(name: str, arm: str, size: int, batch: int) -> tuple[int, int]:
     """Bytes held after a forward pass, and the peak of a forward and backward pass."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net, x = network(name).to(device), torch.randn(batch, 3, size, size, device=device)
+    net, x = network(name, size).to(device), torch.randn(batch, 3, size, size, device=device)
 
     def step() -> list[torch.Tensor]:
         net.zero_grad()
@@ -43,7 +43,7 @@ def measure(name: str, arm: str, size: int, batch: int) -> tuple[int, int]:
         out.sum().backward()
         return [out]
 
-    with ARMS[arm](net):
+    with arms_of(name)[arm](net):
         step()
         return balance(lambda: [net(x)])[0], balance(step)[1]
 
@@ -52,14 +52,16 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--batch", type=int, default=4)
-    options.add_argument("--networks", nargs="+", default=NETWORKS)
+    options.add_argument("--blocks", action="store_true", help="transformers and the like, under surrogate=semantic")
+    options.add_argument("--networks", nargs="+")
     options.add_argument("--out", type=Path, default=Path("memory.json"))
     given = options.parse_args()
     rows = []
-    for name in given.networks:
-        found = {arm: measure(name, arm, given.size, given.batch) for arm in ARMS}
+    for name in given.networks or (BLOCK_NETWORKS if given.blocks else NETWORKS):
+        arms = arms_of(name)
+        found = {arm: measure(name, arm, given.size, given.batch) for arm in arms}
         row: dict[str, object] = {"network": name}
         for what, index in (("held", 0), ("peak", 1)):
-            row |= {f"{arm} {what}": found[arm][index] / found["vanilla"][index] for arm in ARMS if arm != "vanilla"}
+            row |= {f"{arm} {what}": found[arm][index] / found["vanilla"][index] for arm in arms if arm != "vanilla"}
         rows.append(row)
     report(f"bytes / vanilla, fp32, {given.size} px, batch {given.batch}", rows, given.out)

@@ -49,13 +49,13 @@ class Row:
     equal: bool = False  # whether the training step's forward pass is the bare network's, bit for bit
     left: list[str] = field(default_factory=list)  # what of the network's graph is no call site
     own: list[str] = field(default_factory=list)  # what keeps its own gradient
-    affine: str = ""  # as in `coverage.affine`; NO: and why not
+    affine: str = ""  # as in `coverage.affine`; no: and why not
     refused: str = ""
     seconds: float = 0.0
 
     @property
     def covered(self) -> bool:
-        return not (self.refused or self.left or self.affine.startswith("NO")) and self.equal
+        return not (self.refused or self.left or self.affine.startswith("no")) and self.equal
 
 
 def step(net: nn.Module, rule: sg.Surrogate, row: Row) -> None:
@@ -109,8 +109,8 @@ def cells(row: Row) -> list[str]:
     """One line of the table."""
     said = row.refused or "; ".join([*row.left, *row.own])
     reading = row.affine
-    if reading.startswith("NO: "):
-        reading, said = "NO", "; ".join(filter(None, [said, reading[4:].split("; parts of it")[0]]))
+    if reading.startswith("no: "):
+        reading, said = "no", "; ".join(filter(None, [said, reading[4:].split("; parts of it")[0]]))
     equal = "-" if row.refused else "yes" if row.equal else "NO"
     return [f"timm/{row.name}", str(row.size), row.rule, listed(row.sites), equal, reading or "refused", said or "-"]
 

@@ -262,7 +262,7 @@ def test_words_of_a_run_may_name_targets_that_are_typed_again_or_trusted(tmp_pat
     with pytest.raises(SoftgateError, match=r"option that a file may set|interpolation"):
         strangers.check_words([*words, "++model.secret=${oc.env:HOME}"], file, CONF, ["trust=[mine]"])
     with pytest.raises(SoftgateError, match="no option that a file may set"):
-        strangers.check_words(["++model.width=3"], file, CONF)
+        strangers.check_words(["++model.breadth=3"], file, CONF)
     assert "mine" not in sys.modules
 
 

@@ -38,6 +38,13 @@ def command():
 classifiers = command()
 
 
+NOT_AFFINE = {
+    "maxvit_t": "no: MaxVit has operations that are not known to be linear in the image with the gates held "
+    "fixed, or are not: Tanh."
+}
+"""The networks that no rule makes affine, and what the page says of them."""
+
+
 @cache
 def table():
     """The lines of docs/coverage.md, by model, as lists of cells."""
@@ -55,7 +62,7 @@ def test_the_page_has_every_classifier_of_the_installed_torchvision():
 
 def check(name):
     row = classifiers.examine(name)
-    assert row.fine, row
+    assert row.fine or row.affine == NOT_AFFINE.get(name), row
     listed, cells = table()[name], classifiers.cells(row)
     if len(listed) == len(cells):
         settled = -3 if row.refused else -1  # the cosine, and how far off it is, depend on the machine's rounding

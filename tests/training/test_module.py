@@ -17,7 +17,7 @@ import softgate
 from configs import TINY, composed, configured
 from softgate import SoftgateError
 from softgate.surrogate.rule import Surrogate
-from softgate.training import SoftgateModule, build, tracking
+from softgate.training import SoftgateModule, build, networks, tracking
 from softgate.training.plugins import StepSeeds
 from softgate.training.train import train
 from trained import BARE_GRIDS, equal, fitted
@@ -213,10 +213,13 @@ def test_epochs_without_validation_have_their_checkpoint_and_grid_too(tmp_path):
     assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["epoch=000.png", "epoch=002.png"]
 
 
-def test_a_network_that_no_rule_covers_trains_without_one_and_shows_the_gradient_alone(tmp_path):
-    words = ("model.name=mobilenet_v3_small", "surrogate=none", "trainer.max_epochs=1", "data.size=32")
-    with pytest.warns(softgate.SoftgateWarning, match=r"no soft read-out, the gradient alone: .*hardswish"):
-        fitted(tmp_path, *words)
+def test_a_network_that_no_rule_covers_trains_without_one_and_shows_the_gradient_alone(tmp_path, monkeypatch):
+    def shrinking(architecture: Any, num_classes: int, option: str = "model") -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Hardshrink(), nn.Flatten(), nn.Linear(256, num_classes))
+
+    monkeypatch.setattr(networks, "build", shrinking)
+    with pytest.warns(softgate.SoftgateWarning, match=r"no soft read-out, the gradient alone: .*hardshrink"):
+        fitted(tmp_path, "surrogate=none", "trainer.max_epochs=1", "data.size=32")
     raw = torch.load(tmp_path / "grids" / "epoch=000.pt", weights_only=True)
     assert "hard" in raw
     assert "soft" not in raw
