@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import softgate as sg
 from softgate import files
-from softgate.tables import Table, cell, console
+from softgate.tables import Table, console
 
 WIDE = 240
 """Columns that a table is drawn for where it goes to a file or a pipe."""
@@ -110,7 +110,7 @@ def ratio(times: dict[str, list[float]], arm: str, base: str = "vanilla") -> flo
 def report(title: str, rows: list[dict[str, object]], path: Path) -> None:
     """Prints a table and writes it with the machine it was measured on."""
     names = list(rows[0])
-    cells = [[cell(row[name], ".3f") for name in names] for row in rows]
+    cells = [[f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
     console(WIDE).print(Table(names, cells, title).rich())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     about = {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
