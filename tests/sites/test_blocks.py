@@ -136,6 +136,9 @@ ATTENTION = {
     "nn.MultiheadAttention with weights": lambda net, x: net.attention(x, x, x)[0],
     "x.softmax @ v": by_hand,
     "einsum": einsum,
+    "torch.dropout by name": lambda net, x: (
+        torch.dropout((net.gate(x) @ x.mT).softmax(-1), p=0.5, train=False) @ net.value(x)
+    ),
     "heads that talk": talking_heads,
     "F.softmax, torch.bmm": lambda net, x: torch.bmm(F.softmax(torch.bmm(x, x.mT), dim=2), net.value(x)),
 }
@@ -158,6 +161,7 @@ PRODUCTS = {
 }
 NORMS = {
     "nn.LayerNorm": lambda net, x: F.layer_norm(x, (6,)),
+    "torch.layer_norm by name": lambda net, x: torch.layer_norm(x, (6,), cudnn_enable=False),
     "F.rms_norm": lambda net, x: F.rms_norm(x, (6,)),
     "F.group_norm": lambda net, x: F.group_norm(x, 2),
     "F.instance_norm": lambda net, x: F.instance_norm(x),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,7 @@ class PathStudy:
         """
         net, recording = inner(net), self.recordings[label]
         self._say(f"paths of {label}: agreement of gates ...")
-        swapped = lambda done, total: self._progress(label, done, total)  # noqa: E731  # one line
-        found = stability(label, trained, net, recording, self.options, self.soft, swapped)
+        found = stability(label, trained, net, recording, self.options, self.soft, partial(self._progress, label))
         found.kernels = self._kernels(label, net, recording) if self.options.kernel_images else None
         self.found.append(found)
 

@@ -18,7 +18,7 @@ from softgate.sites.forward import State
 from softgate.sites.scales import channel_of
 from softgate.sites.sites import Sites
 from softgate.surrogate.choices import choose, shares, take, weigh
-from softgate.surrogate.functional import smooth_factor, soft_pooling
+from softgate.surrogate.functional import slope_of, smooth_factor, soft_pooling
 from softgate.surrogate.numerics import wide
 from softgate.surrogate.rule import Surrogate
 from softgate.surrogate.selection import NORMS, POOLS, Kind
@@ -246,7 +246,7 @@ def gated(call: ActivationCall, steps: list[Tensor]) -> Tensor:
     z = call.z
     assert not isinstance(call.shape, Smooth)
     if call.weight is not None:
-        below = call.weight.view(-1, *(1,) * (z.dim() - 2)) * z if z.dim() > 1 else call.weight * z
+        below = slope_of(call.weight, z) * z
         step = steps[0]
         return below + step.to(z.dtype) * (z - below) if step.is_floating_point() else torch.where(step, z, below)
     slope = call.shape.base

@@ -241,8 +241,10 @@ def _again(func: Any, args: Any, kwargs: Any, place: int, tensor: Any) -> Any:
     return func(*args[:place], tensor, *args[place + 1 :], **kwargs)
 
 
-def _dropout_arguments(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> tuple[float, bool]:
-    return p, training
+def _dropout_arguments(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True
+) -> tuple[float, bool]:
+    return p, training and train  # torch.dropout calls it train
 
 
 def _attention_arguments(
@@ -263,7 +265,13 @@ def _glu_arguments(input: Tensor, dim: int = -1) -> tuple[Tensor, int]:
 
 
 def _layer_norm(
-    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: Any
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *rest: Any,
+    **others: Any,
 ) -> Any:
     return input, weight, bias, Norm(Kind.LAYER_NORM, tuple(normalized_shape), eps=eps)
 
@@ -273,7 +281,7 @@ def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: flo
 
 
 def _group_norm(
-    input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: Any
+    input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: Any, **others: Any
 ) -> Any:
     return input, weight, bias, Norm(Kind.GROUP_NORM, groups=num_groups, eps=eps)
 
@@ -288,6 +296,7 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *rest: Any,
+    **others: Any,
 ) -> Any:
     norm = Norm(Kind.INSTANCE_NORM, eps=eps, running=(running_mean, running_var, momentum))
     return None if not use_input_stats else (input, weight, bias, norm)

@@ -193,6 +193,11 @@ def injected(value: Tensor, surrogate: Tensor) -> Tensor:
     return out
 
 
+def slope_of(weight: Tensor, z: Tensor) -> Tensor:
+    """The slopes [1] or [C] of PReLU in a shape that broadcasts against `z`."""
+    return weight.view(-1, *(1,) * (z.dim() - 2)) if z.dim() > 1 and weight.numel() > 1 else weight.view(())
+
+
 def prelu(z: Tensor, weight: Tensor, gate: GateFn, scale: Tensor | None = None) -> Tensor:
     r"""PReLU forward; backward :math:`a + (1 - a)\lambda(z/s)` to `z`, the true gradient to the slopes a.
 
@@ -205,7 +210,7 @@ def prelu(z: Tensor, weight: Tensor, gate: GateFn, scale: Tensor | None = None) 
     Returns:
         `torch.nn.functional.prelu(z, weight)`, bit for bit.
     """
-    slope = weight.view(-1, *(1,) * (z.dim() - 2)) if z.dim() > 1 and weight.numel() > 1 else weight.view(())
+    slope = slope_of(weight, z)
     open_part = relu(z, gate, scale=scale)
     with torch.no_grad():
         value = F.prelu(z, weight)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softgate.errors import SoftgateError, require
+from softgate.errors import require
 from softgate.surrogate import pools
 from softgate.surrogate.choices import choose, shares, weigh
 from softgate.surrogate.functional import (
     GateFn,
     PiecewiseLinear,
     Size,
+    slope_of,
     smooth_factor,
     soft_pooling,
     window_of,
@@ -85,14 +86,14 @@ def _factor(z: Tensor, shape: PiecewiseLinear | Smooth, rule: Surrogate, scale: 
 
 def _rule(gate: GateFn) -> Surrogate:
     assert isinstance(gate, Surrogate)
-    refuse_matched(gate)
+    _refuse(gate.matches)
     return gate
 
 
-def refuse_matched(rule: Surrogate) -> None:
-    """Raises `SoftgateError` for a rule that rescales gradients, which are not known in the forward pass."""
+def _refuse(match: bool) -> None:
+    """Raises `SoftgateError` where gradients are to be rescaled, which are not known in the forward pass."""
     require(
-        not rule.matches,
+        not match,
         "surrogate.gain=matched: backend=fgi takes raw and unit_rms; what a gradient is rescaled by is known in the "
         "backward pass alone.",
     )
@@ -100,7 +101,7 @@ def refuse_matched(rule: Surrogate) -> None:
 
 def prelu(z: Tensor, weight: Tensor, gate: GateFn, scale: Tensor | None = None) -> Tensor:
     """PReLU forward; as `functional.prelu`."""
-    slope = weight.view(-1, *(1,) * (z.dim() - 2)) if z.dim() > 1 and weight.numel() > 1 else weight.view(())
+    slope = slope_of(weight, z)
     opened = injected(F.relu(z.detach()), z * _rule(gate)(wide(z) if scale is None else wide(z) / scale).to(z.dtype))
     return injected(F.prelu(z.detach(), weight.detach()), slope * z + (1 - slope) * opened)
 
@@ -129,8 +130,7 @@ def _max_pool2d(
     scale: Tensor | None = None,
     split_ties: bool = False,
 ) -> Tensor:
-    if match:
-        raise SoftgateError("surrogate.gain=matched: backend=fgi takes raw and unit_rms.")
+    _refuse(match)
     held = x.detach()
     weights = soft_pooling(window, pool).weights(held, scale)
     if mix != 1:
@@ -144,7 +144,6 @@ def held_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, mix: float = 1.0, match: bool = False
 ) -> Tensor:
     """A normalisation forward, with constant statistics backward; as `held_norm.held_norm`."""
-    if match:
-        raise SoftgateError("surrogate.gain=matched: backend=fgi takes raw and unit_rms.")
+    _refuse(match)
     true = norm.run(x, weight, bias)
     return injected(true, mixed(norm.affine(x, weight, bias, *norm.statistics(x)), true, mix))
