@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for what is left, in place of one that is thrown away")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what `&` and nohup start, and by its children
     base = given.keep or Path(tempfile.mkdtemp(prefix="interruptions-"))
     base = base.resolve()
     for number, rule in enumerate(("none", "excitation")):  # for evaluate.py

@@ -19,6 +19,12 @@ from typing import IO, Any
 
 from softgate.errors import CannotWrite
 
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+"""What a run goes on from, in its directory."""
+
+FIRST_WORDS = Path(".hydra", "overrides.yaml")
+"""Where Hydra keeps the words that a run began with."""
+
 
 @contextmanager
 def refusals(path: str | Path) -> Iterator[None]:

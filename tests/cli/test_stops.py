@@ -16,7 +16,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs import CONF, ROOT
-from softgate import locks
+from softgate import files, locks
 from softgate.cli import command, exits, stops
 from softgate.quoting import unquoted
 
@@ -51,6 +51,44 @@ def test_a_signal_in_the_first_imports_is_one_line(script, number, tmp_path):
     assert done.returncode == 128 + number
     assert done.stderr == f"stopped by {NUMBERS[number]}: nothing was begun.\n"
     assert done.stdout == ""
+
+
+HALF = """
+from pathlib import Path
+from softgate.cli import stops
+stops.watch({script!r})
+stops.current.directory = Path({directory!r})
+import {module}
+"""
+
+
+@pytest.mark.parametrize("module", ["pydantic", "torch", "yaml", "rich"])
+@pytest.mark.parametrize(
+    ("script", "kept"),
+    [("train", "kept {run}/checkpoints/last.ckpt; uv run train.py resume={run} goes"), ("evaluate", "no results are")],
+)
+def test_a_signal_in_an_import_after_the_directory_is_made_is_one_line(module, script, kept, tmp_path):
+    """Whatever is half imported at that moment cannot be used to find the words."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / files.LAST_CHECKPOINT).touch()
+    here = tmp_path / "modules"
+    here.mkdir()
+    (here / f"{module}.py").write_text("import signal; signal.raise_signal(15); [0 for _ in range(99)]")
+    code = HALF.format(script=script, directory=str(run), module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=before(here))
+    assert done.returncode == 143
+    assert done.stderr.startswith(f"stopped by SIGTERM: {kept.format(run=run)}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_where_the_words_cannot_be_found_the_line_says_where_to_look(trained, capfd):
+    def fails() -> str:
+        raise ImportError
+
+    trained.kept = fails
+    assert trained.stopped(signal.SIGTERM) == 143
+    assert capfd.readouterr().err == f"stopped by SIGTERM: what was written is kept, in {trained.directory}.\n"
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 import reference
@@ -152,6 +153,13 @@ PRODUCTS = {
     "glu": lambda net, x: F.glu(torch.cat([net.value(x), net.gate(x)], -1)),
     "swiglu": lambda net, x: F.silu(net.gate(x)) * net.value(x),
     "geglu": lambda net, x: net.value(x) * F.gelu(net.gate(x)),
+    "reglu": lambda net, x: net.value(x) * F.relu(net.gate(x)),
+    "square of a silu": lambda net, x: net.value(F.silu(net.gate(x)) ** 2),
+    "torch.square": lambda net, x: torch.square(F.gelu(net.gate(x))),
+    "gelu times itself": lambda net, x: (lambda y: y * y)(F.gelu(net.gate(x))),
+    "a gate squared": lambda net, x: net.value(x) * torch.sigmoid(net.gate(x)).pow(2),
+    "a gate times itself": lambda net, x: net.value(x) * (lambda gate: gate * gate)(torch.sigmoid(net.gate(x))),
+    "a gate with a mask": lambda net, x: net.value(x) * (torch.sigmoid(net.gate(x)) * torch.arange(6)),
     "1 + tanh": lambda net, x: net.value(x) * (1 + torch.tanh(net.gate(x))),
     "global response": grn,
     "rms by hand": lambda net, x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
@@ -229,11 +237,108 @@ def test_a_gate_of_a_parameter_keeps_its_gradient():
     with mock.patch.object(F, "layer_norm", reference_blocks.layer_norm):
         slow = gradients(net, x)
     assert reference.distance(soft[2]["gate.bias"], slow[2]["gate.bias"]) < 1e-12
-    net.inside = lambda net, x: F.silu(net.value(x)) * net.gate.bias.view(1, 1, -1)  # a layer's scale
+    net.inside = lambda net, x: F.layer_norm(net.value(x) * torch.sigmoid(2 * net.gate.bias), (6,))
     with sg.attach(net, SEMANTIC):
         soft = gradients(net, x)
-    assert soft[2]["gate.bias"].any()
-    assert soft[2]["value.weight"].any()
+    with mock.patch.object(F, "layer_norm", reference_blocks.layer_norm):
+        slow = gradients(net, x)
+    assert reference.distance(soft[2]["gate.bias"], slow[2]["gate.bias"]) < 1e-12
+
+
+SCALES = {
+    "bias": lambda net: net.gate.bias.view(1, 1, -1),
+    "1 + bias": lambda net: 1 + net.gate.bias,
+    "exp(bias)": lambda net: net.gate.bias.exp(),
+    "normed weight": lambda net: net.gate.weight[0] / net.gate.weight[0].norm(),
+    "a mask of the data's shape": lambda net: torch.bernoulli(torch.full_like(net.scaled, 0.7)),
+    "a drawn mask": lambda net: net.scaled.new_empty(net.scaled.shape).bernoulli_(0.7) / 0.7,
+    "whole numbers": lambda net: net.scaled.detach().round().long(),
+    "detached": lambda net: net.scaled.detach().exp(),
+}
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_gates_nothing(name, activation):
+    """What is made of parameters, and masks made of data, are constants: the activation is the data there."""
+    net, x = spelled("x * sigmoid"), rows()
+
+    def scaled(net, x):
+        net.scaled = getattr(F, activation)(net.value(x))
+        return F.layer_norm(net.scaled * SCALES[name](net), (6,))
+
+    net.inside = scaled
+    torch.manual_seed(1)
+    with sg.attach(net, SEMANTIC) as sites:
+        soft = gradients(net, x)
+        assert not any(site.kind == "product" for site in sites)
+    torch.manual_seed(1)
+    with reference_blocks.patched(), reference.patched(partial(reference.normal_cdf, temperature=0.6), 0.3):
+        slow = gradients(net, x)
+    assert reference.distance(soft[1], slow[1]) < 1e-12
+    for key in ("gate.bias", "gate.weight", "value.weight"):
+        if slow[2][key] is not None:
+            assert reference.distance(soft[2][key], slow[2][key]) < 1e-12, key
+
+
+def test_data_that_needs_no_gradient_is_gated_in_training_as_in_a_look():
+    """A gate on the image itself, which has no gradient in training and has one in a look."""
+    net, x = spelled("x * sigmoid"), rows()
+    net.first, net.inside = nn.Identity(), lambda net, x: F.layer_norm(x * net.gate(x).sigmoid(), (6,))
+    for image in (x, x.clone().requires_grad_()):
+        with sg.attach(net, SEMANTIC) as sites:
+            out = net(image)
+            assert [site.kind for site in sites] == ["product", "layer_norm"]
+            with torch.no_grad():
+                assert torch.equal(net(image), out)
+        grads = torch.autograd.grad(out.sum(), net.gate.weight, allow_unused=True)[0]
+        assert grads is None or not grads.any()  # the gate is a constant
+
+
+MASK = torch.tensor([1.0, 0.0, 0.5, 0.0, 2.0, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("activation", [F.silu, F.gelu, F.relu])
+def test_what_is_multiplied_by_a_mask_keeps_its_gradient(activation):
+    """A mask gates the data; the activation is the data, not the gate of the mask."""
+    net, x = spelled("x * sigmoid"), rows()
+    net.inside = lambda net, x: net.value(activation(net.gate(x)) * MASK)
+    net.value = nn.Linear(6, 6, bias=False).double()
+    folded = Spelled(lambda net, x: net.value(activation(net.gate(x)))).double()
+    folded.value = nn.Linear(6, 6, bias=False).double()
+    folded.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        folded.value.weight.mul_(MASK)
+    assert reference.distance(sg.pullback(net, x, 1, SEMANTIC), sg.pullback(folded, x, 1, SEMANTIC)) < 1e-12
+    with sg.attach(net, SEMANTIC, backend="fgi"):
+        tangent = torch.randn_like(x)
+        moved = torch.func.jvp(net, (x,), (tangent,))[1]
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(net(forward_ad.make_dual(x, tangent))).tangent
+        pulled = torch.autograd.functional.vjp(net, x, torch.ones_like(moved))[1]
+    expected = float((pulled * tangent).sum())
+    assert [float(moved.sum()), float(dual.sum())] == pytest.approx([expected] * 2, rel=1e-10)
+
+
+def test_the_square_of_a_relu_is_gated_by_its_own_value():
+    """StarReLU, s relu(z)^2 + b: forward as it is, backward s relu(z) gate(z)."""
+    net, x = spelled("x * sigmoid"), rows()
+    net.inside = lambda net, x: 0.9 * F.relu(net.gate(x)) ** 2 - 0.4
+    with sg.attach(net, SEMANTIC, strict=True):
+        soft = gradients(net, x)
+    assert torch.equal(soft[0], net(x))
+
+    def by_the_formula(net, x):
+        z = net.gate(x)
+        held = z.relu() * reference_blocks.phi(z / 0.6)
+        return reference_blocks.injected(0.9 * z * held.detach(), 0.9 * z.relu() ** 2 - 0.4)
+
+    net.inside = by_the_formula
+    slow = gradients(net, x)
+    assert reference.distance(soft[1], slow[1]) < 1e-12
+    net.inside = lambda net, x: F.layer_norm(x, (6,)) + net.value(x) ** 2  # of what gates nothing
+    with pytest.raises(sg.SoftgateError, match="not known to be linear"):
+        read(net, x, 0, EXACT)
 
 
 def test_a_norm_by_hand_has_the_gradient_of_the_function():

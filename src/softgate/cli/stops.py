@@ -56,7 +56,10 @@ class Command:
         """
         if self.first is None:
             self.first = number
-            words = kept or self.kept()
+            try:
+                words = kept or self.kept()
+            except Exception:  # a signal can come in the midst of whatever this reads or imports
+                words = f"what was written is kept, in {self.directory}"
             if ranks.first():  # all others end with it
                 signals.say(f"stopped by {signals.name(number)}: {printable(' '.join(words.split()))}.")
         return 128 + self.first
@@ -84,9 +87,7 @@ def watch(script: str) -> None:
 
 
 def _trained(directory: Path, since: float) -> str:
-    from softgate.training.resume import BEGAN, LAST  # imported by now, where there is a directory
-
-    last, done = directory / LAST, directory / "summary.json"
+    last, done = directory / files.LAST_CHECKPOINT, directory / "summary.json"
     if _new(done, since) and files.read_json(done).get("status") == "finished":
         return f"the run is finished, in {directory}"
     plain = re.fullmatch(r"[\w./:@%-]+", str(directory), re.ASCII)
@@ -97,7 +98,7 @@ def _trained(directory: Path, since: float) -> str:
         with suppress(Exception):  # one that is damaged is for the next part to refuse
             step = f", step {files.load(last)['global_step']}"
         return f"kept {last}{step}; {goes_on} goes on from it"
-    begins = f"{goes_on} begins anew" if (directory / BEGAN).is_file() else _AGAIN
+    begins = f"{goes_on} begins anew" if (directory / files.FIRST_WORDS).is_file() else _AGAIN
     return f"no checkpoint of {directory} is written yet; {begins}"
 
 

@@ -165,6 +165,35 @@ class ProductCall(BlockCall):
 
 
 @dataclass(frozen=True)
+class SquareCall(BlockCall):
+    """The square of a gate or of an activation; held is one factor, which gates the other.
+
+    With this factor constant the square of a ReLU (StarReLU, arXiv 2210.13452) is linear in its pre-activation; its
+    gradient is half of the true one.
+    """
+
+    x: Tensor
+
+    @property
+    def passed(self) -> Tensor:
+        """What is squared."""
+        return self.x
+
+    def under(self, rule: Surrogate, by: Backend) -> Tensor:
+        """With one factor constant."""
+        out: Tensor = by.injected(self.original(), self.x * by.damped(self.x, 1 - rule.mix))
+        return out
+
+    def held(self, rule: Surrogate) -> Tensor:
+        """The factor."""
+        return self.x.detach()
+
+    def given(self, held: Tensor) -> Tensor:
+        """The product with this factor."""
+        return self.x * held.to(self.x.dtype)
+
+
+@dataclass(frozen=True)
 class GLUCall(BlockCall):
     """`glu`, one half of its input times the sigmoid of the other; held is that sigmoid."""
 

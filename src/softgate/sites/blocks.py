@@ -15,16 +15,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from softgate.sites.block_calls import AttentionCall, GLUCall, NormCall, ProductCall, WeighedCall
+from softgate.sites import provenance
+from softgate.sites.block_calls import AttentionCall, GLUCall, NormCall, ProductCall, SquareCall, WeighedCall
 from softgate.sites.calls import BlockCall
 from softgate.surrogate.attention_paths import Attention
 from softgate.surrogate.held_norm import Norm
 from softgate.surrogate.selection import Kind
 
 _MARK = "_softgate_mark"
+
+FROM_DATA = frozenset(("attention", "product"))
+"""The families that hold what they find constant only where it meets data."""
 
 
 def functions(names: str, *places: Any) -> frozenset[Any]:
@@ -37,12 +41,13 @@ GATES = functions("sigmoid sigmoid_ tanh tanh_ hardsigmoid", F, torch, Tensor)
 """Functions whose results gate what they are multiplied by."""
 ROOTS = functions("norm rsqrt sqrt std", torch, Tensor) | functions("norm vector_norm", torch.linalg)
 """What a normalisation written by hand multiplies or divides by: a gate that bends nothing by itself."""
-SMOOTH_GATES = (Kind.SILU, Kind.GELU)
-"""Activations that gate what they are multiplied by where that is no gate itself: SwiGLU and GEGLU."""
+ACTIVATION_GATES = (Kind.RELU, Kind.SILU, Kind.GELU)
+"""Activations that gate what they are multiplied by where that is no gate itself: ReGLU, SwiGLU, GEGLU."""
 PRODUCTS = functions("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__", torch, Tensor)
 QUOTIENTS = functions("div div_ divide true_divide __truediv__ __itruediv__", torch, Tensor)
 SHIFTS = functions("add __add__ __radd__ clamp clamp_ clamp_min clamp_min_ clip", torch, Tensor)
 """Through which a gate's mark follows it where no other tensor takes part: std + eps, 1 + tanh."""
+SQUARES = functions("pow square __pow__", torch, Tensor)
 SUMS = functions("matmul bmm __matmul__ __rmatmul__ einsum", torch, Tensor)
 """Products of matrices, with attention weights a weighed sum."""
 DROPOUT = functions("dropout alpha_dropout", F, torch)
@@ -115,13 +120,25 @@ class Marks:
         self._marked: list[weakref.ref[Tensor]] = []
         self._gates: list[Mark] = []
 
+    def begin(self, inputs: Any, wanted: frozenset[str]) -> None:
+        """Takes note of the data of the pass, where a family that is wanted needs that."""
+        if wanted & FROM_DATA and not torch.compiler.is_compiling():
+            provenance.begin(inputs, self._remember)
+
+    def follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Takes note of what a call returned."""
+        provenance.follow(func, args, kwargs, out, self._remember)
+
+    def _remember(self, tensor: Tensor) -> None:
+        if not torch.compiler.is_compiling():
+            self._marked.append(weakref.ref(tensor))
+
     def put(self, out: Any, mark: Mark) -> None:
         """Marks a tensor."""
         if not isinstance(out, Tensor):
             return
         setattr(out, _MARK, mark)
-        if not torch.compiler.is_compiling():
-            self._marked.append(weakref.ref(out))
+        self._remember(out)
         if mark.bends:
             self._gates.append(mark)
 
@@ -131,6 +148,7 @@ class Marks:
             tensor = reference()
             if tensor is not None:
                 tensor.__dict__.pop(_MARK, None)
+                provenance.forget(tensor)
         left = [(mark.frame, mark.kind) for mark in self._gates if not mark.taken]
         self._marked, self._gates = [], []
         return left
@@ -140,10 +158,10 @@ class Marks:
         if func in SOFTMAX:
             first = partial(_softmax_at, func, args, kwargs)
             self.put(out, Mark("weights", frame, "softmax", chain=(first,)))
-        elif func in GATES and "product" in wanted and not _is_parameter(args[0] if args else None):
+        elif func in GATES and "product" in wanted and not _constant(args):
             bends = torch.is_grad_enabled() and any(_has_gradient(arg) for arg in args)
             self.put(out, Mark("gate", frame, func.__name__.strip("_"), bends))
-        elif func in ROOTS and "product" in wanted and not _is_parameter(args[0] if args else None):
+        elif func in ROOTS and "product" in wanted and not _constant(args):
             self.put(out, Mark("gate", frame, func.__name__))
         elif args:
             place = next((place for place, arg in enumerate(args[:2]) if mark_of(arg) is not None), None)
@@ -183,12 +201,30 @@ def block_of(func: Any, args: Any, kwargs: Any, wanted: frozenset[str]) -> Block
     if "product" in wanted:
         if func is F.glu:
             return GLUCall(func, args, kwargs, Kind.PRODUCT, *_glu_arguments(*args, **kwargs))
+        if func in SQUARES or func in PRODUCTS:
+            square = _square(func, args, kwargs)
+            if square is not None:
+                return square
         if func in PRODUCTS or func in QUOTIENTS:
             found = _marked(args, ("gate", "weights")) or _marked(args, ("activation",))
             if found is not None and (func in PRODUCTS or (found[0] == 1 and found[1].role == "gate")):
                 found[1].take()
                 return ProductCall(func, args, kwargs, Kind.PRODUCT, *found)
     return None
+
+
+def _square(func: Any, args: Any, kwargs: Any) -> SquareCall | None:
+    """The square that a call takes of an activation: one factor gates the other."""
+    mark = mark_of(args[0]) if args else None
+    if mark is None or mark.role != "activation" or len(args) + len(kwargs) > 2:
+        return None
+    other = [*args[1:], *kwargs.values()]
+    by = other[0] if other else 2
+    squares = by is args[0] if func in PRODUCTS else not isinstance(by, Tensor) and by == 2
+    if not squares:
+        return None
+    mark.take()
+    return SquareCall(func, args, kwargs, Kind.PRODUCT, args[0])
 
 
 def _marked(args: Any, roles: tuple[str, ...]) -> tuple[int, Mark] | None:
@@ -198,7 +234,7 @@ def _marked(args: Any, roles: tuple[str, ...]) -> tuple[int, Mark] | None:
         mark = mark_of(args[place])
         if mark is not None and mark.role in roles:
             others = [args[other] for other in tensors if other != place]
-            if others and not any(map(_is_parameter, others)):
+            if others and not any(provenance.is_constant(other) or other is args[place] for other in others):
                 return place, mark
     return None
 
@@ -210,7 +246,7 @@ def _follows(func: Any, args: Any, place: int) -> bool:
     mark = mark_of(args[place])
     if place or mark is None:
         return False
-    if func in SHIFTS:
+    if func in SHIFTS or func in SQUARES:
         return mark.role == "gate" and not any(isinstance(arg, Tensor) for arg in args[1:])
     return func in FOLLOWED or func in QUOTIENTS or (func in MIXED and mark.role == "weights")
 
@@ -220,11 +256,9 @@ def mark_of(tensor: Any) -> Mark | None:
     return getattr(tensor, _MARK, None) if isinstance(tensor, Tensor) else None
 
 
-def _is_parameter(value: Any) -> bool:
-    """Whether a tensor is a parameter, or a view of one."""
-    if not isinstance(value, Tensor) or torch.compiler.is_compiling():
-        return isinstance(value, nn.Parameter)
-    return isinstance(value._base if value._is_view() else value, nn.Parameter)
+def _constant(args: Any) -> bool:
+    """Whether the first argument is a tensor that was not computed from data."""
+    return bool(args) and isinstance(args[0], Tensor) and provenance.is_constant(args[0])
 
 
 def _has_gradient(value: Any) -> bool:

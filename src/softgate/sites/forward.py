@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import checkpoint
 
 from softgate.errors import SoftgateError
-from softgate.sites.blocks import GATES, OPENED, SMOOTH_GATES, Mark, Marks, block_of
+from softgate.sites.batch_norms import ONE_IMAGE, in_order
+from softgate.sites.blocks import ACTIVATION_GATES, FROM_DATA, GATES, OPENED, Mark, Marks, block_of
 from softgate.sites.calls import SelectingCall, SiteCall, SiteId
 from softgate.sites.classification import COMPARISONS, classify
 from softgate.sites.saved_tensors import CONSUMERS, ESCAPES, Outputs, current_hooks
@@ -301,10 +302,13 @@ class Mode(TorchFunctionMode):
                 return OPENED[func](*args, **kwargs)
         block = block_of(func, args, kwargs, wanted)
         if block is not None:
-            return self.handler.handle(block, state.identify(block.kind), state)
-        gate = func in GATES and "product" in wanted
-        out = func(*args, **kwargs) if gate else self._run(func, args, kwargs)
-        state.marks.watch(func, args, kwargs, out, state.frame.name or "(model)", wanted)
+            out = self.handler.handle(block, state.identify(block.kind), state)
+        else:
+            gate = func in GATES and "product" in wanted
+            out = func(*args, **kwargs) if gate else self._run(func, args, kwargs)
+            state.marks.watch(func, args, kwargs, out, state.frame.name or "(model)", wanted)
+        if wanted & FROM_DATA:
+            state.marks.follow(func, args, kwargs, out)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -314,15 +318,13 @@ class Mode(TorchFunctionMode):
             state.select(call)
         elif call is not None:
             out = self.handler.handle(call, state.identify(call.kind), state)
-            if call.kind in SMOOTH_GATES and "product" in self.handler.blocks:
+            if call.kind in ACTIVATION_GATES and "product" in self.handler.blocks:
                 state.marks.put(out, Mark("activation", state.frame.name, call.kind))
             return out
-        if state.outputs:
-            if func in CONSUMERS:
-                return state.outputs.call(func, args, kwargs)
-            if func in ESCAPES:
-                state.outputs.forget(args[0])
-        return func(*args, **kwargs)
+        if state.outputs and func in ESCAPES:
+            state.outputs.forget(args[0])
+        out = state.outputs.call(func, args, kwargs) if state.outputs and func in CONSUMERS else func(*args, **kwargs)
+        return in_order(out, func, args, kwargs) if func in ONE_IMAGE else out
 
 
 def in_checkpoint() -> bool:

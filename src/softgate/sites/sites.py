@@ -297,6 +297,7 @@ class Sites(SiteCollection):
         begun = self._audit.begin(self._frames, self.rule) if audited and whole and gating.active.soft else None
         gating.watched = reads_by_hooks(frame.module for frame in self._frames)
         try:
+            state.marks.begin((args, kwargs), self._handler.blocks)
             with entered(self, state), Mode(self._handler, state):
                 out = inner(*args, **kwargs)
         except RuntimeError:

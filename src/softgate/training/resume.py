@@ -24,11 +24,6 @@ from softgate.training import SoftgateModule, checkpoints, strangers
 from softgate.training.config import TrainConfig
 from softgate.training.config_differences import FREE, as_long, differences
 
-LAST = Path("checkpoints", "last.ckpt")
-
-BEGAN = Path(".hydra", "overrides.yaml")
-"""Where Hydra keeps the words that a run began with."""
-
 SHOWN = 4
 """How many differing options an error lists."""
 
@@ -71,13 +66,13 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
         directory = _home(value)
         began = _began_with(directory)
         if began is None:
-            raise SoftgateError(f"resume={value}: it has no {BEGAN}; is it a run's directory?")
+            raise SoftgateError(f"resume={value}: it has no {files.FIRST_WORDS}; is it a run's directory?")
     ours = ("resume=", "hydra.run.dir=", "hydra.output_subdir=")
     mine = [word for word in words if not word.startswith(ours)]
     own = {_key(word) for word in mine}
     kept = [word for word in began if _key(word) not in own and _key(word) != "resume"]
     strangers.check_links(directory, f"resume={directory}")
-    strangers.check_words(kept, directory / BEGAN, configs, mine)
+    strangers.check_words(kept, directory / files.FIRST_WORDS, configs, mine)
     # The first part's .hydra stays as it is: it is what further parts are completed from.
     return [*kept, *mine, "resume=true", f"hydra.run.dir={quoted(directory)}", "hydra.output_subdir=null"]
 
@@ -89,15 +84,15 @@ def _home(value: str) -> Path:
     if path.is_dir():
         return path
     require(
-        path.name == LAST.name and path.parent.name == LAST.parent.name,
-        f"resume={value}: a run goes on from its directory's {LAST}; give the directory.",
+        path.name == files.LAST_CHECKPOINT.name and path.parent.name == files.LAST_CHECKPOINT.parent.name,
+        f"resume={value}: a run goes on from its directory's {files.LAST_CHECKPOINT}; give the directory.",
     )
     return path.parents[1]
 
 
 def _began_with(directory: Path) -> list[str] | None:
     try:
-        found = _plain(directory / BEGAN)
+        found = _plain(directory / files.FIRST_WORDS)
     except Exception:  # absent, or not what Hydra writes
         return None
     return [str(word) for word in found] if isinstance(found, list) else None
@@ -137,7 +132,7 @@ def look(config: TrainConfig, directory: Path) -> Former:
     Raises:
         SoftgateError: If the directory holds a run and `resume` is false, or holds one of another config.
     """
-    last = directory / LAST
+    last = directory / files.LAST_CHECKPOINT
     if not config.resume:
         if not config.trainer.fast_dev_run:
             _require_empty(directory)
@@ -147,7 +142,10 @@ def look(config: TrainConfig, directory: Path) -> Former:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError):
         raise SoftgateError(f"resume={directory}: its config.yaml is damaged.") from None
     except FileNotFoundError:
-        require(not last.is_file(), f"resume={directory}: it has a {LAST} and no config.yaml; is it a run's directory?")
+        require(
+            not last.is_file(),
+            f"resume={directory}: it has a {files.LAST_CHECKPOINT} and no config.yaml; is it a run's directory?",
+        )
         return Former()
     now = config.plain
     _require_same(saved, now, f"resume={directory}: it is a run of another config; different")
@@ -158,7 +156,7 @@ def look(config: TrainConfig, directory: Path) -> Former:
 def _require_empty(directory: Path) -> None:
     said = f"hydra.run.dir={directory}: there is a run in it; resume={directory} goes on with it."
     with files.refusals(directory):
-        begun = (directory / LAST).is_file()
+        begun = (directory / files.LAST_CHECKPOINT).is_file()
     require(not begun, said)
 
 
