@@ -51,15 +51,26 @@ def tensors(out: object) -> list[Tensor]:
     return [out] if isinstance(out, Tensor) else [part for part in out if isinstance(part, Tensor)]
 
 
-def nodes(outputs: list[Tensor]) -> Counter[str]:
-    """The nodes of the autograd graph behind `outputs`, by name."""
-    seen, todo = set(), [out.grad_fn for out in outputs]
+def nodes(outputs: list[Tensor], x: Tensor) -> Counter[str]:
+    """The nodes of the autograd graph between `outputs` and the images, by name; not those of parameters alone."""
+    order, followers, todo = [], {}, [out.grad_fn for out in outputs]
     while todo:
         node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            todo += [upstream for upstream, _ in node.next_functions]
-    return Counter(node.name() for node in seen)
+        if node is not None and node not in followers:
+            order.append(node)
+            followers[node] = [upstream for upstream, _ in node.next_functions if upstream is not None]
+            todo += followers[node]
+    behind = {node: [] for node in order}
+    for node in order:
+        for upstream in followers[node]:
+            behind[upstream].append(node)
+    found, todo = set(), [node for node in order if getattr(node, "variable", None) is x]
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo += behind[node]
+    return Counter(node.name() for node in found)
 
 
 def number(found: Counter[str], names: tuple[str, ...]) -> int:
@@ -73,7 +84,7 @@ def run(model: nn.Module, x: Tensor) -> tuple[list[Tensor], Tensor, Counter[str]
     torch.manual_seed(1)
     x = x.clone().requires_grad_()
     outputs = tensors(model(x))
-    found = nodes(outputs)
+    found = nodes(outputs, x)
     weights = [torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out) for out in outputs]
     (gradient,) = torch.autograd.grad(sum((o * w).sum() for o, w in zip(outputs, weights, strict=True)), x)
     after = [buffer.clone() for buffer in model.buffers()]

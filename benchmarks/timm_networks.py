@@ -61,13 +61,13 @@ class Row:
 def step(net: nn.Module, rule: sg.Surrogate, row: Row) -> None:
     """One training step of a network, attached; fills in what it was like."""
     bare = copy.deepcopy(net).train()
-    x, labels = torch.randn(2, 3, row.size, row.size), torch.tensor([1, 2])
+    x, labels = torch.randn(2, 3, row.size, row.size, requires_grad=True), torch.tensor([1, 2])
     torch.manual_seed(1)
     there = bare(x)
     with sg.attach(net.train(), rule) as sites:
         torch.manual_seed(1)
         out = net(x)
-        left = nodes([out])
+        left = nodes([out], x)
         F.cross_entropy(out, labels).backward()
         row.own = [entry.split(",")[0] for entry in sites.unaffected]
         for site in sites.table():
@@ -75,7 +75,7 @@ def step(net: nn.Module, rule: sg.Surrogate, row: Row) -> None:
     row.equal = bool(torch.equal(out, there))
     if rule.blocks:
         told = {entry.split(" in ")[0]: None for entry in row.own}
-        row.left = unmatched(row.sites, nodes([there]), left, told)
+        row.left = unmatched(row.sites, nodes([there], x), left, told)
     else:
         row.left = ["relu or max pool"] if number(left, HARD) else []
 

@@ -145,6 +145,29 @@ def test_a_mistyped_command_is_as_short_in_a_process_of_its_own(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        (
+            "train.py",
+            ["alignment=full", "alignment.images=20"],
+            "error: alignment=full: softgate train has no group alignment, it is one of softgate evaluate; allowed "
+            "groups: callbacks, data, debug, experiment, logger, model, optim, schedule, surrogate, trainer. Did you "
+            "mean callbacks=alignment?\n",
+        ),
+        ("train.py", ["no.such=1", "compare=quick"], "compare=quick: softgate train has no group compare"),
+        ("train.py", ["-m", "compare=quick,full"], "compare=quick,full: softgate train has no group compare"),
+        ("evaluate.py", ["optim=sgd", "runs=x"], "optim=sgd: softgate evaluate has no group optim, it is one of"),
+        ("evaluate.py", ["no.such=1", "callbacks=paths"], "callbacks=paths: softgate evaluate has no group callbacks"),
+    ],
+)
+def test_a_group_of_another_command_is_refused_in_one_sentence(script, words, said, typed):
+    status, errors = typed(script, *words)
+    assert status == 2
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize("before", [None, "0", "1"])
 def test_a_command_leaves_the_environment_as_it_was(monkeypatch, before):
     monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -161,6 +184,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken() -> None:
         raise ZeroDivisionError("a bug")
 
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(ZeroDivisionError):
         command.run(broken, str(CONF), "train")
 
@@ -169,6 +193,7 @@ def test_ctrl_c_is_status_130(monkeypatch):
     def interrupted() -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as ended:
         command.run(interrupted, str(CONF), "train")
     assert ended.value.code == exits.INTERRUPTED

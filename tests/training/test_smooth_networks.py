@@ -67,4 +67,5 @@ def test_training_reads_out_soft_and_goes_on_bit_for_bit(name, rule, typed, tmp_
     assert (tmp_path / "whole" / "grids" / "epoch=001.png").is_file()
     with (tmp_path / "whole" / "metrics.csv").open() as file:
         head = next(csv.reader(file))
-    assert {"align/hard/noise_cosine", "align/soft/noise_cosine"} <= set(head), head
+    assert {"align/hard/noise_cosine", "align/soft/noise_cosine", "align/soft/representation"} <= set(head), head
+    assert "align/hard/representation" not in head

@@ -168,6 +168,8 @@ def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
         key, values = several.groups()
         return f"{key}={values}: several values make a sweep; add -m to the command, or give one value."
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if unknown and (Path(config_dir) / unknown[1]).is_dir():
+        return _foreign_group(unknown[1], Path(config_dir), config_name)
     if unknown:
         return _unknown_key(unknown[1], config_dir, config_name)
     group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -197,12 +199,30 @@ def _whole(error: BaseException) -> str:
     return "\n".join(parts)
 
 
+def _groups(configs: Path, command: str) -> list[str]:
+    """The groups that a command chooses from."""
+    defaults: Any = OmegaConf.load(configs / f"{command}.yaml")["defaults"]
+    keys = [str(key) for entry in defaults if isinstance(entry, DictConfig) for key in entry]
+    return sorted({key.removeprefix("override ").partition("@")[0] for key in keys})
+
+
+def _foreign_group(group: str, configs: Path, command: str) -> str:
+    """The sentence for a group of another command."""
+    own = [name for name in _groups(configs, command) if not name.startswith("hydra/")]
+    word = next((word for word in sys.argv[1:] if word.startswith(f"{group}=")), group)
+    owners = [path.stem for path in sorted(configs.glob("*.yaml")) if group in _groups(configs, path.stem)]
+    hint = "".join(f" Did you mean {name}={group}?" for name in own if (configs / name / f"{group}.yaml").is_file())
+    other = f", it is one of softgate {' and '.join(owners)}" if owners else ""
+    return f"{word}: softgate {command} has no group {group}{other}; allowed groups: {', '.join(own)}.{hint}"
+
+
 def _unknown_key(key: str, config_dir: str, config_name: str) -> str:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     # What is allowed depends on the groups that were chosen: none has no temperature, excitation has.
-    chosen = [word for word in sys.argv[1:] if (Path(config_dir) / word.partition("=")[0]).is_dir() and "," not in word]
+    own = _groups(Path(config_dir), config_name)
+    chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in own and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir, version_base="1.3"):
         config = compose(config_name, overrides=chosen)

@@ -83,7 +83,7 @@ class AlignmentCurves(Callback):
         self.rules: dict[str, Surrogate | None] = {"hard": None, "soft": soft}
         self.options, self._judge = options, evaluator
         self.evaluator: nn.Module | None = None
-        self.represents = True
+        self._no_sum: set[str] = set()  # read-outs whose logit is no sum of an affine reading
         self._probe: Probe | None = None
         self._data: ImageData | None = None
         self._measured, self._chunk = -1, CHUNK
@@ -111,13 +111,13 @@ class AlignmentCurves(Callback):
             except SoftgateError as error:
                 self._warn(f"no {name} read-out: {error}")
                 del self.rules[name]
-        try:
-            for rule in self.rules.values():
+        for name, rule in self.rules.items():
+            try:
                 with scaled(module, data, rule):
                     read(module.net, probe.images[:1], 0, rule)
-        except SoftgateError as error:
-            self.represents = False
-            self._warn(f"no representation and no kernel_agreement: {error}")
+            except SoftgateError as error:
+                self._no_sum.add(name)
+                self._warn(f"no representation and no kernel_agreement of the {name} read-out: {error}")
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -175,7 +175,7 @@ class AlignmentCurves(Callback):
             assert self._data is not None
             with warnings.catch_warnings(), scaled(module, self._data, rule):
                 warnings.simplefilter("once", SoftgateWarning)
-                scores = self._cheap(module.net, rule, probe, noise)
+                scores = self._cheap(module.net, rule, probe, noise, name not in self._no_sum)
                 if dear:
                     part = probe.first(self.options.dear_images)
                     pullback = Pullback(rule, centred=True)
@@ -185,7 +185,9 @@ class AlignmentCurves(Callback):
                 found |= {f"align/{name}/{key}{end}": value for end, value in named}
         return found
 
-    def _cheap(self, net: nn.Module, rule: Surrogate | None, probe: Probe, noise: Tensor) -> dict[str, Score]:
+    def _cheap(
+        self, net: nn.Module, rule: Surrogate | None, probe: Probe, noise: Tensor, represents: bool
+    ) -> dict[str, Score]:
         x, labels, few = probe.images, probe.labels, len(noise[0])
         made: dict[str, ProbeMetric] = {
             "total_variation": metrics.TotalVariation(),
@@ -196,7 +198,7 @@ class AlignmentCurves(Callback):
         }
         if probe.means is not None:
             made["mean_alignment"] = metrics.MeanAlignment(probe.means)
-        if self.represents:
+        if represents:
             made |= {
                 "representation": metrics.RepresentationError(),
                 "kernel_agreement": metrics.KernelAgreement(),
@@ -227,7 +229,7 @@ class AlignmentCurves(Callback):
         self, net: nn.Module, x: Tensor, labels: Tensor, rule: Surrogate | None, made: Mapping[str, ProbeMetric]
     ) -> tuple[Tensor, Tensor]:
         """Maps and logits of a chunk; what needs the affine reading is updated on the way."""
-        if not self.represents:
+        if "representation" not in made:
             return Pullback(rule, centred=True)(net, x, labels), metrics.base.logits(net, x)
         out = read(net, x, labels, rule, centred=True)
         made["representation"].update(out.logit, out.represented)
