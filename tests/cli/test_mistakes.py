@@ -138,6 +138,32 @@ def test_a_mistyped_command_ends_with_one_sentence_and_status_2(words, said, tmp
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.ckpt"))
 
 
+HALF = "half/train/cat/1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=folder", "data.root=gone"], "data.root=gone: there is no such folder; expected gone/{train,val}/CLASS"),
+        (["data=folder", "data.root=half"], "data.root=half: it has no folder 'val'; expected half/{train,val}/CLASS"),
+        (["data=imagenet", "data.root=half"], "data.root=half: it has no folder 'val'"),
+        (["data=imagenette", "data.root=gone"], "data.root=gone: there is no such folder; set data.root"),
+        (["data=imagewoof", "data.root=half"], "data.root=half: there is no imagewoof2-160/ in it; set data.root"),
+        (["data=cifar10", "data.root=gone"], "data.root=gone: there is no such folder; it should hold cifar10"),
+        (["data=torchvision", "data.name=DTD", "data.root=gone"], "data.root=gone: there is no such folder"),
+    ],
+)
+def test_data_that_is_not_there_is_told_before_a_directory_is_made(words, said, typed, tmp_path, monkeypatch):
+    (tmp_path / HALF).parent.mkdir(parents=True)
+    (tmp_path / HALF).touch()
+    monkeypatch.setitem(sys.modules, "softgate.training.train", None)  # Lightning comes with it, which takes seconds
+    status, errors = typed("train.py", *words)
+    assert status == exits.MISTAKE
+    assert errors.startswith(f"error: {said}")
+    assert errors.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
 def test_a_mistyped_command_is_as_short_in_a_process_of_its_own(tmp_path):
     line = [sys.executable, str(ROOT / "train.py"), "trainer.max_epoch=3"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=120)

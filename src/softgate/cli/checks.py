@@ -27,11 +27,14 @@ def check(config: DictConfig) -> None:
     except OmegaConfBaseException:
         return  # the command itself says better what is not set
     if name == "train":
+        from softgate.data.config import NamedData
         from softgate.training.config import TrainConfig
 
         # What a job of a sweep is resumed by is known when it begins.
         targets.note_typed(plain)
-        TrainConfig.read({**plain, "sweep": {**plain["sweep"], "resume": False}})
+        read = TrainConfig.read({**plain, "sweep": {**plain["sweep"], "resume": False}})
+        if isinstance(read.data, NamedData):
+            read.data.look()
     elif name == "evaluate":
         from softgate.evaluation.config import options
 

@@ -201,8 +201,8 @@ def _whole(error: BaseException) -> str:
 
 def _groups(configs: Path, command: str) -> list[str]:
     """The groups that a command chooses from."""
-    defaults: Any = OmegaConf.load(configs / f"{command}.yaml")["defaults"]
-    keys = [str(key) for entry in defaults if isinstance(entry, DictConfig) for key in entry]
+    config: Any = OmegaConf.load(configs / f"{command}.yaml")
+    keys = [str(key) for entry in config.defaults if isinstance(entry, DictConfig) for key in entry]
     return sorted({key.removeprefix("override ").partition("@")[0] for key in keys})
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
 from softgate import targets
+from softgate.data import places
 from softgate.data.names import ARCHIVES, NAMED, PUBLISHED, WITH_TEST
 from softgate.errors import SoftgateError, require, unknown
 from softgate.options import Count, Number, Options, Pair, Says, Whole
@@ -158,6 +159,10 @@ class NamedData(DataConfig):
     def folder(self) -> Path:
         """The folder, or file, of `root`."""
         return Path(str(self.root)).expanduser()
+
+    def look(self) -> None:
+        """Refuses a data set whose folders are not there."""
+        places.look(self.name, self.folder, self.archive, self.download)
 
     @field_validator("name")
     @classmethod

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from softgate.data.images import Listing
 from softgate.data.names import BY_TRAIN, PUBLISHED
+from softgate.data.places import published_folder
 from softgate.data.splitting import held_out
 from softgate.errors import SoftgateError, require
 
@@ -36,7 +37,8 @@ def read(name: str, root: Path, split: str, download: bool) -> Listing:
     splits = PUBLISHED.get(name, BY_TRAIN)
     require(not splits or split in splits, f"data.test={split}: {name} has only the splits {', '.join(splits)}.")
     require(bool(splits) or split != "test", f"data.test=test: {name} has no splits.")
-    require(download or root.is_dir(), f"data.root={root}: there is no such folder; it should hold {name}.")
+    if not download:
+        published_folder(root, name)
     kind = getattr(torchvision.datasets, name)
     fetch = {"download": download} if "download" in inspect.signature(kind).parameters else {}
     try:

@@ -19,7 +19,7 @@ import torch
 from torchvision.datasets.utils import download_url
 
 from softgate.classes.imagenet import english
-from softgate.data import published
+from softgate.data import places, published
 from softgate.data.images import Listing
 from softgate.data.index import index
 from softgate.data.names import ARCHIVES
@@ -147,14 +147,14 @@ def imagewoof(where: Where, split: str) -> Listing:
 
 def imagenet(where: Where, split: str) -> Listing:
     """ImageNet-1k, or some of its classes, as class folders, in `root` itself or in `root/imagenet`."""
-    base = where.root / "imagenet" if (where.root / "imagenet").is_dir() else where.root
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
+    base = places.own_folder(where.root, "imagenet")
+    listing = _folders(base, split, places.EXPECTED["imagenet"], where.kept)
     return replace(listing, classes=[english(name) for name in listing.classes])
 
 
 def folder(where: Where, split: str) -> Listing:
     """Any images sorted into `root/{train,val}/CLASS/`."""
-    return _folders(where.root, split, f"{where.root}/{{train,val}}/CLASS/*.jpg", where.kept)
+    return _folders(where.root, split, places.EXPECTED["folder"], where.kept)
 
 
 READERS = (digits, mnist, cifar10, cifar100, imagenette, imagewoof, imagenet, folder)
@@ -171,11 +171,9 @@ def source(name: str) -> Source:
     return lambda where, split: published.read(name, where.root, split, where.download)
 
 
-def _folders(base: Path, split: str, expected: str, kept: Path | None) -> Listing:
-    require(base.is_dir(), f"data.root={base}: there is no such folder; expected {expected}.")
-    where = base / split
-    require(where.is_dir(), f"data.root={base}: it has no folder '{split}'; expected {expected}.")
-    return class_folders(where, f"data.root={base}", expected, kept)
+def _folders(base: Path, split: str, holds: str, kept: Path | None) -> Listing:
+    expected = places.split_folders(base, holds, (split,))
+    return class_folders(base / split, f"data.root={base}", expected.removeprefix("expected "), kept)
 
 
 def class_folders(
@@ -203,13 +201,10 @@ def class_folders(
 
 def _fastai(name: str, classes: Mapping[str, str], where: Where, split: str) -> Listing:
     root, stem = where.root, ARCHIVES[name][where.archive]
-    base = root / stem
-    if not base.is_dir() and where.download:
+    if not (root / stem).is_dir() and where.download:
         _download(root, stem)
-    hint = "set data.root to the folder that holds it, or data.download=true"
-    require(root.is_dir(), f"data.root={root}: there is no such folder; {hint}.")
-    require(base.is_dir(), f"data.root={root}: there is no {base.name}/ in it; {hint}.")
-    listing = _folders(base, split, f"{base}/{{train,val}}/WNID/*.JPEG", where.kept)
+    base = places.archive_folder(root, stem)
+    listing = _folders(base, split, "WNID/*.JPEG", where.kept)
     expected, found = COUNTS[name][split], len(listing)
     require(
         found == expected and set(listing.classes) == set(classes),
