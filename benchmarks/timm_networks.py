@@ -130,10 +130,8 @@ and not by hand; in the commands: `model=timm model.name=resnet26`, with `surrog
 `semantic`; a network is covered where both hold and its graph has no activation, pooling, normalisation, attention or
 gate that is no call site.
 
-Not covered are squares of a ReLU (StarReLU), products of two layers without a gate between (FocalNet, gMLP, CoaT), and
-maxima over a dimension of tokens (Hiera). LevIT is not affine because of PyTorch: on the CPU of torch 2.15 `batch_norm`
-in eval mode has a wrong gradient, bare too, where flattening and a transpose follow it; EfficientFormer and XCiT have
-the same behind their stems.
+Not covered are products of two layers without a gate between (FocalNet, gMLP, CoaT), and maxima over a dimension of
+tokens (Hiera).
 
 {table}
 """

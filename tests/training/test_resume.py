@@ -22,7 +22,7 @@ from softgate import SoftgateError, files
 from softgate.errors import Stopped
 from softgate.training import SoftgateModule, resume
 from softgate.training.callbacks.last import STATE, LastCheckpoint
-from softgate.training.metricsfile import MetricsFile
+from softgate.training.metricsfile import MetricsFile, keep
 from softgate.training.train import train
 
 TIMES = ("started", "grids/seconds", "grids/share_of_epoch", "train/images_per_second")
@@ -403,3 +403,14 @@ def test_metrics_rows_are_taken_back_and_a_row_cut_short_is_none(tmp_path):
     fresh = MetricsFile(path)
     fresh.log_metrics({"epoch": 0, "z": 1.0}, 0)
     assert path.read_text().splitlines() == ["epoch,step,z", "0,0,1.0"]
+
+
+def test_a_resumed_run_writes_its_epochs_of_a_file_anew(tmp_path):
+    path = tmp_path / "diagnostics.csv"
+    files.write_csv([{"epoch": epoch, "a": epoch * 2} for epoch in (0, 0, 1, 2)], path)
+    keep(path, 1)
+    assert path.read_text().splitlines() == ["epoch,a", "0,0", "0,0"]
+    keep(path, 0)
+    assert path.read_text().splitlines() == ["epoch,a"]
+    keep(tmp_path / "none.csv", 1)
+    assert not (tmp_path / "none.csv").exists()
