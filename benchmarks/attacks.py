@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from softgate.data import ImageData
 from softgate.evaluation.checkpoints import find_checkpoint
-from softgate.evaluation.generalization.attacks import PGD, RELATIVE_STEP, in_pixels, scaled_l2
+from softgate.evaluation.generalization.attacks import PGD
+from softgate.explainers.adversarial import RELATIVE_STEP, in_pixels, scaled_l2
 from softgate.sites.inference import reading_out
 from softgate.training.checkpoints import restore
 

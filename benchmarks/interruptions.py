@@ -197,7 +197,7 @@ def go_on(case: str, ended: Ended, folder: Path) -> Ended:
         words = (*shlex.split(told[1]), *(word for word in words if not word.startswith("hydra.run.dir=")))
     elif case == "train" and "the run is finished" in " ".join(ended.lines):
         words = ("resume=out",)  # which says so, too
-    elif case == "sweep" and "sweep.resume=true" in " ".join(ended.lines):
+    elif case == "sweep" and re.search("sweep.resume=true|every job that was begun", " ".join(ended.lines)):
         words = (*words, "sweep.resume=true")
     return run(script, words, folder)
 

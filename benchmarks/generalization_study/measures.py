@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 import softgate as sg
 from softgate.data import ImageData
-from softgate.evaluation.generalization import attacks, scores, sharpness
+from softgate.evaluation.generalization import scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
 from softgate.evaluation.generalization.corruptions import FAMILIES, corrupt
 from softgate.explainers import ExcitationPullback, gradient
+from softgate.explainers.adversarial import NORMS, in_pixels, scaled_l2
 from softgate.explainers.noise import draws
 from softgate.explainers.pullback import predict
 from softgate.metrics import high_frequency, noise_cosine
@@ -41,7 +42,7 @@ class Images:
         x, labels = self.test.sample(count, seed)
         mean, std = self.test.mean, self.test.std
         if family not in self._corrupted:
-            pixels = attacks.in_pixels(x, mean, std)[0]
+            pixels = in_pixels(x, mean, std)[0]
             self._corrupted[family] = (corrupt(pixels, family, severity, seed) * 255).round().to(torch.uint8)
         pixels = self._corrupted[family].float() / 255
         return (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1), labels
@@ -122,9 +123,9 @@ def _robust(
     found["corrupted"] = float(np.mean(each))
     mine = asked["attack"]
     x, labels = (part.to(device) for part in images.test.sample(mine["images"], seed))
-    for norm in attacks.NORMS:
+    for norm in NORMS:
         test = images.test
-        radius = mine[norm] if norm == "linf" else attacks.scaled_l2(mine[norm], test.size, test.config.channels)
+        radius = mine[norm] if norm == "linf" else scaled_l2(mine[norm], test.size, test.config.channels)
         standing, _ = PGD(norm, radius, mine["steps"], 1, seed)(net, x, labels, test.mean, test.std)
         found[f"pgd_{norm}"] = float(standing.double().mean())
     return found

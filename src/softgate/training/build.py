@@ -74,12 +74,17 @@ def module(config: TrainConfig, images: ImageData) -> SoftgateModule:
         compile=config.compile,
         metrics=config.metrics,
         gates_from=None if config.gates_from.run is None else config.gates_from.plain,
+        robust=_robust(config, images) if config.train.on else None,
     )
     built.found = networks.begin_with(built.net, config.model, images.identity)
     networks.check_output(built.net, str(architecture["name"]), images.size, config.data.channels, found)
     if config.gates_from.run is not None:
         given_gates.begin(built, config.gates_from, images.size, config.data.channels)
     return built
+
+
+def _robust(config: TrainConfig, images: ImageData) -> dict[str, Any]:
+    return {"options": config.train.plain, "mean": images.mean, "std": images.std, "size": images.size}
 
 
 def readout(config: TrainConfig, module: SoftgateModule, size: int) -> tuple[TrainConfig, str | None]:

@@ -35,6 +35,7 @@ from softgate.training.figures import FIGURES, FiguresConfig
 from softgate.training.gates_config import GatesFromConfig
 from softgate.training.networks import TargetNetwork, read_network
 from softgate.training.optim import COSINE, OptimConfig, TargetOptim, read_optim
+from softgate.training.robust import RobustConfig
 from softgate.training.trainer_config import TrainerConfig
 from softgate.training.wandb_config import WandbConfig
 
@@ -182,6 +183,7 @@ class TrainConfig(Options):
     metrics: Annotated[dict[str, Any], BeforeValidator(read_metrics)] = Field(
         {}, description="torchmetrics by name, each a _target_ with its arguments; logged as val/NAME"
     )
+    train: RobustConfig = Field(RobustConfig(), description="what a step does to its images and its loss")
     gates_from: GatesFromConfig = Field(
         GatesFromConfig(), description="weights of a recorded epoch, trained on with gates that are given"
     )
@@ -218,6 +220,18 @@ class TrainConfig(Options):
     def _fits_into_8_bits(self) -> Self:
         if self.callbacks.paths.recordings and self.callbacks.paths.soft:
             check_range(self.readout)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_robust(self) -> Self:
+        said = self.train.sentence()
+        compiled = self.compile and self.train.gradient_penalty
+        require(
+            not compiled,
+            f"train.gradient_penalty={self.train.gradient_penalty}: a compiled network has no second derivative; "
+            f"compile=false is needed.",
+        )
+        require(not (said and self.gates_from.given), f"train.: {said}: not with the gates of another network.")
         return self
 
     @model_validator(mode="after")

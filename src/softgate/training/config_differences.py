@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,15 @@ SINCE: Mapping[str, Mapping[str, Any]] = {
 }
 """Options that came after 0.1.0, and what runs from before had in their place."""
 
+ABSENT_GROUPS: Mapping[str, Mapping[str, Any]] = {
+    "gates_from": {"run": None, "epoch": None, "gates": "epoch", "seed": 314},
+    "train": {
+        **{"noise": 0.0, "gradient_penalty": 0.0},
+        "adversarial": {"radius": 0.0, "norm": "l2", "steps": 7, "rule": "none"},
+    },
+}
+"""Whole groups that came after it, likewise."""
+
 ABSENT = "not set"
 
 
@@ -42,7 +52,7 @@ def completed(config: Any) -> Any:
     if not isinstance(config, Mapping):
         return config
     since = {group: {**new, **config[group]} for group, new in SINCE.items() if isinstance(config.get(group), Mapping)}
-    return {"gates_from": {"run": None, "epoch": None, "gates": "epoch", "seed": 314}, **config, **since}
+    return {**copy.deepcopy(ABSENT_GROUPS), **config, **since}
 
 
 def differences(before: Any, now: Any, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:

@@ -25,6 +25,7 @@ from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
 from softgate.training import networks
 from softgate.training.optim import Plan, build_optimizer, build_schedule, read_optim
+from softgate.training.robust import Robust
 
 Batch = tuple[Tensor, Tensor]
 
@@ -72,6 +73,7 @@ class SoftgateModule(pl.LightningModule):
         compile: Compile the network when training starts.
         metrics: Targets of torchmetrics by name, logged after each epoch as `val/NAME`.
         gates_from: The options of `gates_from=`, with a run; None for a network with gates of its own.
+        robust: The arguments of a `softgate.training.robust.Robust`; None where images and loss are what they are.
 
     Attributes:
         found: Where its classes were found in the weights that it begins with; None where it was not so.
@@ -92,9 +94,11 @@ class SoftgateModule(pl.LightningModule):
         compile: bool = False,
         metrics: Mapping[str, Mapping[str, Any]] | None = None,
         gates_from: Mapping[str, Any] | None = None,
+        robust: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        unset = [name for name, value in (("metrics", metrics), ("gates_from", gates_from)) if not value]
+        later = {"metrics": metrics, "gates_from": gates_from, "robust": robust}
+        unset = [name for name, value in later.items() if not value]
         self.save_hyperparameters(ignore=unset)
         self.optim = None if optim is None else read_optim(optim)
         self.classes = list(classes)
@@ -114,7 +118,8 @@ class SoftgateModule(pl.LightningModule):
         smoothing = float(self.optim.label_smoothing) if self.optim else 0.0
         self.criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
         self.mix_images = None if self.optim is None else _mixing(len(self.classes), self.optim)
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.robust = None if robust is None else Robust(**robust)
+        self.train_loss, self.val_loss, self.penalties = MeanMetric(), MeanMetric(), MeanMetric()
         self.train_scores = accuracies(len(self.classes)).clone(prefix="train/")
         self.val_scores = accuracies(len(self.classes)).clone(prefix="val/")
         own = {name: _metric(name, given, len(self.classes)) for name, given in (metrics or {}).items()}
@@ -188,16 +193,27 @@ class SoftgateModule(pl.LightningModule):
         targets = labels
         if self.mix_images is not None:
             x, targets = self.mix_images(x, labels)
+        weight = 0.0 if self.robust is None else self.robust.options.gradient_penalty
+        if self.robust is not None:
+            x = self.robust.images(x, targets, self.net, self.sites)
+            x = x.detach().requires_grad_(bool(weight))
         logits = self(x)
         loss: Tensor = self.criterion(logits, targets)
         self.train_loss.update(loss.detach(), len(x))
         self.train_scores.update(logits.detach(), labels)
         self.log("train/loss_step", loss, prog_bar=True)
-        return loss
+        if self.robust is None or not weight:
+            return loss
+        penalty = self.robust.penalty(loss, x)
+        self.penalties.update(penalty.detach(), len(x))
+        return loss + weight * penalty
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training loss and accuracy, and the rule and learning rate it ended with."""
         self._log_epoch("train", self.train_loss, self.train_scores)
+        if self.penalties.update_called:
+            self.log("train/gradient_penalty", self.penalties.compute())
+            self.penalties.reset()
         if not self.rule.schedule.constant:
             self.log_dict(moment(self.sites.rule))
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -226,7 +242,8 @@ class SoftgateModule(pl.LightningModule):
         return value
 
     def _running(self) -> list[Metric]:
-        return [self.train_loss, *self.train_scores.values(copy_state=False)]
+        penalties = [self.penalties] if self.robust is not None and self.robust.options.gradient_penalty else []
+        return [self.train_loss, *self.train_scores.values(copy_state=False), *penalties]
 
     def _so_far(self) -> list[dict[str, Tensor]]:
         """The running sums of the epoch's metrics, over all processes."""

@@ -93,7 +93,8 @@ def _recipe(config: TrainConfig, data: ImageData) -> str:
         count = f"from epoch {config.gates_from.epoch} to {trainer.max_epochs}"
     long = count if trainer.max_epochs not in (None, -1) else "no limit of epochs"
     steps = f", at most {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
-    return f"{how}; {long}{steps}, {data.batch_size} images a step and device; seed {config.seed}"
+    robust = f"; {said}" if (said := config.train.sentence()) else ""
+    return f"{how}; {long}{steps}, {data.batch_size} images a step and device{robust}; seed {config.seed}"
 
 
 def _device(config: TrainConfig, device: torch.device) -> str:

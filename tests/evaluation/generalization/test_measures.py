@@ -14,6 +14,7 @@ from softgate import SoftgateError
 from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
 from softgate.evaluation.generalization.corruptions import FAMILIES, corrupt
+from softgate.explainers.adversarial import scaled_l2
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -154,8 +155,8 @@ def test_an_attack_out_of_range_is_refused(change, message):
 
 
 def test_l2_radii_change_each_pixel_as_much_at_every_size():
-    assert attacks.scaled_l2(0.5, 32) == 0.5
-    assert attacks.scaled_l2(0.5, 128) == 2.0
+    assert scaled_l2(0.5, 32) == 0.5
+    assert scaled_l2(0.5, 128) == 2.0
 
 
 def test_autoattack_says_what_to_install(monkeypatch):

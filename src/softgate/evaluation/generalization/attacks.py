@@ -6,7 +6,6 @@ its hard gates, as anybody would who has its weights: a surrogate gradient would
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softgate.errors import SoftgateError, require, unknown
+from softgate.errors import SoftgateError, require
+from softgate.explainers.adversarial import Ball, in_pixels
 from softgate.explainers.noise import draws, generators
 from softgate.explainers.pullback import require_logits
 from softgate.sites.inference import reading_out
-
-NORMS = ("linf", "l2")
-
-RELATIVE_STEP = 2.5
-"""All steps together go so many radii far, as in the source."""
-
-CIFAR_PIXELS = 3 * 32 * 32
-"""Numbers in the images that L2 radii are given for; scaled by the square root to other sizes."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +43,7 @@ class PGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise unknown("attack norm", self.norm, NORMS)
-        require(self.radius > 0, f"attack radius={self.radius}: a number > 0 is needed.")
+        Ball(self.norm, self.radius)
         fine = self.steps >= 1 and self.restarts >= 1
         require(fine, f"attack steps={self.steps}, restarts={self.restarts}: at least 1 of each is needed.")
 
@@ -92,32 +82,14 @@ class PGD:
     def _climb(
         self, model: nn.Module, origin: Tensor, labels: Tensor, normalize: Callable[[Tensor], Tensor], restart: int
     ) -> Tensor:
-        step = RELATIVE_STEP * self.radius / self.steps
-        now = self._start(origin, restart)
-        for _ in range(self.steps):
-            now = now.detach().requires_grad_()
-            loss = F.cross_entropy(_logits(model, normalize(now)), labels, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, now)
-            ahead = slope.sign() if self.norm == "linf" else slope / _norms(slope).clamp_min(1e-12)
-            now = self._project(now.detach() + step * ahead, origin)
-        return now
+        def loss(now: Tensor) -> Tensor:
+            return F.cross_entropy(_logits(model, normalize(now)), labels, reduction="sum")
 
-    def _start(self, origin: Tensor, restart: int) -> Tensor:
-        """Uniform in the cube; in the ball a random direction, and a uniform share of the radius."""
-        seed = self.seed + restart
-        if self.norm == "linf":
-            return self._project(origin + self.radius * draws(origin, 1, seed, "uniform")[0], origin)
-        noise = draws(origin, 1, seed)[0]
+        ball, seed = Ball(self.norm, self.radius), self.seed + restart
+        noise = draws(origin, 1, seed, "uniform" if self.norm == "linf" else "normal")[0]
         shares = torch.cat([torch.rand(1, generator=one) for one in generators(origin, seed + 1_000_003)])
-        return self._project(origin + self.radius * shares.to(origin).view(-1, 1, 1, 1) * noise / _norms(noise), origin)
-
-    def _project(self, now: Tensor, origin: Tensor) -> Tensor:
-        if self.norm == "linf":
-            kept = torch.minimum(torch.maximum(now, origin - self.radius), origin + self.radius)
-        else:
-            away = now - origin
-            kept = origin + away * (self.radius / _norms(away).clamp_min(1e-12)).clamp(max=1)
-        return kept.clamp(0, 1)
+        start = ball.start(origin, noise, shares.to(origin).view(-1, 1, 1, 1))
+        return ball.climb(loss, origin, start, self.steps)
 
 
 def auto_attack(
@@ -179,22 +151,6 @@ def require_auto_attack() -> Any:
             "alone with compare.attack.auto=false."
         ) from None
     return torchattacks
-
-
-def scaled_l2(radius: float, size: int, channels: int = 3) -> float:
-    """An L2 radius given for images of 3 x 32 x 32, for images of another size: the same change of each pixel."""
-    return radius * math.sqrt(channels * size * size / CIFAR_PIXELS)
-
-
-def in_pixels(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Pixels in [0, 1] of images as the network takes them, and the way back."""
-    centre, spread = (torch.tensor(list(v), dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (mean, std))
-    return (x * spread + centre).clamp(0, 1), lambda image: (image - centre) / spread
-
-
-def _norms(x: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return norms.view(-1, 1, 1, 1)
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
 from softgate.evaluation.generalization.corruptions import corrupt
 from softgate.evaluation.generalization.statistics import Array
+from softgate.explainers.adversarial import NORMS, in_pixels, scaled_l2
 from softgate.explainers.pullback import predict
 from softgate.training import SoftgateModule
 
@@ -161,14 +162,14 @@ class Bench:
         asked, test, train = self.options, len(self.data.val_listing), len(self._trained_on(options).train_listing)
         corrupted, attack, sharp = asked.corruptions, asked.attack, asked.sharpness
         kinds = len(corrupted.families) * len(corrupted.severities)
-        norms = sum(attack.radius(norm) is not None for norm in attacks.NORMS)
+        kinds = sum(attack.radius(norm) is not None for norm in NORMS)
         curved = min(train, train if sharp.images is None else sharp.images)
         return {
             "top-1": test,
             "train-test gap": min(train, asked.train_images or train),
             "sharpness": curved * (sharp.iterations * HESSIAN_PRODUCT + 2 + BACKWARD),
             "corruptions": kinds * min(test, corrupted.images or test),
-            "attacks": norms * min(test, attack.images or test) * attack.restarts * attack.steps * (1 + BACKWARD),
+            "attacks": kinds * min(test, attack.images or test) * attack.restarts * attack.steps * (1 + BACKWARD),
             "shifted": 0 if self._shifted is None else len(self._shifted),
         }
 
@@ -275,7 +276,7 @@ class Bench:
             part, place = x[start : start + size], (f"{family}-{severity}", start)
             stored = self._kept.get(place)
             if stored is None:
-                pixels = attacks.in_pixels(part, self.data.mean, self.data.std)[0]
+                pixels = in_pixels(part, self.data.mean, self.data.std)[0]
                 stored = (corrupt(pixels, family, severity, seed) * 255).round().to(torch.uint8)
                 if kept:
                     self._kept[place] = stored
@@ -285,11 +286,11 @@ class Bench:
         options = self.options.attack
         x, labels = self._sample(options.images or len(self.data.val_listing))
         pixels = self.data.mean, self.data.std
-        for norm in attacks.NORMS:
+        for norm in NORMS:
             given = options.radius(norm)
             if given is None:
                 continue
-            radius = given if norm == "linf" else attacks.scaled_l2(given, self.data.size, self.data.config.channels)
+            radius = given if norm == "linf" else scaled_l2(given, self.data.size, self.data.config.channels)
             attack = PGD(norm, radius, options.steps, options.restarts, self.options.seed)
             standing: dict[str, list[Tensor]] = {"pgd": [], "auto": []}
             size = self.data.batch_size
