@@ -228,7 +228,7 @@ the first forward pass; it names the call sites, and the network is left as it w
 - **all covered**: no node of an activation, a max pooling or a normalisation is left in the attached network's graph,
   and there are as many call sites as the bare network's graph has such nodes, and nodes of softmax, attention, sigmoid
   and hardsigmoid (which stay in the graph, where they get zeros); those under own gradient apart.
-- **own gradient**: in Swin v2 a sigmoid of the position bias and a clamp of the temperature, both of parameters alone.
+- **own gradient**: in Swin v2 a clamp of the temperature, of a parameter alone.
 - **affine**: in float64, how far the pullback's inner product with the image and the constants (`sg.representation`)
   are off the logit, relative to it, with SiLU at `silu=1`; "gated" where ReLUs are softened too: there the value is
   that of the network run with its gates held, which `sg.representation` checks in every call, to 1.5e-8.

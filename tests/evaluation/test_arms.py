@@ -1,7 +1,10 @@
 """Which runs make which arm of a comparison, and what its name says."""
 
+import yaml
+
 import finished_sweep as finished
 from softgate.evaluation import runs as collection
+from softgate.training.config_differences import ABSENT_GROUPS
 
 
 def read(*directories):
@@ -41,6 +44,18 @@ def test_settings_of_a_rule_that_differ_are_in_the_name(images, tmp_path, monkey
     )
     names = [run.arm for run in collection.sort(runs, [], [])]
     assert names == ["excitation, gate.temperature=0.3", "excitation, gate.temperature=0.6", "none"]
+
+
+def test_what_training_does_beside_a_rule_is_in_the_name_where_it_is_on(images, tmp_path):
+    data, off = finished.options(images), ABSENT_GROUPS["train"]
+    given = {"a": {}, "b": {"noise": 0.1}, "c": {"adversarial": off["adversarial"] | {"radius": 0.5}}}
+    for name, options in given.items():
+        config = finished.run(tmp_path / name, data, "none", 0) / "config.yaml"
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"train": off | options}))
+    before = finished.run(tmp_path / "before", data, "none", 1)  # of a time without such options
+    runs = read(*(tmp_path / name for name in given), before)
+    names = [run.arm for run in collection.sort(runs, [], [])]
+    assert sorted(names) == ["none", "none", "none, adversarial.radius=0.5", "none, noise=0.1"]
 
 
 def test_where_data_are_kept_makes_no_arm_and_other_seeds_are_named(images, tmp_path):
