@@ -52,14 +52,14 @@ def follow(func: Any, args: Any, kwargs: Any, out: Any, mark: Callable[[Tensor],
         mark: Is told of every tensor that gets a note.
     """
     into = func is Tensor.__setitem__
-    results = [args[0]] if into else list(_tensors(out))
+    results = (args[0],) if into else (out,) if isinstance(out, Tensor) else tuple(_tensors(out))
     if not results:
         return
-    data = func not in CUT and any(_carries(arg) for arg in (*_tensors(args), *_tensors(kwargs.values())))
+    data = func not in CUT and _any_carries(args, kwargs)
     for tensor in results:
-        if isinstance(tensor, nn.Parameter) or (into and not data):
-            continue
-        _note(tensor, data and (tensor.is_floating_point() or tensor.is_complex()), mark)
+        own = type(tensor) is not Tensor and isinstance(tensor, nn.Parameter)
+        if not own and (data or not into):
+            _note(tensor, data and (tensor.is_floating_point() or tensor.is_complex()), mark)
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -91,6 +91,13 @@ def forget(tensor: Tensor) -> None:
 def _note(tensor: Tensor, data: bool, mark: Callable[[Tensor], None]) -> None:
     setattr(tensor, _NOTE, data)
     mark(tensor)
+
+
+def _any_carries(args: Any, kwargs: Any) -> bool:
+    for arg in args:  # most often the first one: this is done for every call of a forward pass
+        if isinstance(arg, Tensor) and getattr(arg, _NOTE, None):
+            return True
+    return any(_carries(tensor) for tensor in (*_tensors(args), *_tensors(kwargs.values())))
 
 
 def _carries(tensor: Tensor) -> bool:
