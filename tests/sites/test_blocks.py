@@ -254,6 +254,7 @@ SCALES = {
     "a drawn mask": lambda net: net.scaled.new_empty(net.scaled.shape).bernoulli_(0.7) / 0.7,
     "whole numbers": lambda net: net.scaled.detach().round().long(),
     "detached": lambda net: net.scaled.detach().exp(),
+    "its data": lambda net: net.scaled.data.exp(),
 }
 
 

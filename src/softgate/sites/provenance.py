@@ -19,13 +19,13 @@ from torch.utils import _pytree
 
 _NOTE = "_softgate_from_data"
 
-CUT = frozenset(
+CUT: frozenset[Any] = frozenset(
     getattr(place, name)
     for place in (torch, Tensor)
     for name in "detach new_empty new_zeros new_ones new_full new_tensor empty_like zeros_like ones_like full_like "
     "rand_like randn_like randint_like".split()
     if hasattr(place, name)
-)
+) | {Tensor.data.__get__}  # type: ignore[attr-defined]  # a getter
 """Functions of a tensor whose results carry nothing of its values, or no gradient."""
 
 
