@@ -87,6 +87,8 @@ def test_every_group_of_the_config_is_one_of_the_types():
         "callbacks",
         "figures",
         "gates_from",
+        "train",
+        "train.adversarial",
     }
     expected |= {f"callbacks.{name}" for name in PLAIN["callbacks"]}
     assert {group.at for group in GROUPS} == expected

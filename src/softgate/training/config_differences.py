@@ -39,7 +39,7 @@ ABSENT_GROUPS: Mapping[str, Mapping[str, Any]] = {
     "gates_from": {"run": None, "epoch": None, "gates": "epoch", "seed": 314},
     "train": {
         **{"noise": 0.0, "gradient_penalty": 0.0},
-        "adversarial": {"radius": 0.0, "norm": "l2", "steps": 7, "rule": "none"},
+        "adversarial": {"radius": 0.0, "norm": "l2", "steps": 7, "rule": "true_gradient"},
     },
 }
 """Whole groups that came after it, likewise."""

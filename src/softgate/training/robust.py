@@ -33,8 +33,8 @@ class AdversarialConfig(Options):
     radius: Amount = Field(0.0, description="of the ball around each image, in pixels of [0, 1]; 0 is off")
     norm: Literal["l2", "linf"] = Field("l2", description="of the ball; l2 radii are for 3 x 32 x 32 and scaled")
     steps: Count = Field(7, description="of projected gradient ascent, each of 2.5 radius / steps")
-    rule: Literal["none", "training"] = Field(
-        "none", description="whose gradient it follows: none, the true one, or training, that of surrogate="
+    rule: Literal["true_gradient", "training"] = Field(
+        "true_gradient", description="what it follows: the true gradient, or training, that of surrogate="
     )
 
 
