@@ -56,6 +56,12 @@ def test_what_training_does_beside_a_rule_is_in_the_name_where_it_is_on(images, 
     runs = read(*(tmp_path / name for name in given), before)
     names = [run.arm for run in collection.sort(runs, [], [])]
     assert sorted(names) == ["none", "none", "none, adversarial.radius=0.5", "none, noise=0.1"]
+    far = off["adversarial"] | {"radius": 0.5, "norm": "linf"}
+    config = finished.run(tmp_path / "d", data, "none", 0) / "config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"train": off | {"adversarial": far}}))
+    names = [run.arm for run in collection.sort(read(*(tmp_path / name for name in "acd")), [], [])]
+    balls = [f"none, adversarial.norm={norm}, adversarial.radius=0.5" for norm in ("l2", "linf")]
+    assert names == ["none", *balls]
 
 
 def test_where_data_are_kept_makes_no_arm_and_other_seeds_are_named(images, tmp_path):

@@ -117,6 +117,7 @@ def test_it_goes_on_bit_for_bit_where_it_was_interrupted_and_checkpoints_have_th
         (("gates_from.gates=mine",), "gates_from.gates=mine: there is no such name; allowed: epoch, last, own, random"),
         (("surrogate=excitation",), "set surrogate=none"),
         (("compile=true",), "compile=true"),
+        (("train.noise=0.1",), r"gates_from\.gates=\w+: with the gates of another network there is no noise 0\.1"),
         (("callbacks.grids.every_n_epochs=1",), r"callbacks\.grids\.every_n_epochs=1: it looks at"),
         (("callbacks.paths.recordings=2",), r"callbacks\.paths\.recordings=2: it looks at"),
         (("trainer.max_epochs=1",), "after gates_from.epoch"),

@@ -58,10 +58,10 @@ def split_folders(base: Path, holds: str, splits: Sequence[str]) -> str:
     Raises:
         SoftgateError: If the folder or one of its splits is not there.
     """
-    expected = f"expected {base}/{{train,val}}/{holds}"
-    require(base.is_dir(), f"data.root={base}: there is no such folder; {expected}.")
+    expected = f"{base}/{{train,val}}/{holds}"
+    require(base.is_dir(), f"data.root={base}: there is no such folder; expected {expected}.")
     for split in splits:
-        require((base / split).is_dir(), f"data.root={base}: it has no folder '{split}'; {expected}.")
+        require((base / split).is_dir(), f"data.root={base}: it has no folder '{split}'; expected {expected}.")
     return expected
 
 

@@ -173,7 +173,7 @@ def source(name: str) -> Source:
 
 def _folders(base: Path, split: str, holds: str, kept: Path | None) -> Listing:
     expected = places.split_folders(base, holds, (split,))
-    return class_folders(base / split, f"data.root={base}", expected.removeprefix("expected "), kept)
+    return class_folders(base / split, f"data.root={base}", expected, kept)
 
 
 def class_folders(

@@ -20,7 +20,7 @@ from softgate.errors import SoftgateError, printable
 from softgate.evaluation.checkpoints import read_yaml, saved_config
 from softgate.evaluation.config import CompareConfig
 from softgate.surrogate.description import names
-from softgate.training.config_differences import ABSENT_GROUPS, FREE, LENGTH, completed
+from softgate.training.config_differences import FREE, LENGTH, completed
 from softgate.training.summary import history
 
 Points = Sequence[tuple[float, float]]
@@ -275,7 +275,7 @@ def sort(runs: Sequence[Run], within: Sequence[str], tuned: Sequence[str]) -> li
     for recipe, head in zip(recipes, heads, strict=True):
         alike = [other for other, name in zip(recipes, heads, strict=True) if name == head]
         keys = sorted(everywhere | _varying(alike))
-        keys = [key for key in keys if key not in _OFF or recipe.get(key) != _OFF[key]]
+        keys = [key for key in keys if not _idle(key, recipe)]
         arms.append(", ".join([head, *(f"{_short(key)}={shown(recipe.get(key))}" for key in keys)]))
     moving = [key for key in within if len({shown(each.get(key)) for each in flat}) > 1]
     conditions = [", ".join(f"{key}={shown(each.get(key))}" for key in moving) for each in flat]
@@ -322,8 +322,11 @@ def require_known(options: CompareConfig, runs: Sequence[Run]) -> None:
                 raise SoftgateError(f"compare.{option}={key}: no run has such an option.{hint}")
 
 
-_OFF = flatten(ABSENT_GROUPS)
-"""What does nothing, and makes no part of an arm's name."""
+def _idle(key: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether an option of `train.` does nothing in a run, and makes no part of its arm's name."""
+    attack = "train.adversarial."
+    off = key.startswith("train.") and not recipe.get(key)
+    return off or (key.startswith(attack) and not recipe.get(f"{attack}radius"))
 
 
 def _short(key: str) -> str:

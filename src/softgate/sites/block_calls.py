@@ -166,7 +166,7 @@ class ProductCall(BlockCall):
 
 @dataclass(frozen=True)
 class SquareCall(BlockCall):
-    """The square of a gate or of an activation; held is one factor, which gates the other.
+    """The square of an activation; held is one factor, which gates the other.
 
     With this factor constant the square of a ReLU (StarReLU, arXiv 2210.13452) is linear in its pre-activation; its
     gradient is half of the true one.

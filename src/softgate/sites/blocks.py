@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softgate.sites import provenance
+from softgate.sites import data_dependence
 from softgate.sites.block_calls import AttentionCall, GLUCall, NormCall, ProductCall, SquareCall, WeighedCall
 from softgate.sites.calls import BlockCall
 from softgate.surrogate.attention_paths import Attention
@@ -47,6 +47,7 @@ PRODUCTS = functions("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__", to
 QUOTIENTS = functions("div div_ divide true_divide __truediv__ __itruediv__", torch, Tensor)
 SHIFTS = functions("add __add__ __radd__ clamp clamp_ clamp_min clamp_min_ clip", torch, Tensor)
 """Through which a gate's mark follows it where no other tensor takes part: std + eps, 1 + tanh."""
+IN_PLACE = functions("mul_ multiply_ __imul__", torch, Tensor)
 SQUARES = functions("pow square __pow__", torch, Tensor)
 SUMS = functions("matmul bmm __matmul__ __rmatmul__ einsum", torch, Tensor)
 """Products of matrices, with attention weights a weighed sum."""
@@ -123,11 +124,11 @@ class Marks:
     def begin(self, inputs: Any, wanted: frozenset[str]) -> None:
         """Takes note of the data of the pass, where a family that is wanted needs that."""
         if wanted & FROM_DATA and not torch.compiler.is_compiling():
-            provenance.begin(inputs, self._remember)
+            data_dependence.begin(inputs, self._remember)
 
     def follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Takes note of what a call returned."""
-        provenance.follow(func, args, kwargs, out, self._remember)
+        data_dependence.follow(func, args, kwargs, out, self._remember)
 
     def _remember(self, tensor: Tensor) -> None:
         if not torch.compiler.is_compiling():
@@ -148,7 +149,7 @@ class Marks:
             tensor = reference()
             if tensor is not None:
                 tensor.__dict__.pop(_MARK, None)
-                provenance.forget(tensor)
+                data_dependence.forget(tensor)
         left = [(mark.frame, mark.kind) for mark in self._gates if not mark.taken]
         self._marked, self._gates = [], []
         return left
@@ -221,7 +222,7 @@ def _square(func: Any, args: Any, kwargs: Any) -> SquareCall | None:
     other = [*args[1:], *kwargs.values()]
     by = other[0] if other else 2
     squares = by is args[0] if func in PRODUCTS else not isinstance(by, Tensor) and by == 2
-    if not squares:
+    if not squares or func in IN_PLACE:  # autograd has no gradient of a tensor that is overwritten by its square
         return None
     mark.take()
     return SquareCall(func, args, kwargs, Kind.PRODUCT, args[0])
@@ -234,7 +235,7 @@ def _marked(args: Any, roles: tuple[str, ...]) -> tuple[int, Mark] | None:
         mark = mark_of(args[place])
         if mark is not None and mark.role in roles:
             others = [args[other] for other in tensors if other != place]
-            if others and not any(provenance.is_constant(other) or other is args[place] for other in others):
+            if others and not any(data_dependence.is_constant(other) or other is args[place] for other in others):
                 return place, mark
     return None
 
@@ -258,7 +259,7 @@ def mark_of(tensor: Any) -> Mark | None:
 
 def _constant(args: Any) -> bool:
     """Whether the first argument is a tensor that was not computed from data."""
-    return bool(args) and isinstance(args[0], Tensor) and provenance.is_constant(args[0])
+    return bool(args) and isinstance(args[0], Tensor) and data_dependence.is_constant(args[0])
 
 
 def _has_gradient(value: Any) -> bool:

@@ -231,7 +231,11 @@ class TrainConfig(Options):
             f"train.gradient_penalty={self.train.gradient_penalty}: a compiled network has no second derivative; "
             f"compile=false is needed.",
         )
-        require(not (said and self.gates_from.given), f"train.: {said}: not with the gates of another network.")
+        require(
+            not (said and self.gates_from.given),
+            f"gates_from.gates={self.gates_from.gates}: with the gates of another network there is no {said}; 0 is "
+            f"needed for train.noise, train.adversarial.radius and train.gradient_penalty.",
+        )
         return self
 
     @model_validator(mode="after")

@@ -124,7 +124,7 @@ class Robust:
                 return F.cross_entropy(getattr(out, "logits", out).float(), labels, reduction="sum")
 
             found = ball.climb(loss, pixels, ball.start(pixels, noise, shares), self.options.adversarial.steps)
-        return normalize(found).contiguous(memory_format=_order(x))
+        return normalize(found)
 
     def penalty(self, loss: Tensor, x: Tensor) -> Tensor:
         """The mean over images of the squared L2 norm of their loss's gradient, in pixels; differentiable.
@@ -139,8 +139,3 @@ class Robust:
 
     def _spread(self, x: Tensor) -> Tensor:
         return torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-
-
-def _order(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
