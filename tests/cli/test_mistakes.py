@@ -113,6 +113,16 @@ def test_a_network_the_rule_does_not_cover_is_refused_and_trains_without_one(tmp
         ),
         (["surrogate.gate.temperature=["], ["surrogate.gate.temperature=[: cannot be read as KEY=VALUE"]),
         (["surrogate.schedule.mix={start: 0, end: 2, until: 5}"], ["surrogate.schedule.mix: 2: a number from 0 to 1"]),
+        (
+            ["experiment=arms"],
+            ["experiment=arms: there is no such choice; allowed: alignment/arms, generalization/digits"],
+        ),
+        (["experiment=arms"], ["imagenette, paper_figures, study/A", "Did you mean experiment=alignment/arms?"]),
+        (["experiment=study/a"], ["experiment=study/a: there is no such choice", "Did you mean experiment=study/"]),
+        (
+            ["hydra/launcher=slrm"],
+            ["hydra/launcher=slrm: there is no such choice", "Did you mean hydra/launcher=slurm?"],
+        ),
         (["schedule=warm"], ["schedule=warm: there is no such choice; allowed: ", "Did you mean schedule=warmup"]),
         (["seed=0,1"], ["seed=0,1: several values make a sweep; add -m"]),
         (["hydra.launcher.njobs=2"], ["allowed under hydra.launcher: grace, jobs_per_gpu, n_jobs.", "n_jobs?"]),

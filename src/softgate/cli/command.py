@@ -172,12 +172,14 @@ def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
         return _foreign_group(unknown[1], Path(config_dir), config_name)
     if unknown:
         return _unknown_key(unknown[1], config_dir, config_name)
-    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    group = re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text)
     if group:
+        name, choice = group.groups()
         options = re.findall(r"\t(\S+)", text.split("Available options", 1)[-1].split("Config search path")[0])
-        near = get_close_matches(group[2], options, n=1)
-        hint = f" Did you mean {group[1]}={near[0]}?" if near else ""
-        return f"{group[1]}={group[2]}: there is no such choice; allowed: {', '.join(options)}.{hint}"
+        options = sorted({*options, *_nested(Path(config_dir) / name)})
+        near = [each for each in options if each.endswith(f"/{choice}")] or get_close_matches(choice, options, n=1)
+        hint = f" Did you mean {name}={near[0]}?" if near else ""
+        return f"{name}={choice}: there is no such choice; allowed: {', '.join(options)}.{hint}"
     group = re.search(r"Could not load '([^'/]+)/([^'/]+)'", text)  # one of a list of choices
     if group and (Path(config_dir) / group[1]).is_dir():
         options = sorted(path.stem for path in (Path(config_dir) / group[1]).glob("*.yaml") if path.stem != "default")
@@ -189,6 +191,12 @@ def _explain(error: BaseException, config_dir: str, config_name: str) -> str:
     if group:
         return f"{group[1]}: there is no such group."
     return text
+
+
+def _nested(group: Path) -> list[str]:
+    """The choices of a group in folders of it, such as study/A; `base` and `default` are what they share."""
+    found = [path for path in group.glob("*/*.yaml") if path.stem not in ("base", "default")]
+    return [f"{path.parent.name}/{path.stem}" for path in found]
 
 
 def _whole(error: BaseException) -> str:
