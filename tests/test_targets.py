@@ -15,7 +15,8 @@ from softgate.errors import SoftgateError
 from softgate.training import strangers
 from softgate.training.checkpoints import restore
 from softgate.training.networks import TargetNetwork
-from softgate.training.optim import build_optimizer, build_schedule, read_optim
+from softgate.training.optim import build_optimizer, build_schedule
+from softgate.training.optim_config import read_optim
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -213,7 +213,7 @@ def test_a_disk_that_fails_during_a_run_is_one_sentence_without_a_trace(what, na
     (tmp_path / "faulty.py").write_text(FAULT.replace("WHAT", what))
     words = [*FEW, "trainer.num_sanity_val_steps=0", "plugins=[faulty]", "hydra.run.dir=run"]
     line = [sys.executable, str(ROOT / "train.py"), *words]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -228,13 +228,13 @@ def test_a_path_of_other_letters_in_a_terminal_without_them_is_written_all_the_s
     where.mkdir()
     env = os.environ | {"LANG": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     line = [sys.executable, str(ROOT / "train.py"), *FEW, "hydra.run.dir='ü'", "name='ß'", "print_config=true"]
-    done = subprocess.run(line, cwd=where, capture_output=True, env=env, timeout=300)
+    done = subprocess.run(line, cwd=where, capture_output=True, env=env, timeout=900)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads((where / "ü" / "summary.json").read_text())["status"] == "finished"
     assert b"directory \\xfc" in done.stdout
     # A Python that is told to take paths for ASCII cannot write them down: that is said, and nothing is begun.
     env |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    done = subprocess.run([*line, "resume=true"], cwd=where, capture_output=True, env=env, timeout=300)
+    done = subprocess.run([*line, "resume=true"], cwd=where, capture_output=True, env=env, timeout=900)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert b"not of this terminal's encoding, ascii" in done.stderr.replace(b"utf-8", b"ascii")

@@ -83,7 +83,7 @@ def command(cwd: Path, fails: str, *words: str, program: tuple[str, ...] = LIGHT
     line = [*program, str(ROOT / "train.py"), *WORDS, *words]
     env = os.environ | {"FAILS": fails, "OMP_NUM_THREADS": "1"} | env
     process = subprocess.Popen(line, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _, errors = process.communicate(timeout=300)  # the last rank closes the stream, whoever started it
+    _, errors = process.communicate(timeout=900)  # the last rank closes the stream, whoever started it
     if (cwd / "failed").exists():
         assert time.time() - float((cwd / "failed").read_text()) < 30
     return process.returncode, errors
@@ -181,7 +181,7 @@ def test_a_task_of_a_slurm_step_that_fails_ends_the_other(tmp_path, how):
         return subprocess.Popen(line, cwd=tmp_path, env=env, stdout=nothing, stderr=pipe, text=True)
 
     tasks = [task(0), task(1)]
-    errors = [process.communicate(timeout=300)[1] for process in tasks]
+    errors = [process.communicate(timeout=900)[1] for process in tasks]
     assert time.time() - float((tmp_path / "failed").read_text()) < 30
     (said,) = sentences("".join(errors))
     assert said.startswith("error: rank 1 of 2: ")

@@ -29,7 +29,7 @@ def begin(cwd: Path, *words: str, **kwargs) -> subprocess.Popen[str]:
 
 def run(cwd: Path, *words: str, status: int = 0) -> str:
     process = begin(cwd, *words)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == status, output
     return output
 
@@ -110,6 +110,6 @@ def test_two_processes_that_are_asked_to_stop_stop_together(tmp_path):
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # one of them
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 143, output
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"

@@ -7,13 +7,14 @@ from torch import nn
 
 from softgate import SoftgateError
 from softgate.training import optim
+from softgate.training.optim_config import OptimConfig
 
 SETTINGS = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "warmup": 0.1, "label_smoothing": 0.0}
 
 
 def test_norms_and_biases_have_no_weight_decay():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    built = optim.build_optimizer(net, optim.OptimConfig.read(SETTINGS))
+    built = optim.build_optimizer(net, OptimConfig.read(SETTINGS))
     decays = {id(p): group["weight_decay"] for group in built.param_groups for p in group["params"]}
     assert len(decays) == len(list(net.parameters()))
     for name, p in net.named_parameters():
@@ -22,7 +23,7 @@ def test_norms_and_biases_have_no_weight_decay():
 
 def test_warmup_climbs_linearly_and_cosine_ends_at_zero():
     net = nn.Linear(2, 2)
-    built = optim.build_optimizer(net, optim.OptimConfig.read(SETTINGS))
+    built = optim.build_optimizer(net, OptimConfig.read(SETTINGS))
     schedule = optim.warmup_cosine(built, steps=100, warmup=0.1)
     rates = []
     for _ in range(101):
@@ -50,4 +51,4 @@ def test_warmup_climbs_linearly_and_cosine_ends_at_zero():
 )
 def test_optimiser_options_out_of_range_are_named(key, value):
     with pytest.raises(SoftgateError, match=rf"optim\.{key}={value}"):
-        optim.OptimConfig.read({**SETTINGS, key: value})
+        OptimConfig.read({**SETTINGS, key: value})

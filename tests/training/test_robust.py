@@ -13,7 +13,8 @@ from configs import TINY, composed, configured
 from runs_alike import assert_alike
 from softgate.errors import SoftgateError, Stopped
 from softgate.training import SoftgateModule, build
-from softgate.training.robust import Robust, RobustConfig
+from softgate.training.robust import Robust
+from softgate.training.robust_config import RobustConfig
 from softgate.training.train import train
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

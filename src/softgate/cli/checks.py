@@ -27,15 +27,23 @@ def check(config: DictConfig) -> None:
     except OmegaConfBaseException:
         return  # the command itself says better what is not set
     if name == "train":
-        from softgate.data.config import NamedData
-        from softgate.training.config import TrainConfig
-
         # What a job of a sweep is resumed by is known when it begins.
         targets.note_typed(plain)
-        read = TrainConfig.read({**plain, "sweep": {**plain["sweep"], "resume": False}})
-        if isinstance(read.data, NamedData):
-            read.data.look()
+        _training({**plain, "sweep": {**plain["sweep"], "resume": False}})
     elif name == "evaluate":
         from softgate.evaluation.config import options
 
         options(copy)
+
+
+def _training(plain: dict[str, Any]) -> None:
+    """What needs no torch goes first: of most mistakes one learns before torch is imported."""
+    from softgate.data.config import NamedData
+    from softgate.training.groups import Groups
+
+    read = Groups.read({key: value for key, value in plain.items() if key in Groups.model_fields})
+    if isinstance(read.data, NamedData):
+        read.data.look()
+    from softgate.training.config import TrainConfig
+
+    TrainConfig.read(plain)

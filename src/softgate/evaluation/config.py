@@ -22,8 +22,9 @@ from softgate.evaluation.choices import ALIGNMENT, EXPLAINERS, FAMILIES, KINDS, 
 from softgate.models.networks import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
-from softgate.training.config import check_readout, load_plugins, trust_packages
+from softgate.training.config import check_readout
 from softgate.training.figures import FIGURES, FiguresConfig
+from softgate.training.groups import load_plugins, trust_packages
 from softgate.training.networks import TargetNetwork, read_network
 
 CHECKPOINTS = ("best", "last")

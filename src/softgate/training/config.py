@@ -1,90 +1,28 @@
 """The config of a run as types: read once, before any data is loaded or a sweep starts its first job, then passed on.
 
-Each group's model stands where its reader is: `data.config`, `models`, `optim`, `trainer_config`, `tracking`, and each
-callback's beside the callback. `Surrogate.from_dict` reads the rules.
+Each group's model stands where its reader is: `data.config`, `models`, `optim_config`, `trainer_config`, `tracking`,
+and each callback's beside the callback. `Surrogate.from_dict` reads the rules. What needs no torch is in `groups`.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from softgate import targets
-from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require
 from softgate.models.networks import NetworkConfig
-from softgate.options import Options, Says, Whole, Words, unknown_key
+from softgate.surrogate import pools
 from softgate.surrogate.rule import Surrogate
-from softgate.training.callbacks.config import (
-    AlignmentConfig,
-    CheckpointConfig,
-    DiagnosticsConfig,
-    GridsConfig,
-    GuardConfig,
-    PathsConfig,
-    check_range,
-)
-from softgate.training.figures import FIGURES, FiguresConfig
-from softgate.training.gates_config import GatesFromConfig
+from softgate.training.groups import Groups
 from softgate.training.networks import TargetNetwork, read_network
-from softgate.training.optim import COSINE, OptimConfig, TargetOptim, read_optim
-from softgate.training.robust import RobustConfig
-from softgate.training.trainer_config import TrainerConfig
-from softgate.training.wandb_config import WandbConfig
-
-
-def load_plugins(modules: Any) -> None:
-    """Imports the modules of `plugins=`; what they define by name can then be used in configs.
-
-    Only names typed by the user are imported; nothing in a checkpoint is.
-    """
-    fine = isinstance(modules, (list, tuple)) and all(isinstance(name, str) for name in modules)
-    require(fine, f"plugins={modules}: a list of module names is needed.")
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise SoftgateError(f"plugins: {name} cannot be imported ({error}).") from None
-
-
-def trust_packages(packages: Any) -> None:
-    """Trusts the packages of `trust=`, for the time of the process."""
-    fine = isinstance(packages, (list, tuple)) and all(isinstance(name, str) and name for name in packages)
-    require(fine, f"trust={packages}: a list of package names is needed, such as trust=[my_models].")
-    targets.trust(*packages)
-
-
-def check_targets(given: Mapping[str, Any], option: str, kind: str) -> None:
-    """Checks the targets of a group; none is called."""
-    for name, each in given.items():
-        targets.check(each, f"{option}.{name}", kind)
-        targets.check_arguments(each, f"{option}.{name}", FILLED)
-
-
-FILLED = ("num_classes", "task", "save_dir")
-"""Arguments that targets get from softgate where they have them."""
-
-
-def _is_target(given: Any) -> bool:
-    return isinstance(given, Mapping) and targets.KEY in given
-
-
-def read_metrics(given: Any) -> dict[str, Any]:
-    """The targets of `metrics.`."""
-    require(isinstance(given, Mapping), f"metrics={given}: it has options under it, such as metrics.f1._target_=...")
-    for name, each in given.items():
-        require(_is_target(each), f"metrics.{name}={each}: a _target_ with its arguments is needed.")
-        taken = name in ("loss", "acc", "acc5")
-        require(not taken, f"metrics.{name}: val/{name} is there already; give it another name.")
-    check_targets(given, "metrics", "torchmetrics.Metric")
-    return dict(given)
+from softgate.training.optim_config import COSINE
 
 
 def read_rule(given: Any) -> Surrogate:
@@ -100,121 +38,23 @@ def check_readout(given: Any) -> Surrogate:
         raise SoftgateError(f"readout: {error}") from None
 
 
-class WithTargets(Options):
-    """A group of fixed keys, beside which there may be any name with a `_target_` under it."""
-
-    model_config = ConfigDict(extra="allow")
-    kind: ClassVar[str]
-    """What the targets are: the dotted name of a class."""
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """The targets by name."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="after")
-    def _of_targets(self) -> Self:
-        for name, each in self.own.items():
-            if not _is_target(each):
-                raise SoftgateError(unknown_key(self.at, name, type(self)))
-        check_targets(self.own, self.at, self.kind)
-        return self
+def check_range(rule: Surrogate) -> None:
+    """Raises unless the rule's gates lie in [0, 1], as 8 bits need."""
+    values = rule(torch.linspace(-20, 20, 4001))
+    fits = not rule.matches and float(values.min()) >= 0 and float(values.max()) <= 1
+    require(
+        fits and not isinstance(rule.pool, pools.SoftmaxFull),
+        f"callbacks.paths.soft=true: gates and pooling weights of {rule.gate} with {rule.pool} and gain={rule.gain} "
+        f"leave [0, 1]; choose another readout.",
+    )
 
 
-class LoggerConfig(WithTargets):
-    """The loggers of `logger=`, beside `metrics.csv`."""
-
-    at: ClassVar[str] = "logger"
-    kind: ClassVar[str] = "pytorch_lightning.loggers.Logger"
-
-    csv: bool = Field(True, description="metrics.csv is always written")
-    tensorboard: bool = Field(False, description="event files in the run's directory")
-    wandb: WandbConfig | None = Field(None, description="a run in Weights & Biases")
-
-    @field_validator("csv")
-    @classmethod
-    def _always(cls, on: bool) -> bool:
-        require(on, "logger.csv=False: metrics.csv is always written; true is needed.")
-        return on
-
-
-class SweepConfig(Options):
-    """The options under `sweep.`: where a run stands in its sweep."""
-
-    at: ClassVar[str] = "sweep"
-
-    resume: bool = Field(False, description="skip the finished jobs of a sweep that was broken off")
-    name: str | int | float | None = Field(None, description="what the sweep is called; null is its directory's name")
-    job: Whole | None = Field(None, description="the number of this job; filled in")
-    overrides: Words = Field((), description="the words that made this run; filled in")
-
-    @model_validator(mode="after")
-    def _of_several(self) -> Self:
-        single = self.resume and self.job is None
-        require(not single, "sweep.resume=true: it is for sweeps (-m); resume=DIRECTORY goes on with a single run.")
-        return self
-
-
-class CallbacksConfig(WithTargets):
-    """The options under `callbacks.`: what happens beside training."""
-
-    at: ClassVar[str] = "callbacks"
-    kind: ClassVar[str] = "pytorch_lightning.Callback"
-
-    grids: GridsConfig
-    alignment: AlignmentConfig
-    paths: PathsConfig
-    diagnostics: DiagnosticsConfig
-    guard: GuardConfig
-    checkpoint: CheckpointConfig
-
-
-class TrainConfig(Options):
+class TrainConfig(Groups):
     """The config of `conf/train.yaml`; `plain` is what config.yaml keeps of it."""
 
-    data: Annotated[NamedData | TargetData, BeforeValidator(DataConfig.read)]
     model: Annotated[NetworkConfig | TargetNetwork, BeforeValidator(read_network)]
     surrogate: Annotated[Surrogate, BeforeValidator(read_rule)] = Field(description="the rule of training")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the rule of read-outs")
-    optim: Annotated[OptimConfig | TargetOptim, BeforeValidator(read_optim)]
-    trainer: TrainerConfig
-    logger: LoggerConfig
-    callbacks: CallbacksConfig
-    metrics: Annotated[dict[str, Any], BeforeValidator(read_metrics)] = Field(
-        {}, description="torchmetrics by name, each a _target_ with its arguments; logged as val/NAME"
-    )
-    train: RobustConfig = Field(RobustConfig(), description="what a step does to its images and its loss")
-    gates_from: GatesFromConfig = Field(
-        GatesFromConfig(), description="weights of a recorded epoch, trained on with gates that are given"
-    )
-    sweep: SweepConfig
-    seed: Annotated[int, Field(ge=0, lt=2**32), Says("a whole number from 0 to 2^32 - 1 is needed")] = Field(
-        description="of the initial weights, the data order and the augmentation"
-    )
-    resume: bool = Field(description="go on with the run that is in the directory")
-    compile: bool = Field(description="torch.compile the network")
-    channels_last: bool = Field(description="keep images and weights in channels-last order")
-    ema: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Says("null or a decay between 0 and 1")] = Field(
-        description="decay of an exponential moving average of the weights, for each step; null is off"
-    )
-    plugins: Words = Field(description="Python modules that were imported first")
-    trust: Words = Field((), description="packages that checkpoints and files of runs may name classes of")
-    figures: FiguresConfig = Field(FIGURES, description="charts as files")
-    print_config: bool = Field(description="print the config before the run starts")
-    print_model: bool = Field(False, description="print the layers and call sites before the run starts")
-    name: str | int | float = Field(description="what the run is called")
-
-    @classmethod
-    def read(cls, given: Any) -> Self:
-        """Reads plain data, after the modules of `plugins` are imported: they may define what it names.
-
-        Raises:
-            SoftgateError: For the first thing that is wrong; no data is loaded and no network built.
-        """
-        if isinstance(given, dict):
-            load_plugins(given.get("plugins", []))
-            trust_packages(given.get("trust", []))
-        return super().read(given)
 
     @model_validator(mode="after")
     def _fits_into_8_bits(self) -> Self:

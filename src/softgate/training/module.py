@@ -24,7 +24,8 @@ from softgate.sites.attaching import attach
 from softgate.sites.sites import Sites
 from softgate.surrogate.rule import Surrogate
 from softgate.training import networks
-from softgate.training.optim import Plan, build_optimizer, build_schedule, read_optim
+from softgate.training.optim import build_optimizer, build_schedule
+from softgate.training.optim_config import Plan, read_optim
 from softgate.training.robust import Robust
 
 Batch = tuple[Tensor, Tensor]

@@ -22,7 +22,7 @@ from softgate.surrogate.description import sentence
 from softgate.surrogate.selection import Kind
 from softgate.training.config import TrainConfig
 from softgate.training.module import SoftgateModule
-from softgate.training.optim import OptimConfig
+from softgate.training.optim_config import OptimConfig
 
 WIDTH = 10
 """Columns of the names in front of the lines."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
 from softgate import targets
@@ -141,7 +140,7 @@ class TrainerConfig(Options):
     @model_validator(mode="after")
     def _possible_here(self) -> Self:
         """More devices than this machine has are refused."""
-        accelerator, devices, gpus = self.accelerator, self.devices, torch.cuda.device_count()
+        accelerator, devices, gpus = self.accelerator, self.devices, _gpus(self.accelerator)
         if accelerator not in ACCELERATORS:
             from pytorch_lightning.accelerators import AcceleratorRegistry
 
@@ -167,3 +166,12 @@ class TrainerConfig(Options):
             cores = os.cpu_count() or 1
             require(most <= max(2, cores), f"trainer.devices={devices}: this machine has no GPU and {cores} CPU cores.")
         return self
+
+
+def _gpus(accelerator: str) -> int:
+    """How many GPUs of this machine may be meant; for a CPU none, and torch is not imported to count them."""
+    if accelerator == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

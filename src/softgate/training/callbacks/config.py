@@ -1,17 +1,14 @@
-"""The options under `callbacks.` as types; what they are of stands beside them, and brings in Lightning."""
+"""The options under `callbacks.` as types; what they are of stands beside them, and brings in torch and Lightning."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from softgate.errors import require
 from softgate.options import Count, Every, Number, Options, Says, Whole
-from softgate.surrogate import pools
-from softgate.surrogate.rule import Surrogate
 
 
 class AlignmentConfig(Options):
@@ -126,14 +123,3 @@ class PathsConfig(Options):
         2.0, description="gigabytes (1e9 bytes); a recording that would take more is refused before training"
     )
     seed: Whole = Field(314, description="picks the probe images")
-
-
-def check_range(rule: Surrogate) -> None:
-    """Raises unless the rule's gates lie in [0, 1], as 8 bits need."""
-    values = rule(torch.linspace(-20, 20, 4001))
-    fits = not rule.matches and float(values.min()) >= 0 and float(values.max()) <= 1
-    require(
-        fits and not isinstance(rule.pool, pools.SoftmaxFull),
-        f"callbacks.paths.soft=true: gates and pooling weights of {rule.gate} with {rule.pool} and gain={rule.gain} "
-        f"leave [0, 1]; choose another readout.",
-    )

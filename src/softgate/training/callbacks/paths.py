@@ -26,7 +26,8 @@ from softgate.options import switched_on
 from softgate.paths.packing import Layout
 from softgate.paths.recording import Header, Point, Recorder, Recording, network_hash, probe_hash, size_on_disk
 from softgate.surrogate.rule import Surrogate
-from softgate.training.callbacks.config import PathsConfig, check_range
+from softgate.training.callbacks.config import PathsConfig
+from softgate.training.config import check_range
 from softgate.training.module import SoftgateModule
 from softgate.training.scales import scaled
 
