@@ -23,6 +23,8 @@ WIDE = 240
 """Columns that a table is drawn for where it goes to a file or a pipe."""
 
 NETWORKS = ("resnet18", "resnet50", "vgg11_bn", "densenet121")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 BLOCK_NETWORKS = ("vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0")
 """Networks that `surrogate=semantic` is for."""
 
@@ -83,11 +85,17 @@ def arms_of(name: str) -> dict[str, Callable[[nn.Module], AbstractContextManager
     return BLOCK_ARMS if name in BLOCK_NETWORKS else ARMS
 
 
-def network(name: str, size: int = 64) -> nn.Module:
+def network(name: str, size: int = 64, device: str = "cpu") -> nn.Module:
     """A fresh torchvision network in train mode, a ViT for images of `size` pixels."""
     torch.manual_seed(0)
     settings = {"image_size": size} if name.startswith("vit") else {}
-    return torchvision.models.get_model(name, num_classes=10, **settings)
+    return torchvision.models.get_model(name, num_classes=10, **settings).to(device)
+
+
+def settle() -> None:
+    """Waits for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def alternate(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -95,8 +103,10 @@ def alternate(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
     found: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(rounds + 1):
         for name, run in arms.items():
+            settle()
             started = time.perf_counter()
             run()
+            settle()
             if turn:
                 found[name].append(time.perf_counter() - started)
     return found

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":  # before torch reads them; workers inherit them
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+from budget import seconds
 from generalization_study.drive import Driver, Run, outlook
 from generalization_study.ledger import Ledger, versions
 from generalization_study.plan import Plan
@@ -35,15 +35,6 @@ BEARABLE = 1.5
 """A bfloat16 step in float32 steps, beyond which the machine is said to be the wrong one."""
 
 SLOW = "the plan's runs are in bfloat16, for which this processor has no instructions: a step takes"
-
-UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def seconds(text: str) -> float:
-    """A duration such as 3h, 90m or 45s."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    require(found is not None, f"--budget={text}: a number with s, m or h is needed, such as 3h.")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def runner(root: Path, work: Path) -> Run:

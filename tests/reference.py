@@ -63,7 +63,7 @@ def windows(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
     """Every pooling window of x [..., H, W] written out: [..., oH, oW, kH, kW], -inf where it hangs over the edge."""
     stride = kernel if stride is None else stride
     rows, cols = (
-        _positions(x.shape[axis], *(pair(v)[axis] for v in (kernel, stride, padding, dilation)), ceil_mode)
+        _positions(x.shape[axis], *(pair(v)[axis] for v in (kernel, stride, padding, dilation)), ceil_mode).to(x.device)
         for axis in (-2, -1)
     )
     inside = [(where >= 0) & (where < size) for where, size in ((rows, x.shape[-2]), (cols, x.shape[-1]))]

@@ -93,6 +93,7 @@ class Runner:
             trainer.fit(module, datamodule=data)
         except Diverged:
             row |= {"status": "diverged", "acc": 1 / len(data.classes)}
+        module.to(trainer.strategy.root_device)  # Lightning takes a network off the GPU when it has trained it
         trained = time.perf_counter() - (watch.seconds - read if watch else 0.0)  # without what is no training
         if watch is not None:
             row["mechanism"] = [{"settings": self.plan.mechanism_identity, **one} for one in watch.rows(module)]
