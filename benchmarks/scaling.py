@@ -2,7 +2,7 @@
 
 CIFAR's ResNets on images of 8 px, so that hardly any of the time is convolutions': seconds of the processor for
 attaching, for the first and for a later forward and backward pass beyond the bare network's, for `sites.report()`, a
-diagnosis, a recording of gates and a pullback. Each as milliseconds a call site, which should not grow with their number.
+diagnosis, a recording of gates and a pullback. Each as milliseconds a call site, which should not grow with them.
 """
 
 import argparse
