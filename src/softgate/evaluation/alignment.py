@@ -21,10 +21,12 @@ from softgate.data.config import DataConfig, NamedData
 from softgate.errors import SoftgateWarning, UnreachableSites, require
 from softgate.evaluation.config import AlignmentConfig
 from softgate.evaluation.networks import Subject
+from softgate.evaluation.progress import duration
 from softgate.figures.panels import Dots, dots
 from softgate.figures.style import Chart
 from softgate.metrics import controls
 from softgate.metrics.control_table import BETTER, POSSIBLE, Probe, Score, control_table, failures, titled, verdict
+from softgate.metrics.workload import expected
 from softgate.rounding import rounded
 from softgate.sites.inference import inner
 from softgate.surrogate.rule import Surrogate
@@ -154,7 +156,9 @@ class Study:
             judge = Renumbered(self.judge[0], own, subject.classes, len(subject.names))
         judge = judge if judge is None else judge.to(probe.images).eval()
         dear, draws = self.options.dear_images, self.options.draws
-        for name, explainer in controls.standard(soft or self.soft, probe.images, draws).items():
+        explainers = controls.standard(soft or self.soft, probe.images, draws)
+        self._announce(label, expected(net, explainers, probe, dear, draws))
+        for name, explainer in explainers.items():
             self._console.print(f"alignment of {label}: {name} ...", style="dim", soft_wrap=True, markup=False)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", SoftgateWarning)
@@ -175,6 +179,16 @@ class Study:
                     warnings.warn(other.message, other.category, stacklevel=2)
         kind = None if trained is None else "soft" if trained.soft else "hard"
         self.measured.append(Measured(label, kind, table, failures(table), notes))
+
+    def _announce(self, label: str, seconds: Mapping[str, float]) -> None:
+        """The line before a network is measured: how long it will take, and what of it longest."""
+        total = sum(seconds.values())
+        largest = sorted(seconds.items(), key=lambda one: -one[1])[:3]
+        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in largest)
+        few = min(self.options.dear_images, self.options.images)
+        images = f"{self.options.images} images, {few} of them for what takes many passes"
+        line = f"alignment of {label}: about {duration(total)}, {len(seconds)} explainers ({shares}); {images}"
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def report(self, directory: Path, figures: FiguresConfig = FIGURES) -> dict[str, Any]:
         """Prints the tables and verdicts; writes `alignment.csv` and `alignment.png`.
