@@ -9,10 +9,10 @@ from configs import CONF, ROOT
 from softgate.data import names, sources
 from softgate.data.config import NamedData
 from softgate.evaluation import choices
-from softgate.evaluation.generalization import corruptions
 from softgate.explainers import KNOWN
 from softgate.grids.reading import KINDS
 from softgate.grids.scaling import SCALES
+from softgate.metrics import corruptions
 from softgate.metrics.control_table import BETTER
 from softgate.models.networks import CONFIGURED, STEMS
 from softgate.training.callbacks.config import GridsConfig
