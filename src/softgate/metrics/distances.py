@@ -44,7 +44,9 @@ def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
 
 @checked
 def ssim_distance(a: Tensor, b: Tensor) -> Tensor:
-    """One minus the structural similarity, as torchmetrics has it (Wang et al. 2004): 11 x 11 Gaussian, sigma 1.5.
+    """One minus the structural similarity, as torchmetrics has it: an 11 x 11 Gaussian window, edges mirrored.
+
+    Source: Wang et al., IEEE Trans. Image Process. 13(4), 2004, equation 13; the mean over places and colours.
 
     Args:
         a: [B, C, H, W] pixels in [0, 1], or [1, C, H, W] for one that all are compared with.
