@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from common import report
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import softgate as sg
@@ -28,14 +28,20 @@ LAYERS = {"squeezenet1_1": [f"features.{place}" for place in (1, 4, 7, 9, 10, 11
 """Those that LPIPS looks at; of another network `--layers` names them."""
 
 
-def distances(net: nn.Module, layers: list[str], temperature: float) -> dict[str, metrics.distances.ImageDistance]:
-    """All that are compared, of pixels."""
-    rule = sg.Surrogate(sg.gates.Sigmoid(temperature), sg.pools.LSE(temperature))
-    paths = {"K_G": None, "K_Gamma": rule}
+def taken(given: argparse.Namespace) -> dict[str, metrics.distances.ImageDistance]:
+    """All distances that are compared, of pixels."""
+    layers = given.layers or LAYERS.get(given.model)
+    sg.errors.require(bool(layers), f"--model {given.model}: its --layers are needed.")
+    sg.errors.require(given.weights is not None, "--weights: a file with ImageNet weights is needed.")
+    net = models.build(given.model, 1000, "imagenet").eval()
+    models.load_weights(net, given.model, given.weights, 1000)
+    rule = sg.Surrogate(sg.gates.Sigmoid(given.temperature), sg.pools.LSE(given.temperature))
     of_net = {"deep features": metrics.FeatureDistance(net, layers)}
-    of_net |= {name: partial(sg.paths.kernel_distance, net, rule=each) for name, each in paths.items()}
-    taken = {name: metrics.of_network(each, MEAN, STD) for name, each in of_net.items()}
-    return {"pixel MSE": metrics.pixel_distance, "SSIM": metrics.ssim_distance, **taken}
+    of_net |= {
+        name: partial(sg.paths.kernel_distance, net, rule=each) for name, each in {"K_G": None, "K_Gamma": rule}.items()
+    }
+    of_pixels = {name: metrics.of_network(each, MEAN, STD) for name, each in of_net.items()}
+    return {"pixel MSE": metrics.pixel_distance, "SSIM": metrics.ssim_distance, **of_pixels}
 
 
 def photographs(given: argparse.Namespace) -> Tensor:
@@ -49,28 +55,39 @@ def said(done: int) -> None:
     print(f"... {done}", end="\r", file=sys.stderr)
 
 
-def of_corruptions(taken: dict, given: argparse.Namespace) -> tuple[dict[str, metrics.PerceptualChoice], dict]:
-    """The choices on corrupted photographs: between every two severities, and the ladders themselves."""
+def ladders_of(given: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    """The distances at every severity, and the families; those of `--again` where it is given."""
+    if given.again:
+        kept = json.loads(given.again.read_text())
+        return {name: torch.tensor(each, dtype=torch.float64) for name, each in kept["ladders"].items()}, kept[
+            "families"
+        ]
     families = given.families or list(corruptions.FAMILIES)
-    ladders = metrics.severity_ladder(taken, photographs(given), families, given.severities, given.seed, said)
-    found = {}
+    return metrics.severity_ladder(
+        taken(given), photographs(given), families, given.severities, given.seed, said
+    ), families
+
+
+def of_corruptions(ladders: dict[str, Tensor], families: list[str], choices) -> dict[str, metrics.PerceptualChoice]:
+    """The choices on corrupted photographs, of triplets that `choices` makes of a ladder."""
+    found = {name: metrics.PerceptualChoice(families) for name in ladders}
     for name, ladder in ladders.items():
-        found[name] = metrics.PerceptualChoice(families)
-        found[name].update(*metrics.milder_or_stronger(ladder, given.neighbours))
-    return found, {name: ladder.tolist() for name, ladder in ladders.items()}
+        found[name].update(*choices(ladder))
+    return found
 
 
-def of_people(taken: dict, given: argparse.Namespace) -> tuple[dict[str, metrics.PerceptualChoice], dict]:
+def of_people(given: argparse.Namespace) -> dict[str, metrics.PerceptualChoice]:
     """The choices on BAPPS, a random part of each family."""
     triplets = BAPPS(given.bapps, given.families)
+    compared = taken(given)
     order = torch.randperm(len(triplets), generator=torch.Generator().manual_seed(given.seed)).tolist()
-    found = {name: metrics.PerceptualChoice(triplets.families) for name in taken}
+    found = {name: metrics.PerceptualChoice(triplets.families) for name in compared}
     for done, (ref, p0, p1, judge, family) in enumerate(DataLoader(Subset(triplets, order[: given.images]), 16)):
-        for name, distance in taken.items():
+        for name, distance in compared.items():
             near, far = distance(ref, p0), distance(ref, p1)
             found[name].update(near[:, None], far[:, None], judge[:, None], family[:, None])
         said(16 * (done + 1))
-    return found, {}
+    return found
 
 
 def interval(value: Tensor, ends: Tensor) -> str:
@@ -85,49 +102,52 @@ def lead(first: metrics.PerceptualChoice, second: metrics.PerceptualChoice) -> s
     return interval(rows.mean(), torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype)))
 
 
+def table(found: dict[str, metrics.PerceptualChoice]) -> list[dict[str, object]]:
+    """A row for each family, one for all, and how much more often the path kernels agree."""
+    values, ends = {name: one.compute() for name, one in found.items()}, {n: one.interval() for n, one in found.items()}
+    rows: list[dict[str, object]] = [
+        {"family": family, **{name: interval(values[name][family], ends[name][family]) for name in found}}
+        for family in next(iter(values.values()))
+    ]
+    for first in ("K_G", "K_Gamma"):
+        leads = {name: "" if name == first else lead(found[first], one) for name, one in found.items()}
+        rows.append({"family": f"{first} minus", **leads})
+    return rows
+
+
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds imagenette2-160")
-    options.add_argument("--weights", required=True, help="a file with ImageNet weights, or torchvision's name of them")
+    options.add_argument("--weights", help="a file with ImageNet weights, or torchvision's name of them")
     options.add_argument("--model", default="squeezenet1_1")
     options.add_argument("--layers", nargs="*", help="modules whose outputs are the deep features")
     options.add_argument("--bapps", type=Path, help="the folder of BAPPS: people's judgements, not severities")
     options.add_argument("--families", nargs="*", help="of corruptions or of BAPPS; all unless named")
     options.add_argument("--severities", nargs="*", type=int, default=list(corruptions.SEVERITIES))
-    options.add_argument("--neighbours", action="store_true", help="only severities next to each other")
     options.add_argument("--images", type=int, default=20, help="photographs, or triplets of BAPPS; 2 at least")
     options.add_argument("--size", type=int, default=96)
     options.add_argument("--temperature", type=float, default=0.3)
     options.add_argument("--seed", type=int, default=0, help="of the photographs and of the corruptions' noise")
+    options.add_argument("--again", type=Path, help="an earlier --out: its distances, put into tables again")
     options.add_argument("--out", type=Path, default=Path("perceptual_choice.json"))
     given = options.parse_args()
+    about = f"{given.model}, {given.images} images, {given.size} px, seed {given.seed}"
+    kept: dict[str, object] = {}
     try:
         sg.errors.require(given.images >= 2, f"--images {given.images}: intervals need 2 at least.")
-        net = models.build(given.model, 1000, "imagenet").eval()
-        models.load_weights(net, given.model, given.weights, 1000)
-        sg.errors.require(
-            bool(given.layers) or given.model in LAYERS, f"--model {given.model}: its --layers are needed."
-        )
-        taken = distances(net, given.layers or LAYERS[given.model], given.temperature)
-        found, ladders = (of_people if given.bapps else of_corruptions)(taken, given)
+        if given.bapps:
+            tables = {"people": table(of_people(given))}
+        else:
+            ladders, families = ladders_of(given)
+            kept = {"ladders": {name: ladder.tolist() for name, ladder in ladders.items()}, "families": families}
+            tables = {
+                "severities of one family": table(of_corruptions(ladders, families, metrics.milder_or_stronger)),
+                "least severity against another family's greatest, by the mild one": table(
+                    of_corruptions(ladders, families, metrics.milder_of_another)
+                ),
+            }
     except sg.SoftgateError as error:
         raise SystemExit(f"error: {error}") from None
-    values, ends = (
-        {name: read(one) for name, one in found.items()} for read in (lambda m: m.compute(), lambda m: m.interval())
-    )
-    names = next(iter(values.values()))
-    rows = [
-        {"family": family, **{name: interval(values[name][family], ends[name][family]) for name in found}}
-        for family in names
-    ]
-    rows += [
-        {
-            "family": f"{first} minus",
-            **{name: lead(found[first], one) if name != first else "" for name, one in found.items()},
-        }
-        for first in ("K_G", "K_Gamma")
-    ]
-    about = f"{given.model}, {given.images} images, {given.size} px, seed {given.seed}"
-    title = f"2AFC, percent [95 % over photographs]: {about}"
-    report(title, rows, given.out)
-    files.write_json({**json.loads(given.out.read_text()), "ladders": ladders}, given.out)
+    for title, rows in tables.items():
+        report(f"{title}: percent [95 % over photographs]; {about}", rows, given.out)
+    files.write_json({**json.loads(given.out.read_text()), "tables": tables, **kept}, given.out)

@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def trained(make, rule, x: Tensor, labels: Tensor, seed: int, given: argparse.Na
     net, generator = make(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3, weight_decay=3e-6)
     order = torch.empty(0, dtype=torch.long)
-    with sg.attach(net, rule):
+    with nullcontext() if rule is None else sg.attach(net, rule):
         for _ in range(given.steps):
             if len(order) < given.batch:
                 order = torch.randperm(len(x), generator=generator)
@@ -143,9 +144,9 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", required=True, help="a folder that holds MNIST/raw or mnist*.npz, or such a file")
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--steps", type=int, default=300, help="866 as published")
+    options.add_argument("--steps", type=int, default=200, help="866 as published")
     options.add_argument("--batch", type=int, default=50, help="200 as published")
-    options.add_argument("--attacked", type=int, default=200, help="test images under attack")
+    options.add_argument("--attacked", type=int, default=100, help="test images under attack")
     options.add_argument("--temperature", type=float, default=0.3)
     options.add_argument("--arms", nargs="*", choices=list(arms(1.0)), help="all unless named")
     options.add_argument("--picture", type=Path)

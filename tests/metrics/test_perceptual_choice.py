@@ -16,6 +16,7 @@ from softgate.metrics import (
     PerceptualChoice,
     choice_agreement,
     corrupt,
+    milder_of_another,
     milder_or_stronger,
     of_network,
     pixel_distance,
@@ -168,6 +169,15 @@ def test_the_mild_one_is_nearer_in_every_pair_of_severities():
     assert list(zip(mild[0].tolist(), strong[0].tolist(), strict=True)) == [(1, 2), (2, 3), (3, 1), (1, 2)]
 
 
+def test_the_mild_one_of_a_family_against_the_strong_one_of_every_other():
+    ladder = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    mild, strong, judge, family = milder_of_another(ladder)
+    assert not judge.any()
+    for i in range(2):
+        expected = {(a, float(ladder[i, a, 0]), float(ladder[i, b, 3])) for a in range(3) for b in range(3) if a != b}
+        assert set(zip(family[i].tolist(), mild[i].tolist(), strong[i].tolist(), strict=True)) == expected
+
+
 def test_a_ladder_is_the_distance_from_each_photograph_to_its_corruptions():
     images, families = pixels(2), ["fog", "gaussian_noise"]
     net = network().float()
@@ -200,6 +210,7 @@ REFUSED = {
     "severities": (lambda: severity_ladder({}, pixels(1), ["fog"], (3, 1)), r"severities=\[3, 1\]: two or more"),
     "corruption": (lambda: severity_ladder({}, pixels(1), ["frost"]), "frost: there is no such"),
     "ladder": (lambda: milder_or_stronger(ONE), r"shape \(1, 1\)"),
+    "one family": (lambda: milder_of_another(torch.zeros(2, 1, 3)), r"shape \(2, 1, 3\)"),
     "partners": (lambda: pixel_distance(pixels(2), pixels(3)), r"shapes \(2, 3, 16, 16\) and \(3, 3, 16, 16\)"),
     "small": (lambda: ssim_distance(pixels(1, 8), pixels(1, 8)), r"\(8, 8\) pixels; at least 11"),
     "layer": (lambda: FeatureDistance(network(), ["conv3"]), "conv3: there is no such .*Did you mean 'conv"),

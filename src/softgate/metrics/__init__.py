@@ -22,6 +22,7 @@ from softgate.metrics.localisation import GridPointing, grid_pointing, mosaics
 from softgate.metrics.perceptual_choice import (
     PerceptualChoice,
     choice_agreement,
+    milder_of_another,
     milder_or_stronger,
     severity_ladder,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "kernel_agreement",
     "max_sensitivity",
     "mean_alignment",
+    "milder_of_another",
     "milder_or_stronger",
     "mosaics",
     "noise_cosine",

@@ -166,3 +166,26 @@ def milder_or_stronger(ladder: Tensor, neighbours: bool = False) -> tuple[Tensor
     mild, strong = (ladder[:, :, [pair[end] for pair in pairs]].flatten(1) for end in (0, 1))
     family = torch.arange(ladder.shape[1], device=ladder.device).repeat_interleave(len(pairs))
     return mild, strong, torch.zeros_like(mild), family.expand(len(ladder), -1)
+
+
+@checked
+def milder_of_another(ladder: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Triplets of a reference, one family at its least severity and another at its greatest.
+
+    Harder than severities of one family, which nearly any distance tells apart: a metric must weigh what is done to an
+    image against something else. What the answer is rests on how ImageNet-C's families were graded.
+
+    Args:
+        ladder: [N, families, severities] distances, as of `severity_ladder`; two families or more.
+
+    Returns:
+        As `milder_or_stronger`; the family is that of the mild one.
+
+    Raises:
+        SoftgateError: For a ladder of another shape.
+    """
+    fits = ladder.dim() == 3 and min(ladder.shape[1:]) >= 2
+    require(fits, f"milder_of_another: shape {tuple(ladder.shape)}: [N, families >= 2, severities >= 2] is needed.")
+    first, second = (~torch.eye(ladder.shape[1], dtype=torch.bool, device=ladder.device)).nonzero().T
+    mild, strong = ladder[:, first, 0], ladder[:, second, -1]
+    return mild, strong, torch.zeros_like(mild), first.expand(len(ladder), -1)
