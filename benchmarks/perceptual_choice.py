@@ -32,9 +32,12 @@ def taken(given: argparse.Namespace) -> dict[str, metrics.distances.ImageDistanc
     """All distances that are compared, of pixels."""
     layers = given.layers or LAYERS.get(given.model)
     sg.errors.require(bool(layers), f"--model {given.model}: its --layers are needed.")
-    sg.errors.require(given.weights is not None, "--weights: a file with ImageNet weights is needed.")
+    told = given.untrained != (given.weights is not None)
+    sg.errors.require(told, "--weights: a file with ImageNet weights is needed, or --untrained in its place.")
+    torch.manual_seed(given.seed)
     net = models.build(given.model, 1000, "imagenet").eval()
-    models.load_weights(net, given.model, given.weights, 1000)
+    if given.weights is not None:
+        models.load_weights(net, given.model, given.weights, 1000)
     rule = sg.Surrogate(sg.gates.Sigmoid(given.temperature), sg.pools.LSE(given.temperature))
     of_net = {"deep features": metrics.FeatureDistance(net, layers)}
     of_net |= {
@@ -119,6 +122,7 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds imagenette2-160")
     options.add_argument("--weights", help="a file with ImageNet weights, or torchvision's name of them")
+    options.add_argument("--untrained", action="store_true", help="a control: fresh weights")
     options.add_argument("--model", default="squeezenet1_1")
     options.add_argument("--layers", nargs="*", help="modules whose outputs are the deep features")
     options.add_argument("--bapps", type=Path, help="the folder of BAPPS: people's judgements, not severities")
@@ -131,7 +135,7 @@ if __name__ == "__main__":
     options.add_argument("--again", type=Path, help="an earlier --out: its distances, put into tables again")
     options.add_argument("--out", type=Path, default=Path("perceptual_choice.json"))
     given = options.parse_args()
-    about = f"{given.model}, {given.images} images, {given.size} px, seed {given.seed}"
+    about = f"{given.model}, {given.images} images, {given.size} px, seed {given.seed}{', untrained' * given.untrained}"
     kept: dict[str, object] = {}
     try:
         sg.errors.require(given.images >= 2, f"--images {given.images}: intervals need 2 at least.")

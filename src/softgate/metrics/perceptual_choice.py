@@ -108,6 +108,7 @@ class PerceptualChoice(ProbeMetric):
         self.add(torch.cat([each, found.mean(1, keepdim=True)], 1), finite(d0, d1))
 
 
+@checked
 def severity_ladder(
     distances: Mapping[str, ImageDistance],
     images: Tensor,
