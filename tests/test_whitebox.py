@@ -98,7 +98,7 @@ def test_a_turn_is_a_turn(angle):
 def test_the_convolution_is_the_best_response_over_kernels_and_turns():
     layer = drawn(RotatedConvolution(kernels=2, poses=5, side=3))
     x = torch.randn(2, 1, 4, 5, dtype=torch.float64)
-    found = layer(x)
+    found = layer(x).detach()
     for b, i, j in itertools.product(range(2), range(4), range(5)):
         best = -math.inf
         for kernel, pose in itertools.product(layer.weight.detach(), range(5)):

@@ -136,7 +136,7 @@ def severity_ladder(
     rising = len(severities) >= 2 and all(a < b for a, b in pairwise(severities))
     require(rising, f"severity_ladder: severities={list(severities)}: two or more that rise are needed.")
     found: dict[str, list[Tensor]] = {name: [] for name in distances}
-    for done, image in enumerate(images.split(1), start=1):
+    for done, image in enumerate(torch.split(images, 1), start=1):
         steps = [corruptions.corrupt(image, family, severity, seed) for family in families for severity in severities]
         ladder = torch.cat(steps)
         for name, distance in distances.items():

@@ -138,7 +138,7 @@ class RotatedConvolution(Renormalised):
     def kernels(self) -> Tensor:
         """All kernels in all rotations, of norm 1, [kernels, poses, side, side]."""
         turned = torch.einsum("pij,kj->kpi", self.turns.to(self.weight), self.weight.flatten(1))
-        return _unit(turned).unflatten(2, self.weight.shape[1:])
+        return _unit(turned).view(*turned.shape[:2], *self.weight.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] to [B, 1, H, W]."""
@@ -168,7 +168,7 @@ def turn(image: Tensor, angle: float) -> Tensor:
 
 def rotations(side: int, poses: int) -> Tensor:
     """The linear maps that turn an image of side x side pixels by 360 p / poses degrees, [poses, side^2, side^2]."""
-    units = torch.eye(side * side, dtype=torch.float64).unflatten(1, (side, side))
+    units = torch.eye(side * side, dtype=torch.float64).view(-1, side, side)
     turned = [torch.stack([turn(unit, 360 * pose / poses).flatten() for unit in units], 1) for pose in range(poses)]
     return torch.stack(turned)
 
@@ -219,7 +219,7 @@ class AffineFeatures(Renormalised):
         )
         grid = grid.view(features, poses * self.size, self.size, 2)
         moved = F.grid_sample(padded, grid, padding_mode="zeros", align_corners=False)
-        return _unit(moved.view(features, poses, -1)).unflatten(2, (self.size, self.size))
+        return _unit(moved.view(features, poses, -1)).view(features, poses, self.size, self.size)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, size, size] to [B, features]."""

@@ -183,7 +183,7 @@ def kernel_distance(
     found = []
     for mine, partners in _partners(x, x2, pairs):
         first, second = _places(mine, partners)
-        alone = first.unique()  # one image that all are compared with is run once
+        alone = torch.unique(first)  # one image that all are compared with is run once
         every = torch.cat([first, second, alone]), torch.cat([second, second, alone])
         sign, size = _of_pairs(model, torch.cat([mine, partners]), every, rule)
         count = len(second)
@@ -196,7 +196,7 @@ def kernel_distance(
 
 def _partners(x: Tensor, x2: Tensor, pairs: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and their partners, so many at once; one `x` goes with all."""
-    for part in torch.arange(len(x2), device=x.device).split(pairs):
+    for part in torch.split(torch.arange(len(x2), device=x.device), pairs):
         yield x if len(x) == 1 else x[part], x2[part]
 
 
