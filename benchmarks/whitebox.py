@@ -8,6 +8,7 @@ learnt.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -75,11 +76,19 @@ def trained(make, rule, x: Tensor, labels: Tensor, seed: int, given: argparse.Na
     return net.eval()
 
 
-def tested(net: nn.Module, x: Tensor, labels: Tensor, attacked: int) -> tuple[float, float]:
+def tested(net: nn.Module, x: Tensor, labels: Tensor, given: argparse.Namespace) -> tuple[float, float]:
     """Clean top-1, and top-1 under attack."""
+    attack, attacked = PGD("linf", 0.3, steps=40), given.attacked
     with torch.no_grad():
         clean = float((net(x).argmax(1) == labels).double().mean())
-    standing = PGD("linf", 0.3, steps=40)(net, x[:attacked], labels[:attacked], [0.0], [1.0])[0]
+    standing = attack(net, x[:attacked], labels[:attacked], [0.0], [1.0])[0]
+    for scale in given.smooth if isinstance(net, WhiteBox) else ():
+        other = copy.deepcopy(net)
+        with torch.no_grad():
+            other.pixel.scales.fill_(scale)
+        images = attack(other, x[:attacked], labels[:attacked], [0.0], [1.0])[1]
+        with torch.no_grad():
+            standing &= net(images).argmax(1) == labels[:attacked]
     return clean, float(standing.double().mean())
 
 
@@ -149,6 +158,7 @@ if __name__ == "__main__":
     options.add_argument("--attacked", type=int, default=100, help="test images under attack")
     options.add_argument("--temperature", type=float, default=0.3)
     options.add_argument("--arms", nargs="*", choices=list(arms(1.0)), help="all unless named")
+    options.add_argument("--smooth", nargs="*", type=float, default=[], help="also attack through smoother pixel steps")
     options.add_argument("--picture", type=Path)
     options.add_argument("--out", type=Path, default=Path("whitebox.json"))
     given = options.parse_args()
@@ -167,7 +177,7 @@ if __name__ == "__main__":
         found = []
         for seed in range(given.seeds):
             net = trained(make, rule, x, labels, seed, given)
-            found.append(tested(net, test, wanted, given.attacked))
+            found.append(tested(net, test, wanted, given))
             said(f"{name}, seed {seed}: clean {found[-1][0]:.3f}, PGD {found[-1][1]:.3f}")
             if seed == 0 and isinstance(net, WhiteBox):
                 said(f"softmax weight of the best pose {share_of_best(net, test[:100], given.temperature):.2f}")
