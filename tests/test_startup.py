@@ -9,10 +9,10 @@ from configs import CONF, ROOT
 from softgate.data import names, sources
 from softgate.data.config import NamedData
 from softgate.evaluation import choices
-from softgate.evaluation.generalization import corruptions
 from softgate.explainers import KNOWN
 from softgate.grids.reading import KINDS
 from softgate.grids.scaling import SCALES
+from softgate.metrics import corruptions
 from softgate.metrics.control_table import BETTER
 from softgate.models.networks import CONFIGURED, STEMS
 from softgate.training.callbacks.config import GridsConfig
@@ -60,7 +60,7 @@ def test_what_needs_no_library_waits_for_none(words, slow, tmp_path):
 def test_names_for_checks_are_those_that_there_are():
     assert tuple(sources.SOURCES) == names.NAMED
     chosen = {path.stem for path in (CONF / "model").glob("*.yaml")}
-    assert set(CONFIGURED) | {"default", "target", "timm", "pvt_v2_b1"} == chosen  # the last one is timm's
+    assert set(CONFIGURED) | {"default", "target", "timm"} | {"pvt_v2_b1", "whitebox"} == chosen  # timm's, and a target
     assert tuple(KNOWN) == choices.EXPLAINERS
     assert (tuple(KINDS), tuple(SCALES)) == (choices.KINDS, choices.SCALES)
     assert tuple(BETTER) == choices.ALIGNMENT

@@ -14,12 +14,12 @@ import softgate as sg
 from softgate.data import ImageData
 from softgate.evaluation.generalization import scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
-from softgate.evaluation.generalization.corruptions import FAMILIES, corrupt
 from softgate.explainers import ExcitationPullback, gradient
 from softgate.explainers.adversarial import NORMS, in_pixels, scaled_l2
 from softgate.explainers.noise import draws
 from softgate.explainers.pullback import predict
 from softgate.metrics import high_frequency, noise_cosine
+from softgate.metrics.corruptions import FAMILIES, corrupt
 from softgate.training import SoftgateModule
 
 NOISE = 0.02

@@ -48,9 +48,12 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
             TrainConfig.read(cfg)
 
 
-@pytest.mark.parametrize("name", ["imagenette"])
-def test_experiments_compose(name):
-    assert container(f"experiment={name}", directory=Path("x"))["data"]["name"] == name
+@pytest.mark.parametrize(("name", "data"), [("imagenette", "imagenette"), ("whitebox", "mnist")])
+def test_experiments_compose(name, data):
+    found = container(f"experiment={name}", directory=Path("x"))
+    assert found["data"]["name"] == data
+    if found["trainer"]["accelerator"] != "gpu":
+        TrainConfig.read(found)
 
 
 @pytest.mark.parametrize(

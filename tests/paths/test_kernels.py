@@ -224,6 +224,44 @@ def test_it_is_a_symmetric_kernel_of_any_depth(name):
     assert values.min() > -1e-9
 
 
+@pytest.mark.parametrize("rule", [None, RULE], ids=["hard", "soft"])
+def test_the_kernel_of_partners_and_its_distance_are_the_sum_over_all_paths_too(rule):
+    for seed in range(12):
+        torch.manual_seed(seed)
+        net = Random(seed).double().eval()
+        x = torch.randn(4, *net.shape, dtype=torch.float64)
+        gates = sg.paths.record(net, x, rule)
+
+        def slow(i, j, net=net, x=x, gates=gates):
+            return brute_force(net, x[i], x[j], gates[i : i + 1], gates[j : j + 1])[0]
+
+        for first, second in (([0, 1], [2, 3]), ([0, 0, 0], [1, 2, 3])):
+            given = x[: len(set(first))]
+            sign, log = sg.paths.paired_kernel(net, given, x[second], rule, pairs=2)
+            found = sg.paths.kernel_distance(net, given, x[second], rule, pairs=2)
+            for place, (i, j) in enumerate(zip(first, second, strict=True)):
+                both, own, theirs = slow(i, j), slow(i, i), slow(j, j)
+                assert math.isclose(float(sign[place] * log[place].exp()), both, rel_tol=1e-10, abs_tol=1e-12)
+                distance = 1 - both / math.sqrt(own * theirs) if own * theirs else 1.0
+                assert float(found[place]) == pytest.approx(distance, abs=1e-9)
+
+
+def test_an_image_is_at_no_distance_from_itself_and_a_dead_one_at_1_from_all():
+    net = network("resnet18")
+    x = images(2, 33)
+    torch.testing.assert_close(sg.paths.kernel_distance(net, x, x, RULE), torch.zeros(2).double(), atol=1e-9, rtol=0)
+    dead = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    nn.init.constant_(dead[0].bias, -100.0)
+    assert sg.paths.kernel_distance(dead, torch.ones(1, 3).double(), torch.ones(2, 3).double()).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("function", ["paired_kernel", "kernel_distance"])
+def test_images_without_partners_are_refused(function):
+    for x2 in (images(3, 33), images(2, 32), images(2, 33)[:0]):
+        with pytest.raises(SoftgateError, match=rf"paths\.{function}: images of shapes .* one x for all"):
+            getattr(sg.paths, function)(network("resnet18"), images(2, 33), x2)
+
+
 def test_weights_and_constants_play_no_part_beyond_the_gates():
     net = network("resnet18")
     x = images(2, 33)

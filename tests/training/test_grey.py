@@ -8,7 +8,7 @@ from compared import FEW
 from configs import TINY, composed
 from softgate import SoftgateError, SoftgateWarning, models
 from softgate.evaluation import evaluate
-from softgate.evaluation.generalization.corruptions import FAMILIES, corrupt
+from softgate.metrics.corruptions import FAMILIES, corrupt
 from softgate.training.train import train
 
 

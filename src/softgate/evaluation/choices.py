@@ -63,4 +63,4 @@ FAMILIES = (
     "jpeg_compression",
 )
 SEVERITIES = (1, 2, 3, 4, 5)
-"""Common corruptions: those of `softgate.evaluation.generalization.corruptions`."""
+"""Common corruptions: those of `softgate.metrics.corruptions`."""

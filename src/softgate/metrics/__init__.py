@@ -6,8 +6,10 @@ Nothing here imports Lightning, Hydra or W&B. What games each metric is in docs/
 
 from softgate.explainers.base import Explainer
 from softgate.metrics.base import ProbeMetric
+from softgate.metrics.corruptions import corrupt
 from softgate.metrics.counterfactual import Counterfactual, counterfactuals
 from softgate.metrics.data_likeness import DataAlignment, MeanAlignment, data_alignment, mean_alignment
+from softgate.metrics.distances import FeatureDistance, of_network, pixel_distance, ssim_distance
 from softgate.metrics.faithfulness import (
     Infidelity,
     InsertionDeletion,
@@ -17,6 +19,13 @@ from softgate.metrics.faithfulness import (
     removal_curve,
 )
 from softgate.metrics.localisation import GridPointing, grid_pointing, mosaics
+from softgate.metrics.perceptual_choice import (
+    PerceptualChoice,
+    choice_agreement,
+    milder_of_another,
+    milder_or_stronger,
+    severity_ladder,
+)
 from softgate.metrics.perceptual_likeness import LpipsAlignment
 from softgate.metrics.quantus_forms import Focus, RandomLogit, flat_similarity, focus, paired_mosaics
 from softgate.metrics.randomization import Randomization, randomized, spearman
@@ -36,6 +45,7 @@ __all__ = [
     "Counterfactual",
     "DataAlignment",
     "Explainer",
+    "FeatureDistance",
     "Focus",
     "GridPointing",
     "HighFrequency",
@@ -47,6 +57,7 @@ __all__ = [
     "MaxSensitivity",
     "MeanAlignment",
     "NoiseCosine",
+    "PerceptualChoice",
     "ProbeMetric",
     "PullbackAccuracy",
     "RandomLogit",
@@ -55,6 +66,8 @@ __all__ = [
     "SpectralSlope",
     "TargetSpecificity",
     "TotalVariation",
+    "choice_agreement",
+    "corrupt",
     "counterfactuals",
     "data_alignment",
     "flat_similarity",
@@ -66,15 +79,21 @@ __all__ = [
     "kernel_agreement",
     "max_sensitivity",
     "mean_alignment",
+    "milder_of_another",
+    "milder_or_stronger",
     "mosaics",
     "noise_cosine",
+    "of_network",
     "paired_mosaics",
+    "pixel_distance",
     "pullback_accuracy",
     "randomized",
     "removal_curve",
     "representation_error",
+    "severity_ladder",
     "spearman",
     "spectral_slope",
+    "ssim_distance",
     "target_specificity",
     "total_variation",
 ]

@@ -7,7 +7,7 @@ from softgate.explainers.gated import record, run
 from softgate.explainers.gates import Gates, SiteGates
 from softgate.paths.agreement import Agreement, compare, gate_agreement, path_cosine
 from softgate.paths.frozen import FrozenGates
-from softgate.paths.kernels import kernel, product_kernel
+from softgate.paths.kernels import kernel, kernel_distance, paired_kernel, product_kernel
 from softgate.paths.patterns import Combination, combine, combined_patterns, deep_features, kernel_prediction
 from softgate.paths.recording import Point, Recording
 from softgate.paths.similarity import cka, kernel_accuracy, label_alignment
@@ -30,8 +30,10 @@ __all__ = [
     "gate_agreement",
     "kernel",
     "kernel_accuracy",
+    "kernel_distance",
     "kernel_prediction",
     "label_alignment",
+    "paired_kernel",
     "path_cosine",
     "product_kernel",
     "record",

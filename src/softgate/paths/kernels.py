@@ -128,6 +128,102 @@ def kernel(
     return values
 
 
+@checked
+def paired_kernel(
+    model: nn.Module, x: Tensor, x2: Tensor, rule: Surrogate | None = None, *, pairs: int = PAIRS
+) -> tuple[Tensor, Tensor]:
+    r"""`kernel` of each image with its partner alone, :math:`K_\Lambda(x_i, x'_i)`: the diagonal, without the rest.
+
+    Args:
+        model: As for `kernel`.
+        x: [N, ...] images as the model takes them, or [1, ...], one that all are paired with.
+        x2: [N, ...] their partners.
+        rule: None for hard gates, or the rule of the soft ones.
+        pairs: Pairs of images whose gates are held at once.
+
+    Returns:
+        Signs and logarithms of the absolute values, [N] float64 each.
+
+    Raises:
+        SoftgateError: As `kernel`; for other numbers of images.
+    """
+    _check_partners("paired_kernel", x, x2)
+    parts = []
+    for mine, partners in _partners(x, x2, pairs):
+        first, second = _places(mine, partners)
+        parts.append(_of_pairs(model, torch.cat([mine, partners]), (first, second), rule))
+    signs, logarithms = zip(*parts, strict=True)
+    return torch.cat(signs), torch.cat(logarithms)
+
+
+@checked
+def kernel_distance(
+    model: nn.Module, x: Tensor, x2: Tensor, rule: Surrogate | None = None, *, pairs: int = PAIRS
+) -> Tensor:
+    r"""One minus the cosine of the path features of each image and its partner.
+
+    .. math:: d_\Lambda(x, x') = 1 - K_\Lambda(x, x') / \sqrt{K_\Lambda(x, x)\, K_\Lambda(x', x')}
+
+    What the paper (arXiv 2507.22832, section 4.3.2) supposes perceptual distances between deep features to be made of.
+
+    Args:
+        model: As for `kernel`.
+        x: [N, ...] images as the model takes them, or [1, ...], one that all are compared with.
+        x2: [N, ...] their partners.
+        rule: None for K_G, the kernel of hard gates; or the rule of the soft ones, for K_Gamma.
+        pairs: As for `paired_kernel`.
+
+    Returns:
+        [N] float64 in [0, 2]; 1 where an image has no open path.
+
+    Raises:
+        SoftgateError: As `paired_kernel`.
+    """
+    _check_partners("kernel_distance", x, x2)
+    found = []
+    for mine, partners in _partners(x, x2, pairs):
+        first, second = _places(mine, partners)
+        alone = torch.unique(first)  # one image that all are compared with is run once
+        every = torch.cat([first, second, alone]), torch.cat([second, second, alone])
+        sign, size = _of_pairs(model, torch.cat([mine, partners]), every, rule)
+        count = len(second)
+        both, theirs, own = size[:count], size[count : 2 * count], size[2 * count :][first]
+        dead = own.isneginf() | theirs.isneginf()
+        cosine = sign[:count] * (both - (own + theirs) / 2).exp()
+        found.append(1 - cosine.masked_fill(dead, 0.0).clamp(-1, 1))
+    return torch.cat(found)
+
+
+def _partners(x: Tensor, x2: Tensor, pairs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and their partners, so many at once; one `x` goes with all."""
+    for part in torch.split(torch.arange(len(x2), device=x.device), pairs):
+        yield x if len(x) == 1 else x[part], x2[part]
+
+
+def _places(x: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each image, and its partner, stand among the images `x` and after them `x2`."""
+    second = len(x) + torch.arange(len(x2), device=x.device)
+    return (torch.zeros_like(second) if len(x) == 1 else second - len(x)), second
+
+
+def _of_pairs(
+    model: nn.Module, images: Tensor, places: tuple[Tensor, Tensor], rule: Surrogate | None
+) -> tuple[Tensor, Tensor]:
+    """Sign and logarithm of the kernel of the images that stand at pairs of places [N]."""
+    first, second = places
+    gates = record(model, images, rule)
+    with reading_out(inner(model), None) as sites:
+        check_affine(sites.model, sites, images, gates)
+        joint = images[first].detach().double() * images[second].detach().double()
+        return _Run(sites.model, sites)(joint, gates[first], gates[second])
+
+
+def _check_partners(function: str, x: Tensor, x2: Tensor) -> None:
+    fits = len(x2) > 0 and len(x) in (1, len(x2)) and x.shape[1:] == x2.shape[1:]
+    shapes = f"{tuple(x.shape)} and {tuple(x2.shape)}"
+    require(fits, f"paths.{function}: images of shapes {shapes}: as many are needed of one shape, or one x for all.")
+
+
 class _Run:
     """Runs the network of absolute factors on some pairs of images."""
 

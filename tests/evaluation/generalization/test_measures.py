@@ -13,8 +13,8 @@ import softgate as sg
 from softgate import SoftgateError
 from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
-from softgate.evaluation.generalization.corruptions import FAMILIES, corrupt
 from softgate.explainers.adversarial import scaled_l2
+from softgate.metrics.corruptions import FAMILIES, corrupt
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 

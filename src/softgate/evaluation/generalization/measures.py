@@ -25,10 +25,10 @@ from softgate.evaluation.config import CompareConfig
 from softgate.evaluation.confusion import tallied
 from softgate.evaluation.generalization import attacks, scores, sharpness
 from softgate.evaluation.generalization.attacks import PGD
-from softgate.evaluation.generalization.corruptions import corrupt
 from softgate.evaluation.generalization.statistics import Array
 from softgate.explainers.adversarial import NORMS, in_pixels, scaled_l2
 from softgate.explainers.pullback import predict
+from softgate.metrics.corruptions import corrupt
 from softgate.training import SoftgateModule
 
 

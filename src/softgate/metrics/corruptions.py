@@ -23,6 +23,7 @@ from softgate.errors import require, unknown
 from softgate.explainers.noise import draws, generators
 from softgate.files import encoded
 from softgate.metrics.blur import blur
+from softgate.surrogate.inputs import checked
 
 SIZE = 224
 """Of the images that lengths are given for."""
@@ -30,6 +31,7 @@ SIZE = 224
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
+@checked
 def corrupt(images: Tensor, family: str, severity: int, seed: int = 0) -> Tensor:
     """Corrupts images.
 
