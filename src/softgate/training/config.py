@@ -54,7 +54,7 @@ def check_range(rule: Surrogate) -> None:
 class TrainConfig(Groups):
     """The config of `conf/train.yaml`; `plain` is what config.yaml keeps of it."""
 
-    model: Annotated[NetworkConfig | TargetNetwork | GatedConfig, BeforeValidator(read_network)]
+    model: Annotated[NetworkConfig | TargetNetwork, BeforeValidator(read_network)]
     surrogate: Annotated[Surrogate, BeforeValidator(read_rule)] = Field(description="the rule of training")
     readout: Annotated[Surrogate, BeforeValidator(check_readout)] = Field(description="the rule of read-outs")
 
