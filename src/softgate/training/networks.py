@@ -79,7 +79,11 @@ def of_run(options: NetworkConfig | TargetNetwork, size: int, channels: int) -> 
     stem = models.resolve_stem(options.stem, size, options.weights, options.full_name)
     transform = models.needs_transformed_input(options.full_name, options.weights)
     found = {"name": options.full_name, "stem": stem, "transform_input": transform}
-    own = {"size": models.sized(options.full_name, stem, size), "width": options.width, "depth": options.depth}
+    own: dict[str, Any] = {
+        "size": models.sized(options.full_name, stem, size),
+        "width": options.width,
+        "depth": options.depth,
+    }
     usual = {"size": None, "width": 1.0, "depth": 1.0, "channels": 3, "gated": None}
     if isinstance(options, GatedConfig):
         own |= {"size": size, "gated": options.gating_options}
