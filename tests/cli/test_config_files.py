@@ -40,8 +40,10 @@ def test_every_choice_of_every_group_composes_and_passes_the_checks(group):
                 "data/torchvision": "data.name=Flowers102",
                 "data/target": "data._target_=torch.initial_seed",
                 "model/timm": "model.name=resnet26",
+                "model/dgn": "model.base=mlp",
+                "model/dlgn": "model.base=mlp surrogate=none",
             }
-            more = [word for choice, word in named.items() if choice == f"{group}/{path.stem}"]
+            more = named.get(f"{group}/{path.stem}", "").split()
             cfg = container(f"{group}={path.stem}", *more, directory=Path("x"))
             if cfg["trainer"]["accelerator"] == "gpu" and not torch.cuda.is_available():
                 cfg["trainer"]["accelerator"] = "cpu"

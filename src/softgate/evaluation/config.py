@@ -19,6 +19,7 @@ from softgate import targets
 from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require, unknown
 from softgate.evaluation.choices import ALIGNMENT, EXPLAINERS, FAMILIES, KINDS, SCALES, SEVERITIES
+from softgate.models.gated_config import GatedConfig
 from softgate.models.networks import NetworkConfig
 from softgate.options import Count, Number, Options, Says, Whole, Words
 from softgate.surrogate.rule import Surrogate
@@ -321,6 +322,10 @@ class SubjectsConfig(Options):
         if self.model is not None:
             require(self.runs is None, "runs and model: only one of them can be given.")
             require(self.data.chosen, "data is not chosen; give the images too, such as data=imagenette.")
+            of_runs = not isinstance(self.model, GatedConfig)
+            require(
+                of_runs, "model.base: a gated network is looked at by the run that trained it; give runs=, not model=."
+            )
             new = isinstance(self.model, NetworkConfig) and self.model.new_head
             require(not new, f"model.new_head={new}: {self.looker} trains no new last layer; false is needed.")
         return self

@@ -122,7 +122,8 @@ def align(module: SoftgateModule, data: ImageData, label: str) -> list[str]:
         return []
     own = "_target_" in module.architecture
     require(not own, f"{start}: its classes are in another order than those of {label}, a network of your own.")
-    models.reorder_head(module.net, module.architecture["name"], found.indexes)
+    net = module.net.value if isinstance(module.net, models.GatedNetwork) else module.net
+    models.reorder_head(net, module.architecture["name"], found.indexes)
     module.classes = list(data.classes)
     return [f"{label}: {found}, put in the order of the test images'."]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from softgate.errors import SoftgateError, UnreachableSites
+from softgate.errors import NoCallSites, SoftgateError, UnreachableSites
 from softgate.explainers.pullback import pullback
 from softgate.sites.sites import attached_sites
 from softgate.surrogate import activations
@@ -20,7 +20,8 @@ from softgate.surrogate.selection import SMOOTH
 def completed_for(model: nn.Module, rule: Surrogate, x: Tensor) -> tuple[Surrogate, str | None]:
     """A rule of read-outs, completed for a model that has smooth activations and may not be read out with it.
 
-    A rule for ReLUs and poolings refuses SiLU, GELU and the like. Where the model has them, `activation`, `norm`,
+    A rule for ReLUs and poolings refuses SiLU, GELU and the like, and a network that has products with a gate alone.
+    There `activation`, `norm`,
     `attention` and `product` become those of `Surrogate.semantic` where the rule leaves them "own"; every other field
     stays. Rules that need none of this stay what they are.
 
@@ -39,7 +40,7 @@ def completed_for(model: nn.Module, rule: Surrogate, x: Tensor) -> tuple[Surroga
         return rule, None
     try:
         pullback(model, x, 0, _unscaled(rule))
-    except UnreachableSites:
+    except (UnreachableSites, NoCallSites):  # of a network of soft gates and no ReLU, such as a DLGN
         pass
     except SoftgateError:  # for whoever reads out to say
         return rule, None
@@ -51,7 +52,7 @@ def completed_for(model: nn.Module, rule: Surrogate, x: Tensor) -> tuple[Surroga
     except SoftgateError:  # something else is out of reach
         return rule, None
     gate, *added = names(fuller.to_dict())
-    return fuller, f"gate {gate}, and for smooth activations what surrogate=semantic has: {', '.join(added)}"
+    return fuller, f"gate {gate}, and for smooth activations and gates what surrogate=semantic has: {', '.join(added)}"
 
 
 def _unscaled(rule: Surrogate) -> Surrogate:

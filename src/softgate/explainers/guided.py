@@ -15,6 +15,7 @@ from softgate.sites.calls import ActivationCall, PoolCall, SiteCall, SiteId
 from softgate.sites.checks import RELU_NODES, nodes_between
 from softgate.sites.forward import State
 from softgate.sites.inference import inner, reading_out
+from softgate.surrogate.functional import injected
 from softgate.surrogate.inputs import checked
 from softgate.surrogate.selection import Kind
 
@@ -81,6 +82,9 @@ class _Guiding:
         """The guided ReLU of a ReLU's call; what other calls return anyway."""
         if isinstance(call, ActivationCall) and call.kind == Kind.RELU:
             self.count += 1
+            if call.by is not None:  # the sign of one opens the gate of the other
+                guided = _GuidedReLU.apply(injected(call.by.to(call.z.dtype), call.z))
+                return injected(call.original(), guided)
             out: Any = _GuidedReLU.apply(call.z.clone() if call.inplace else call.z)
             return call.z.copy_(out) if call.inplace else out
         if not isinstance(call, PoolCall) and "pool" not in call.kind:

@@ -90,9 +90,9 @@ class Recorder(CallHandler):
 
     def activation(self, call: ActivationCall, name: str) -> Tensor:
         """Keeps the gates and runs the activation."""
-        self._check(name, call.z)
-        rule, scale = self._law(name, call.kind, call.z)
-        z = wide(call.z)
+        self._check(name, call.gating)
+        rule, scale = self._law(name, call.kind, call.gating)
+        z = wide(call.gating)
         if isinstance(call.shape, Smooth):
             self.found[name] = SiteGates(name, str(call.kind), own_gate(call, call.shape, rule, scale))
             smooth: Tensor = call.original()

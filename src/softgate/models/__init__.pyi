@@ -1,3 +1,7 @@
+from .gated import GatedNetwork as GatedNetwork
+from .gated_config import GatedConfig as GatedConfig
+from .gated_options import Gating as Gating
+from .networks import SMALL_BELOW as SMALL_BELOW
 from .networks import STEMS as STEMS
 from .networks import Architecture as Architecture
 from .networks import NetworkConfig as NetworkConfig

@@ -16,6 +16,7 @@ from torch import nn
 
 from softgate.errors import SoftgateError, require, unknown
 from softgate.models import scalable, small_images, timm_networks
+from softgate.models.gated_options import Gating
 from softgate.models.scalable import Scale
 from softgate.options import Count, Options, Says, Words
 
@@ -29,10 +30,16 @@ SMALL_BELOW = 96
 
 CONFIGURED = (
     *("resnet18", "resnet34", "resnet50", "vgg11", "vgg11_bn", "densenet121", "squeezenet1_1", "googlenet"),
-    *("inception_v3", "resnet20", "resnet32", "resnet56", "plain8", "plain20"),
+    *("inception_v3", "resnet20", "resnet32", "resnet56", "plain8", "plain20", "mlp"),
     *("vit_b_16", "swin_t", "convnext_tiny", "efficientnet_b0"),
 )
 """Networks with a file in `conf/model/`, known without looking at all that there are."""
+
+OWN = (*small_images.KNOWN, "mlp")
+"""Networks of softgate's own for small images."""
+
+SCALED = (*scalable.NETWORKS, "mlp")
+"""Networks that `model.width` and `model.depth` are for."""
 
 
 def names() -> list[str]:
@@ -40,14 +47,15 @@ def names() -> list[str]:
     import torchvision  # takes seconds, which a command that is refused need not wait
 
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return [*found, *small_images.KNOWN]
+    return [*found, *OWN]
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str, option: str = "model.name") -> None:
+    """Raises `SoftgateError` for a full name that there is no network of; `option` named it."""
     if name.startswith(timm_networks.PREFIX):
-        timm_networks.check(name.removeprefix(timm_networks.PREFIX))
+        timm_networks.check(name.removeprefix(timm_networks.PREFIX), option)
     elif name not in CONFIGURED and name not in names():
-        raise unknown("model.name", name, names())
+        raise unknown(option, name, names())
 
 
 Factor = Annotated[float, Field(gt=0, le=4), Says("a factor above 0 and up to 4 is needed")]
@@ -73,7 +81,7 @@ class NetworkConfig(Options):
         None, description="classes of the last layer"
     )
 
-    width: Factor = Field(1.0, description="a factor on channels and heads; for the networks of `scalable.NETWORKS`")
+    width: Factor = Field(1.0, description="a factor on channels and heads; for the networks of `SCALED`")
     depth: Factor = Field(1.0, description="a factor on layers; for the same")
 
     @property
@@ -89,16 +97,20 @@ class NetworkConfig(Options):
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
-        _check_name(self.full_name)
+        check_name(self.full_name)
         if self.stem not in STEMS:
             raise unknown("model.stem", self.stem, STEMS)
-        for option in ("width", "depth"):
-            given, there = getattr(self, option), self.full_name in scalable.NETWORKS
-            known = ", ".join(name.removeprefix(timm_networks.PREFIX) for name in scalable.NETWORKS)
-            require(given == 1 or there, f"model.{option}={given:g}: {self.name} has none; these have: {known}.")
+        self._check_scale()
         if self.weights is not None and not Path(self.weights).expanduser().is_file():
             check_published(self.full_name, self.weights)
         return self
+
+    def _check_scale(self) -> None:
+        for option in ("width", "depth"):
+            given, there = getattr(self, option), self.full_name in SCALED
+            known = ", ".join(name.removeprefix(timm_networks.PREFIX) for name in SCALED)
+            name = self.full_name.removeprefix(timm_networks.PREFIX)
+            require(given == 1 or there, f"model.{option}={given:g}: {name} has none; these have: {known}.")
 
 
 class Architecture(Options):
@@ -110,9 +122,10 @@ class Architecture(Options):
     stem: str = Field(description="imagenet, small or cifar")
     transform_input: bool = Field(False, description="GoogLeNet's and Inception's option for published weights")
     channels: Literal[1, 3] = Field(3, description="of the images: 3 for colours, 1 for grey")
-    size: Count | None = Field(None, description="pixels a side, of networks that are built for one size")
+    size: Count | None = Field(None, description="pixels a side, of networks that are built or tried for one size")
     width: Factor = Field(1.0, description="a factor on channels and heads")
     depth: Factor = Field(1.0, description="a factor on layers")
+    gated: Gating | None = Field(None, description="of a deep gated network, whose two networks are of this kind")
 
     @property
     def scale(self) -> Scale:
@@ -146,9 +159,12 @@ def build(
     Raises:
         SoftgateError: For an unknown name or stem, or a stem the network has no place for.
     """
-    _check_name(name)
+    check_name(name)
     if stem not in STEMS[1:]:
         raise unknown("model.stem", stem, STEMS)
+    if name == "mlp":
+        given = scale or Scale()
+        return small_images.mlp(num_classes, channels, given.size, given.width, given.depth)
     if name in small_images.KNOWN:
         return small_images.KNOWN[name](num_classes, channels)
     if name in scalable.NETWORKS:
@@ -193,7 +209,7 @@ def resolve_stem(stem: str, size: int, weights: str | None, name: str = "") -> s
     if stem != "auto":
         return stem
     unknown_stem = name.startswith(timm_networks.PREFIX) and name not in scalable.NETWORKS
-    as_published = name in small_images.KNOWN or unknown_stem or weights is not None
+    as_published = name in OWN or unknown_stem or weights is not None
     return "imagenet" if as_published or size >= SMALL_BELOW else "small"
 
 
@@ -205,7 +221,7 @@ def sized(name: str, stem: str, size: int) -> int | None:
         stem: Resolved.
         size: Pixels a side.
     """
-    return size if name in scalable.SIZED or (stem == "small" and name in scalable.NETWORKS) else None
+    return size if name in (*scalable.SIZED, "mlp") or (stem == "small" and name in scalable.NETWORKS) else None
 
 
 def needs_transformed_input(name: str, weights: str | None) -> bool:
@@ -243,7 +259,7 @@ def check_published(name: str, weights: str) -> None:
     if name.startswith(timm_networks.PREFIX):
         fits = weights == "pretrained"
         require(fits, f"model.weights={weights}: no such file; of timm's networks there is 'pretrained'.")
-    elif name in small_images.KNOWN:
+    elif name in OWN:
         raise SoftgateError(f"model.weights={weights}: no such file, and nobody publishes weights of {name}.")
     else:
         published(name, weights)

@@ -1,4 +1,4 @@
-"""Networks for images of 32 pixels that torchvision lacks: CIFAR's ResNets, and plain ones without normalisation."""
+"""Networks for small images that torchvision lacks: CIFAR's ResNets, plain ones without normalisation, and an MLP."""
 
 from __future__ import annotations
 
@@ -92,6 +92,33 @@ class Plain(nn.Module):
         return logits
 
 
+class MLP(nn.Module):
+    """Fully connected layers with a ReLU after each but the last (arXiv 2006.10529, section 5: 6 layers of 128 units).
+
+    Args:
+        inputs: Numbers of an image.
+        width: Units of each hidden layer.
+        layers: Layers with weights, two at least.
+        num_classes: Size of the last layer.
+    """
+
+    def __init__(self, inputs: int, width: int = 128, layers: int = 6, num_classes: int = 10) -> None:
+        super().__init__()
+        made: list[nn.Module] = []
+        for a in (inputs, *(width,) * (layers - 2)):
+            made += [nn.Linear(a, width), nn.ReLU(inplace=True)]
+        self.hidden = nn.Sequential(*made)
+        self.fc = nn.Linear(width, num_classes)
+        _initialise(self)
+        for layer in self.hidden[::2]:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]  # a Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, ...]."""
+        logits: Tensor = self.fc(self.hidden(x.flatten(1)))
+        return logits
+
+
 def _initialise(net: nn.Module) -> None:
     """He et al.'s initialisation (arXiv 1502.01852), biases zero."""
     for module in net.modules():
@@ -119,3 +146,12 @@ KNOWN: dict[str, Callable[[int, int], nn.Module]] = {
     "plain20": _plain((16,) * 19, (7, 13)),
 }
 """By name, from classes and channels of the images. The last number is the layers with weights, as for a ResNet."""
+
+MLP_SIZE = 28
+"""Pixels a side where none are given: MNIST's."""
+
+
+def mlp(num_classes: int, channels: int, size: int | None, width: float, depth: float) -> nn.Module:
+    """The MLP for images of a size; `width` and `depth` are factors on its 128 units and 6 layers."""
+    inputs = channels * (size or MLP_SIZE) ** 2
+    return MLP(inputs, max(1, round(128 * width)), max(2, round(6 * depth)), num_classes)

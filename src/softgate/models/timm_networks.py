@@ -28,17 +28,18 @@ def library() -> Any:
     return timm
 
 
-def check(name: str) -> None:
+def check(name: str, option: str = "model.name") -> None:
     """Raises `SoftgateError` for a name that timm does not have, or one that only fetches what others have put up.
 
     Args:
         name: Without `PREFIX`.
+        option: What named it.
     """
     timm = library()
     if not timm.is_model(name.partition(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise SoftgateError(f"model.name={name}: timm {timm.__version__} has no network of that name.{hint}")
+        raise SoftgateError(f"{option}={name}: timm {timm.__version__} has no network of that name.{hint}")
 
 
 def build(name: str, num_classes: int, channels: int, **settings: Any) -> nn.Module:

@@ -111,6 +111,9 @@ def kernel(
     with reading_out(model, None) as sites:
         model = sites.model
         check_affine(model, sites, x, first)
+        for module in map(vars, model.modules()):
+            if "gates_given" in module:  # a softgate.models.GatedNetwork: what runs is no image with features
+                module["gates_given"] = True
         run = _Run(model, sites)
         for i, j in _pairs(*shape, x2 is None, pairs):
             joint = x[i].detach().double() * other[j].detach().double()

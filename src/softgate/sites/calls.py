@@ -68,6 +68,7 @@ class ActivationCall(Call):
         activation: Computes the forward value and does not work in place.
         shape: Where its slope changes, and by how much; or the smooth activation that it is.
         weight: Of PReLU, the slopes below zero; its `shape` is that of the part that is open above zero.
+        by: Whose sign opens the gate that `z` goes through; None where it is `z` itself, as of every activation.
     """
 
     kind: Kind
@@ -76,6 +77,17 @@ class ActivationCall(Call):
     activation: Callable[[Tensor], Tensor]
     shape: PiecewiseLinear | Smooth
     weight: Tensor | None = None
+    by: Tensor | None = None
+
+    @property
+    def gating(self) -> Tensor:
+        """The pre-activation that the gate is of."""
+        return self.z if self.by is None else self.by
+
+    @property
+    def law(self) -> tuple[Callable[[Tensor], Tensor], PiecewiseLinear | Smooth]:
+        """The activation and its shape, as `softgate.surrogate.functional.gated` takes them."""
+        return self.activation, self.shape
 
     @property
     def smooth(self) -> bool:

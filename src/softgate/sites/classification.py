@@ -110,6 +110,10 @@ def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fal
     return input, inplace, partial(F.leaky_relu, negative_slope=negative_slope), shape
 
 
+def _gated_by(func: Any, args: Any, kwargs: Any) -> ActivationCall:
+    return ActivationCall(func, args, kwargs, Kind.RELU, args[0], False, F.relu, functional.RELU, by=args[1])
+
+
 def _max_pool2d(func: Any, args: Any, kwargs: Any) -> PoolCall:
     x, settings, indices = _pool_arguments(*args, **kwargs)
     return PoolCall(func, args, kwargs, Kind.MAX_POOL2D, x, settings, indices or func is F.max_pool2d_with_indices)
@@ -344,6 +348,7 @@ _SORTERS: dict[Any, Callable[[Any, Any, Any], SiteCall | SelectingCall]] = {
     **dict.fromkeys((torch.max, Tensor.max), _max),
     **dict.fromkeys((torch.amax, Tensor.amax), _amax),
     **dict.fromkeys(RELU, partial(_activation, Kind.RELU, _relu)),
+    functional.gated_by: _gated_by,
     F.relu6: partial(_activation, Kind.RELU6, _relu6),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), partial(_activation, Kind.HARDTANH, _hardtanh)),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), partial(_activation, Kind.LEAKY_RELU, _leaky_relu)),

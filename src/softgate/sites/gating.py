@@ -101,13 +101,16 @@ class Gating:
                 raise unreachable(self.model, state.missed)
         if hidden_in_compile(call):
             self.hidden[site] = None
-        rule, scale = self._law(state, site.name, call.kind, call.z)
+        rule, scale = self._law(state, site.name, call.kind, call.gating)
         # A site that need not work in place does so nevertheless where a hook may have kept its input.
         inplace = self.watched if site in self.fresh else call.inplace
         if rule is None or not rule.softens(call.kind):
             if inplace and not call.inplace:  # a copy goes in: most activations keep their input for the true gradient
                 return call.z.copy_(_left_hard(call.activation(call.z.clone()), state, call.kind))
             return _left_hard(call.original(), state, call.kind)
+        if call.by is not None:  # the rule's gate is of the one, and its gradient goes to the other
+            u = self.backend.injected(call.by.to(call.z.dtype), call.z)
+            return self.backend.injected(call.original(), self.backend.gated(u, *call.law, rule, False, scale))
         z = call.z.clone() if not inplace and self._may_be_overwritten(call, site, state) else call.z
         if call.weight is not None:
             return self.backend.prelu(z, call.weight, rule, scale)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 from softgate.errors import SoftgateError
 from softgate.surrogate import activations, gates, pools
@@ -244,6 +245,25 @@ def relu(z: Tensor, gate: GateFn, inplace: bool = False, scale: Tensor | None = 
         `torch.relu(z)`, bit for bit, with the shape of `z`.
     """
     return gated(z, F.relu, RELU, gate, inplace, scale)
+
+
+def gated_by(z: Tensor, by: Tensor) -> Tensor:
+    r"""A pre-activation through the hard gate of another one, :math:`1[u > 0]\,z` (arXiv 2006.10529, section 2).
+
+    The gate of a deep gated network's value network. Under `softgate.attach` each call is a ReLU's call site with
+    the pre-activation u: a rule's gate of u takes the place of the step in the gradient to `z`, and none goes to u.
+
+    Args:
+        z: Any shape; what is gated.
+        by: u, of that shape; whose sign opens the gate.
+
+    Returns:
+        `z` where u > 0, else 0; `torch.relu(z)`, bit for bit, where u is z.
+    """
+    if has_torch_function((z, by)):
+        out: Tensor = handle_torch_function(gated_by, (z, by), z, by)
+        return out
+    return torch.where(by > 0, z, torch.zeros((), dtype=z.dtype, device=z.device))
 
 
 def gated(

@@ -17,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field, model_validator
 
 from softgate.errors import SoftgateError, require
+from softgate.models.gated_config import GatedConfig
 from softgate.models.networks import NetworkConfig
 from softgate.surrogate import pools
 from softgate.surrogate.rule import Surrogate
+from softgate.surrogate.selection import Kind
 from softgate.training.groups import Groups
 from softgate.training.networks import TargetNetwork, read_network
 from softgate.training.optim_config import COSINE
@@ -60,6 +62,27 @@ class TrainConfig(Groups):
     def _fits_into_8_bits(self) -> Self:
         if self.callbacks.paths.recordings and self.callbacks.paths.soft:
             check_range(self.readout)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_gated(self) -> Self:
+        net = self.model
+        if not isinstance(net, GatedConfig):
+            return self
+        require(not self.compile, "compile=True: a gated network (model.base) runs eagerly; compile=false is needed.")
+        rule = replace(self.surrogate, mix=1.0)
+        holds = rule.soft and rule.softens(Kind.PRODUCT)
+        require(
+            net.frozen or not holds,
+            "surrogate: it holds gates constant, so with model.regime=decoupled the feature network would learn "
+            "nothing; set surrogate=none, or one without surrogate.product.",
+        )
+        bare = net.gating == "linear" and not net.hard
+        require(
+            not rule.soft or holds or not bare,
+            "surrogate: a network of linear gating with soft gates has no ReLU that a rule could govern; set "
+            "surrogate=none, the true gradient.",
+        )
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from softgate.quoting import quoted
 from softgate.rounding import percent, rounded
 from softgate.surrogate.description import sentence
 from softgate.surrogate.selection import Kind
+from softgate.training import networks
 from softgate.training.config import TrainConfig
 from softgate.training.module import SoftgateModule
 from softgate.training.optim_config import OptimConfig
@@ -54,7 +55,7 @@ def first(
     images = f"{len(data.train_listing):,} training and {len(data.val_listing):,} validation images"
     channels = ", grey" if data.config.channels == 1 else ""
     about = f"{data.config.name}: {images}, {len(data.classes)} classes, {data.size} px{channels}"
-    name, stem = module.architecture["name"], module.architecture.get("stem")
+    name, stem = networks.title(module.architecture), module.architecture.get("stem")
     parameters = sum(p.numel() for p in module.net.parameters()) / 1e6
     network = f"{name}: {rounded(parameters)} M parameters, {_sites(module)}" + (f", {stem} stem" if stem else "")
     if module.found:

@@ -73,6 +73,8 @@ def _run(
     data = build.data(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = build.module(config, data)
+    if getattr(config.model, "frozen", False):  # a gated network's features, in eval mode as they should be
+        warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     config, added = build.readout(config, module, data.size)
     step = None if former.checkpoint is None else resume.check(former.checkpoint, module, data.options)
     if first:
