@@ -60,7 +60,7 @@ def test_what_needs_no_library_waits_for_none(words, slow, tmp_path):
 def test_names_for_checks_are_those_that_there_are():
     assert tuple(sources.SOURCES) == names.NAMED
     chosen = {path.stem for path in (CONF / "model").glob("*.yaml")}
-    assert set(CONFIGURED) | {"default", "target", "timm"} | {"pvt_v2_b1", "whitebox"} == chosen  # timm's, and a target
+    assert set(CONFIGURED) | {"default", "target", "timm"} | {"pvt_v2_b1", "whitebox", "dgn", "dlgn"} == chosen
     assert tuple(KNOWN) == choices.EXPLAINERS
     assert (tuple(KINDS), tuple(SCALES)) == (choices.KINDS, choices.SCALES)
     assert tuple(BETTER) == choices.ALIGNMENT
