@@ -154,7 +154,7 @@ def test_a_class_is_the_best_roll_of_its_largest_weight_and_the_weights_of_the_o
     found, share = layer(x).detach(), features // classes
     for b, c in itertools.product(range(4), range(classes)):
         own = range(c * share, (c + 1) * share)
-        kept = max(own, key=lambda j, c=c: float(layer.weight[c, j]))
+        kept = max(own, key=lambda j, c=c: float(layer.weight.detach()[c, j]))
         scores = []
         for roll in range(share):  # the largest weight alone, rolled within the class's own features
             weights = [0.0 if j in own else float(layer.weight[c, j]) for j in range(features)]
