@@ -136,7 +136,7 @@ def slow_pose(template, pose, size):
 def test_features_are_the_best_scalar_product_over_affine_poses(size):
     layer = drawn(AffineFeatures(features=3, poses=4, size=size, side=4))
     x = torch.randn(5, 1, size, size, dtype=torch.float64)
-    found = layer(x)
+    found = layer(x).detach()
     for f in range(3):
         posed = [slow_pose(layer.weight[f].detach(), layer.poses[f, p].detach(), size) for p in range(4)]
         for b in range(5):
@@ -151,10 +151,10 @@ def test_features_are_the_best_scalar_product_over_affine_poses(size):
 def test_a_class_is_the_best_roll_of_its_largest_weight_and_the_weights_of_the_others(features, classes):
     layer = drawn(LogicalLayer(features, classes))
     x = torch.rand(4, features, dtype=torch.float64)
-    found, share = layer(x), features // classes
+    found, share = layer(x).detach(), features // classes
     for b, c in itertools.product(range(4), range(classes)):
         own = range(c * share, (c + 1) * share)
-        kept = max(own, key=lambda j, c=c: float(layer.weight[c, j]))
+        kept = max(own, key=lambda j, c=c: float(layer.weight.detach()[c, j]))
         scores = []
         for roll in range(share):  # the largest weight alone, rolled within the class's own features
             weights = [0.0 if j in own else float(layer.weight[c, j]) for j in range(features)]
