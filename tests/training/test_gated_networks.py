@@ -8,9 +8,11 @@ import torch
 import softgate as sg
 from configs import TINY, composed, configured, container
 from softgate import SoftgateError
+from softgate.evaluation.networks import align
 from softgate.models import GatedConfig, GatedNetwork, Gating
 from softgate.training import build, checkpoints
 from softgate.training.config import TrainConfig
+from softgate.training.networks import title
 from softgate.training.train import train
 from trained import equal
 
@@ -95,6 +97,26 @@ def test_any_network_of_relus_is_a_base(base):
     module.net(torch.randn(2, 3, 32, 32)).sum().backward()
     untrained = {name for name, p in module.net.named_parameters() if p.requires_grad and p.grad is None}
     assert untrained == set()
+
+
+def test_classes_in_another_order_are_those_of_the_value_networks_last_layer():
+    config = configured(*TINY, *DGN, *SHORT, "model.regime=fixed_random")
+    data = build.data(config)
+    module = build.module(config, data).eval()
+    x, features = torch.randn(2, 3, 16, 16), module.net.feature.state_dict()
+    before, kept = module(x), {key: value.clone() for key, value in features.items()}
+    module.classes = module.classes[::-1]
+    assert align(module, data, "a run")
+    assert torch.allclose(module(x), before.flip(1), rtol=1e-4, atol=1e-6)
+    assert equal(kept, module.net.feature.state_dict())
+
+
+def test_a_network_says_what_its_gates_are():
+    gated = Gating(gating="linear", value_input="ones").model_dump()
+    assert title({"name": "vgg11", "gated": gated}) == "dlgn of vgg11 (decoupled, soft gates, beta 4, values fed ones)"
+    assert title({"name": "vgg11"}) == "vgg11"
+    fixed = begun(*DGN, *SHORT, "model.regime=fixed_random").architecture
+    assert title(fixed) == "dgn of mlp (fixed_random, hard gates)"
 
 
 def test_the_yaml_files_say_what_the_types_say():

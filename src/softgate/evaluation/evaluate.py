@@ -33,6 +33,7 @@ from softgate.tables import Terminal
 from softgate.training import SoftgateModule, summary
 from softgate.training.checkpoints import restore
 from softgate.training.module import accuracies
+from softgate.training.networks import title
 
 SCHEMA = 1
 """Version of what `results.json` holds."""
@@ -165,7 +166,7 @@ class Evaluation:
         if self.study is not None:
             self.study.expect(label, data.config, module.classes, len(data.val_listing))
         grid = self.options.grid
-        name = str(module.hparams["model"]["name"])
+        name = title(module.hparams["model"])
         subject = networks.Subject(name, module.net, module.classes, found.indexes, found)
         soft = self._readout(label, module.net, data)
         grid.require_fit(len(data.classes), len(module.classes))
@@ -345,7 +346,7 @@ def _print(results: Mapping[str, Any], directory: Path, confused: Sequence[Confu
     console = Terminal()
     for place, run in enumerate(results["runs"]):
         rows = {
-            "model": run["model"]["name"],
+            "model": title(run["model"]),
             "trained with": ", ".join(names(run["surrogate"])) if run["surrogate"] else run["model"]["origin"],
             "images": f"{run['images']}, {run['measured']}",
         }
