@@ -192,7 +192,7 @@ def main() -> None:
     options.add_argument("--images", type=int, default=12)
     options.add_argument("--dear", type=int, default=4, help=f"images for arms of more than {MANY} passes; 0: none")
     options.add_argument("--size", type=int, default=128)
-    options.add_argument("--calibrate", type=int, default=100, help="further images that channel scales are measured on")
+    options.add_argument("--calibrate", type=int, default=100, help="further images, for channel scales")
     options.add_argument("--picture", type=Path, help="differences of the first images, as a PNG")
     options.add_argument("--out", type=Path, default=Path("accentuation.json"))
     given = options.parse_args()

@@ -159,7 +159,9 @@ def accentuate(
     low, high = bounds
     require(low < high, f"accentuate: bounds={bounds}: (least, greatest) is needed.")
     outside = bool(((x < low) | (x > high)).any())
-    require(not outside, f"accentuate: x has pixels outside of bounds={bounds}; pass images in that range, or set bounds.")
+    require(
+        not outside, f"accentuate: x has pixels outside of bounds={bounds}; pass images in that range, or set bounds."
+    )
     how = AccentuationSettings() if settings is None else settings
     model = inner(model)
     with reading_out(model, rule) as sites, listening(sites.model, set()) as outputs:
@@ -319,7 +321,7 @@ class _Climb:
         require(of in self.outputs.kept, f"accentuate: unit_of={of}: the model does not call this layer.")
         units = units_second(self.outputs.kept[of]).mean(2)
         most, wrong = units.shape[1], targets[(targets < 0) | (targets >= units.shape[1])]
-        require(not len(wrong), f"target={wrong.tolist()[:1]}: the layer {of} has the units 0 to {most - 1}.")
+        require(not len(wrong), f"target={(wrong.tolist() or [0])[0]}: the layer {of} has the units 0 to {most - 1}.")
         return units.gather(1, targets)
 
 
