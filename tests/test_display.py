@@ -22,6 +22,7 @@ def looked_at():
     model, x = Classifier(), torch.randn(2, 3, 12, 12).clamp(-1, 1)
     return {
         "Ascent": sg.ascend(model, x, [0, 1], sg.Surrogate(), steps=2),
+        "Accentuation": sg.accentuate(model, x, [0, 1], None, sg.AccentuationSettings(steps=1, crops=1)),
         "Grid": grids.read(model, x, [0, 1], [1, 2, 3], {"gradient": None, "soft": sg.Surrogate()}),
         "Gates": sg.paths.record(model, x),
     }
@@ -41,7 +42,7 @@ def test_a_result_is_one_short_line_with_shapes(looked_at):
 
 
 def test_a_notebook_shows_grids_and_ascents_as_pictures(looked_at):
-    for name in ("Grid", "Ascent"):
+    for name in ("Grid", "Accentuation", "Ascent"):
         picture = Image.open(io.BytesIO(looked_at[name]._repr_png_()))
         assert picture.format == "PNG"
         assert min(picture.size) > 100

@@ -8,6 +8,9 @@ from .errors import NoCallSites as NoCallSites
 from .errors import SoftgateError as SoftgateError
 from .errors import SoftgateWarning as SoftgateWarning
 from .errors import UnreachableSites as UnreachableSites
+from .explainers.accentuation import Accentuation as Accentuation
+from .explainers.accentuation import AccentuationSettings as AccentuationSettings
+from .explainers.accentuation import accentuate as accentuate
 from .explainers.pullback import Ascent as Ascent
 from .explainers.pullback import ascend as ascend
 from .explainers.pullback import pullback as pullback

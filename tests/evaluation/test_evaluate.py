@@ -117,7 +117,8 @@ def test_a_network_of_a_thousand_classes_is_read_out_on_data_of_three(photograph
         "model=squeezenet1_1",
         f"model.weights={weights}",
     )
-    more = ("grid.kinds=[raw,ascent]", "grid.explainers=[guided_backprop]", "grid.steps=1")
+    quick = ("grid.accentuation.steps=1", "grid.accentuation.crops=1", "grid.accentuation.layer=features.4")
+    more = ("grid.kinds=[raw,ascent,accentuation]", "grid.explainers=[guided_backprop]", "grid.steps=1", *quick)
     (found,) = evaluated(tmp_path, *words, *more)["runs"]
     raw = torch.load(tmp_path / "grid.pt", weights_only=True)
     assert sorted(raw["labels"]) == [0, 497, 574]  # tench, church, golf ball
@@ -125,7 +126,10 @@ def test_a_network_of_a_thousand_classes_is_read_out_on_data_of_three(photograph
     assert len(raw["targets"]) == 6
     assert raw["guided_backprop"].shape == raw["soft"].shape == (3, 6, 3, 32, 32)
     assert torch.load(tmp_path / "ascent.pt", weights_only=True)["kind"] == "ascent"
-    for name in ("grid.png", "ascent.png"):
+    accentuated = torch.load(tmp_path / "accentuation.pt", weights_only=True)
+    assert accentuated["settings"]["passes"] == 4
+    assert accentuated["soft"].abs().max() > 0
+    for name in ("grid.png", "ascent.png", "accentuation.png"):
         assert (tmp_path / name).stat().st_size > 1000
     assert 0 <= found["acc"] <= found["acc_among_data_classes"] <= 1
 

@@ -45,7 +45,8 @@ def normalize(pixels):
 
 
 def read(model, pixels, **settings):
-    settings = {"names": NAMES, "mean": MEAN, "std": STD, **settings}
+    quick = sg.AccentuationSettings(steps=1, crops=2)
+    settings = {"names": NAMES, "mean": MEAN, "std": STD, "accentuation": quick, **settings}
     return grids.read(model, normalize(pixels), [0, 1, 2], TARGETS, RULES, **settings)
 
 
@@ -139,7 +140,20 @@ def test_raw_tensors_are_plain_data_that_can_be_saved_and_read(model, pixels, ki
 def test_grids_draw_themselves_on_every_scale(model, pixels, kind, scale):
     picture = read(model, pixels, kind=kind, steps=1).picture("title", scale, {"hard: gradient": 1e-30})
     assert picture.width > 6 * 112
-    assert picture.height > (6 if kind == "ascent" else 3) * 112
+    assert picture.height > (3 if kind == "raw" else 6) * 112
+
+
+def test_an_accentuated_grid_is_what_accentuate_gives(model, pixels):
+    how = sg.AccentuationSettings(steps=3, crops=2, weight=0.5, layer="conv")
+    grid = read(model, pixels, kind="accentuation", accentuation=how)
+    for name, rule in RULES.items():
+        made = sg.accentuate(model, pixels * 2 - 1, TARGETS, rule, how, normalize=lambda p: normalize((p + 1) / 2))
+        torch.testing.assert_close(grid.readings[name].pixels, (made.image + 1) / 2)
+        torch.testing.assert_close(grid.readings[name].values, made.difference)
+        torch.testing.assert_close(grid.readings[name].after, made.logits[..., 1])
+        assert torch.equal(grid.readings[name].predicted, made.predicted[..., 1])
+    assert grid.settings["passes"] == 3 * 2 * 2 + 2
+    assert "3 steps of Adam with 2 crops" in grid._footer()
 
 
 def test_any_explainer_has_its_block(model, pixels):

@@ -18,10 +18,13 @@ from softgate.app.library import Library, Moment, Network
 from softgate.app.request import MOST_RUNS, MOST_TARGETS, Request
 from softgate.errors import SoftgateError, require, unknown
 from softgate.explainers.pullback import Ascent, ascend, predict, pullback, size_factor, unit
-from softgate.grids import KINDS, SCALES
+from softgate.grids import SCALES
 from softgate.grids.reading import Grid, Reading
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks.grids import HARD, SOFT
+
+KINDS = ("raw", "ascent")
+"""Kinds of grids that somebody may wait for in a browser."""
 
 NO_CLASS = -1
 """The class of an uploaded image."""

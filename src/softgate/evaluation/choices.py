@@ -15,7 +15,7 @@ EXPLAINERS = (
 )
 """Those of `softgate.explainers.KNOWN`."""
 
-KINDS = ("raw", "ascent")
+KINDS = ("raw", "ascent", "accentuation")
 SCALES = ("cell", "shared", "seismic")
 """Kinds of grids and how they are coloured: those of `softgate.grids`."""
 

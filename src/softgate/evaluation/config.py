@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, Strict, model_validator
 from softgate import targets
 from softgate.data.config import DataConfig, NamedData, TargetData
 from softgate.errors import SoftgateError, require, unknown
+from softgate.evaluation.accentuation import AccentuationConfig
 from softgate.evaluation.choices import ALIGNMENT, EXPLAINERS, FAMILIES, KINDS, SCALES, SEVERITIES
 from softgate.models.gated_config import GatedConfig
 from softgate.models.networks import NetworkConfig
@@ -93,9 +94,9 @@ class GridConfig(Options):
     kinds: Annotated[
         Words,
         Field(min_length=1),
-        _listed("grid.kinds", KINDS, "a list of raw and ascent is needed"),
-        Says("a list of raw and ascent is needed"),
-    ] = Field(description="what to draw: pullbacks, or images after an ascent along them")
+        _listed("grid.kinds", KINDS, "a list of raw, ascent and accentuation is needed"),
+        Says("a list of raw, ascent and accentuation is needed"),
+    ] = Field(description="what to draw: pullbacks, or images after an ascent or an accentuation along them")
     scale: Annotated[str, _known("grid.scale", SCALES)] = Field(description="how pullbacks become colours")
     rows: Count | None = Field(description="images, one of each of so many classes; null is 5, or all of fewer")
     targets: Count | None = Field(description="columns: classes to read out; null is 6, or all of fewer")
@@ -109,6 +110,9 @@ class GridConfig(Options):
     radius: Annotated[Number, Field(gt=0)] = Field(
         description="L2 radius of the ball that an ascent stays in, in the same units"
     )
+    accentuation: Annotated[
+        AccentuationConfig, _under("grid.accentuation", "it has options under it, such as grid.accentuation.steps=20")
+    ] = Field(description="how images are accentuated")
     calibrate: Count = Field(description="validation images that channel scales are measured on, where there are none")
     chunk: Count | None = Field(description="at most so many images at once; null is all")
     seed: Whole = Field(description="picks the images")

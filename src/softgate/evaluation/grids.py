@@ -13,6 +13,7 @@ from softgate import explainers
 from softgate.data import ImageData
 from softgate.evaluation import networks
 from softgate.evaluation.config import GridConfig
+from softgate.explainers.accentuation import AccentuationSettings
 from softgate.files import folder, save, save_picture
 from softgate.grids import reading
 from softgate.sites.calibration import calibrate
@@ -20,7 +21,7 @@ from softgate.sites.scales import scales_of
 from softgate.surrogate.rule import Surrogate
 from softgate.training.callbacks.grids import HARD, SOFT
 
-FILES = {"raw": "grid", "ascent": "ascent"}
+FILES = {"raw": "grid", "ascent": "ascent", "accentuation": "accentuation"}
 
 
 def draw(
@@ -31,7 +32,7 @@ def draw(
     directory: Path,
     title: str,
 ) -> None:
-    """Writes `grid.png` and `ascent.png`, as `grid.kinds` says, and their raw tensors."""
+    """Writes `grid.png`, `ascent.png` and `accentuation.png`, as `grid.kinds` says, and their raw tensors."""
     folder(directory)
     for kind in options.kinds:
         rules: dict[str, Any] = {HARD: None, SOFT: soft}
@@ -51,6 +52,7 @@ def read(
     own = [subject.classes[label] for label in labels.tolist()]
     targets = networks.targets(subject, own, options.columns_of(rows, len(subject.names)))
     ascent: dict[str, Any] = {"steps": options.steps, "step_size": options.step_size, "radius": options.radius}
+    ascent["accentuation"] = AccentuationSettings(**dict(options.accentuation))
     places: dict[str, Any] = {"names": subject.names, "mean": data.mean, "std": data.std}
     x = x.to(next(subject.net.parameters()))
     scale(subject, data, rules.values(), options)

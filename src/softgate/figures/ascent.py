@@ -16,16 +16,22 @@ Array = npt.NDArray[np.float32]
 
 @style.context()
 def ascent(
-    images: Array, differences: Array, logits: Array, predicted: Array, bounds: tuple[float, float]
+    images: Array,
+    differences: Array,
+    logits: Array,
+    predicted: Array,
+    bounds: tuple[float, float],
+    called: str = "ascent",
 ) -> Image.Image:
     """Draws the first images of an ascent, a row each: the original, then perturbed image and difference by target.
 
     Args:
         images: [B, K, C, H, W] perturbed images; C is 1 or 3.
         differences: [B, K, C, H, W] perturbed minus original; grey is zero, black and white the greatest of each.
-        logits: [B, K, steps + 1] the target logits along the way.
+        logits: [B, K, steps + 1] the target logits along the way, or those before and after.
         predicted: [B, K, 2] the classes predicted before and at the end.
         bounds: Least and greatest pixel value.
+        called: What stands above the perturbed images.
     """
     rows, columns = min(MOST, images.shape[0]), min(MOST, images.shape[1])
     left = [f"{size} {name}" for size, name in zip(images.shape, ("images", "targets"), strict=False) if size > MOST]
@@ -41,7 +47,7 @@ def ascent(
             )
         ]
         for k in range(columns):
-            shown.append(((images[row, k] - low) / (high - low), f"ascent\npredicted: {int(predicted[row, k, 1])}"))
+            shown.append(((images[row, k] - low) / (high - low), f"{called}\npredicted: {int(predicted[row, k, 1])}"))
             change = differences[row, k]
             ends = f"{logits[row, k, 0]:.3g} \u2192 {logits[row, k, -1]:.3g}"
             shown.append((0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-30), f"difference\n{ends}"))

@@ -1,8 +1,8 @@
 """Pullback grids: what a network shows of some images for some targets, read out by several rules (paper 5.1).
 
-`read` computes; the `Grid` it returns draws itself, lists itself as a table, and is plain tensors. Two kinds:
-"raw", the pullbacks (Figure 2), and "ascent", the images after projected gradient ascent along them and what the
-ascent added (Figures 1, 3 and 4).
+`read` computes; the `Grid` it returns draws itself, lists itself as a table, and is plain tensors. Three kinds:
+"raw", the pullbacks (Figure 2); "ascent", the images after projected gradient ascent along them and what the
+ascent added (Figures 1, 3 and 4); "accentuation", the same of feature accentuation along them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from softgate.display import Brief, png
 from softgate.errors import require, unknown
+from softgate.explainers.accentuation import AccentuationSettings, accentuate
 from softgate.explainers.folding import folding
 from softgate.explainers.pullback import ascend, predict, pullback, size_factor
 from softgate.grids.drawing import Block, pullback_grid
@@ -25,7 +26,7 @@ from softgate.sites.inference import inner
 from softgate.surrogate.inputs import check_rule, checked
 from softgate.surrogate.rule import Surrogate
 
-KINDS = ("raw", "ascent")
+KINDS = ("raw", "ascent", "accentuation")
 
 WIDEST = 18
 """Cells side by side in a raw grid; further read-outs stand below."""
@@ -45,10 +46,10 @@ class Reading(Brief):
 
     Attributes:
         values: [B, K, C, H, W] pullbacks in the model's input units ("raw"), or perturbed minus original pixels in
-            [-1, 1] ("ascent").
-        pixels: [B, K, C, H, W] the images after the step or the ascent, pixels in [0, 1].
+            [-1, 1] (other kinds).
+        pixels: [B, K, C, H, W] the images after the step, the ascent or the accentuation, pixels in [0, 1].
         before: [B, K] the target logits of the images.
-        after: [B, K] the target logits after the step or the ascent.
+        after: [B, K] the target logits after it.
         predicted: [B, K] the class predicted after it.
     """
 
@@ -64,7 +65,7 @@ class Grid(Brief):
     """A grid that was read out; all tensors on the CPU.
 
     Attributes:
-        kind: "raw" or "ascent".
+        kind: "raw", "ascent" or "accentuation".
         images: [B, C, H, W] pixels in [0, 1].
         labels: The images' classes.
         targets: The K classes read out.
@@ -72,7 +73,8 @@ class Grid(Brief):
         names: Class index to name.
         readings: Read-out name to what it shows.
         rules: Read-out name to its rule as plain data, None for the gradient; other explainers are left out.
-        settings: `steps`, `step_size` and `radius` as used, scaled to the images' size.
+        settings: `steps`, `step_size` and `radius` as used, scaled to the images' size; of an accentuation its own
+            numbers, and `passes` of the network for a cell.
     """
 
     kind: str
@@ -93,7 +95,7 @@ class Grid(Brief):
         rows: Sequence[str] | None = None,
         across: int | None = None,
     ) -> Image.Image:
-        """Draws the grid, read-outs side by side, or for an ascent below each other.
+        """Draws the grid, read-outs side by side, or below each other where there are images beside differences.
 
         Args:
             title: A line above it.
@@ -106,7 +108,7 @@ class Grid(Brief):
         limits: dict[str, float] = {}
         for name, reading in self.readings.items():
             captions, flips = self._captions(reading), self._flips(reading).tolist()
-            if self.kind == "ascent":
+            if self.kind != "raw":
                 blocks[f"{name}, image"] = Block(reading.pixels, True, captions, flips)
                 name = f"{name}, difference"
             blocks[name] = Block(reading.values, False, captions, flips)
@@ -122,7 +124,7 @@ class Grid(Brief):
             title,
             scale=scale,
             tops=limits,
-            across=across or (2 if self.kind == "ascent" else max(1, WIDEST // len(self.targets))),
+            across=across or (2 if self.kind != "raw" else max(1, WIDEST // len(self.targets))),
             image_captions=[[self.names[c]] for c in self.predicted],
             footer=self._footer(),
         )
@@ -196,14 +198,19 @@ class Grid(Brief):
         ]
 
     def _footer(self) -> str:
-        steps = "one step" if self.kind == "raw" else f"{self.settings['steps']:.0f} steps"
-        scale = f"{steps} of L2 norm {self.settings['step_size']:.3g}, pixels in [-1, 1]"
+        if self.kind == "accentuation":
+            how = self.settings
+            done = f"{how['steps']:.0f} steps of Adam with {how['crops']:.0f} crops each, weight {how['weight']:.3g}"
+        else:
+            steps = "one step" if self.kind == "raw" else f"{self.settings['steps']:.0f} steps"
+            done = f"{steps} of L2 norm {self.settings['step_size']:.3g}, pixels in [-1, 1]"
         if self.kind == "ascent":
-            scale += f", within {self.settings['radius']:.3g} of the image"
+            done += f", within {self.settings['radius']:.3g} of the image"
+        along = "along what the cell shows" if self.kind == "raw" else "along the read-out"
         return (
-            f"Under each image: the predicted class. Under each cell: the class predicted after {scale}, along "
-            f"what the cell shows, and the target's logit before \u2192 after. Green: the target became the predicted "
-            f"class. Red frame: the image's own class."
+            f"Under each image: the predicted class. Under each cell: the class predicted after {done}, {along}, and "
+            f"the target's logit before \u2192 after. Green: the target became the predicted class. Red frame: the "
+            f"image's own class."
         )
 
 
@@ -222,6 +229,7 @@ def read(
     steps: int = 10,
     step_size: float = 20.0,
     radius: float = 100.0,
+    accentuation: AccentuationSettings | None = None,
     chunk: int | None = None,
 ) -> Grid:
     """Reads a network out for K targets on B images, by several rules.
@@ -235,13 +243,14 @@ def read(
         targets: K classes to read out.
         rules: Read-out name to its rule; None is the gradient. For kind "raw" also any explainer.
         names: Class index to name; None numbers the classes.
-        kind: "raw" or "ascent".
+        kind: "raw", "ascent" or "accentuation".
         mean: What was subtracted from pixels in [0, 1].
         std: What they were then divided by.
         steps: Steps of the ascent.
         step_size: L2 norm of a step at 3 x 224 x 224, in pixels in [-1, 1]; scaled by sqrt(d / 150528). The logit
             "after" of a raw grid is that after one such step.
         radius: Of the ball around the image, scaled likewise.
+        accentuation: How images are accentuated; None is 100 steps of 16 crops, 3202 passes a cell.
         chunk: At most so many images at once, see `pullback`.
 
     Returns:
@@ -254,7 +263,7 @@ def read(
         raise unknown("kind", kind, KINDS)
     if torch.is_inference_mode_enabled():
         more: dict[str, Any] = {"names": names, "kind": kind, "mean": mean, "std": std, "steps": steps}
-        more |= {"step_size": step_size, "radius": radius, "chunk": chunk}
+        more |= {"step_size": step_size, "radius": radius, "accentuation": accentuation, "chunk": chunk}
         with torch.inference_mode(False):  # in it, no gradient can be had
             return read(model, x.clone(), labels, targets, rules, **more)
     fits = x.dim() == 4 and x.shape[1] in (1, 3) and len(x) > 0
@@ -282,7 +291,10 @@ def read(
         require(len(names) >= classes, f"names: {len(names)} for a model of {classes} classes.")
         centre, spread = (x.new_tensor(list(v)).view(-1, 1, 1) for v in (mean, std))
         factor = size_factor(x)
+        how = accentuation or AccentuationSettings()
         settings = {"steps": steps, "step_size": step_size * factor, "radius": radius * factor}
+        if kind == "accentuation":
+            settings = _numbers(how)
         pixels = ((x.detach() * spread + centre) * 2 - 1).clamp(-1, 1)
         columns = torch.as_tensor(list(targets), device=x.device)
         before = logits[:, columns]
@@ -298,6 +310,11 @@ def read(
                 risen = ascend(folded, pixels, list(targets), rule, **way)
                 values, images, after = risen.difference, risen.image, risen.logits[..., -1]
                 predicted = risen.predicted[..., 1]
+            elif kind == "accentuation":
+                assert rule is None or isinstance(rule, Surrogate)
+                made = accentuate(model, pixels, list(targets), rule, how, normalize=normalize, chunk=chunk)
+                values, images, after = made.difference, made.image, made.logits[..., 1]
+                predicted = made.predicted[..., 1]
             else:
                 if rule is None or isinstance(rule, Surrogate):
                     values = pullback(folded, x, list(targets), rule, chunk=chunk)
@@ -327,6 +344,11 @@ def _is_rule(rule: object) -> bool:
 
 def _ascent(settings: Mapping[str, float]) -> dict[str, Any]:
     return {"steps": int(settings["steps"]), "step_size": settings["step_size"], "radius": settings["radius"]}
+
+
+def _numbers(how: AccentuationSettings) -> dict[str, float]:
+    numbers = {key: getattr(how, key) for key in ("steps", "crops", "noise", "learning_rate", "weight", "seed")}
+    return {**numbers, "passes": how.passes}
 
 
 def _one_step(pixels: Tensor, direction: Tensor, size: float) -> Tensor:
