@@ -299,7 +299,8 @@ class _Climb:
     ) -> tuple[Tensor, Tensor]:
         """The next crops [B * count, C, H, W] of the images, with noise, and the same ones of the seeds."""
         spread = self.how.noise * (self.bounds[1] - self.bounds[0])
-        changed, same = [], []
+        changed: list[Tensor] = []
+        same: list[Tensor] = []
         for each, seed, generator in zip(image, seeds, generators, strict=True):
             for _ in range(count):
                 box = _box(torch.rand(3, generator=generator).tolist(), self.how.crop, each.shape)

@@ -24,7 +24,8 @@ def units(height: int, width: int, like: Tensor) -> Tensor:
     """
     down = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device)[:, None]
     across = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device)[None]
-    return 1 / (down.square() + across.square()).sqrt().clamp_min(1 / max(height, width))
+    frequency: Tensor = (down.square() + across.square()).sqrt()
+    return frequency.clamp_min(1 / max(height, width)).reciprocal()
 
 
 def encode(image: Tensor, bounds: tuple[float, float]) -> Tensor:
