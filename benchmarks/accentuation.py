@@ -161,7 +161,7 @@ def interval(values: Tensor) -> str:
     if len(values) < 2:
         return f"{float(values.mean()):.3g}"
     half = stats.t.ppf(0.975, len(values) - 1) * float(values.std()) / math.sqrt(len(values))
-    return f"{float(values.mean()):.3g} ± {half:.2g}"
+    return f"{float(values.mean()):.3g} ± {float(f'{half:.2g}'):g}"
 
 
 def draw(differences: dict[str, Tensor], words: list[str], file: Path) -> None:
