@@ -44,7 +44,7 @@ from softgate.sites.calibration import calibrate
 MANY = 1000
 """Passes from which an arm is dear."""
 
-SHOWN = 4
+SHOWN = 3
 """Images whose differences are drawn."""
 
 SEEN = 224
@@ -161,22 +161,31 @@ def interval(values: Tensor) -> str:
     if len(values) < 2:
         return f"{float(values.mean()):.3g}"
     half = stats.t.ppf(0.975, len(values) - 1) * float(values.std()) / math.sqrt(len(values))
-    return f"{float(values.mean()):.3g} ± {half:.2g}"
+    return f"{float(values.mean()):.3g} ± {float(f'{half:.2g}'):g}"
 
 
 def draw(differences: dict[str, Tensor], words: list[str], file: Path) -> None:
-    """Differences [B, 3, H, W] by arm, a row each, grey where nothing changed; no image that was given."""
+    """Differences [B, 3, H, W] by arm, a column each, grey where nothing changed; no image that was given.
+
+    Args:
+        differences: Each is scaled by itself; an arm may have fewer than there are rows.
+        words: What each image was made to look like.
+        file: A PNG.
+    """
     with style.context():
-        figure = style.figure(1.7 * len(words), 1.95 * len(differences))
-        axes = figure.subplots(len(differences), len(words), squeeze=False)
-        for number, (row, (name, parts)) in enumerate(zip(axes, differences.items(), strict=True)):
-            for place, part, word in zip(row, parts, words, strict=False):
+        figure = style.figure(1.5 * len(differences), 1.5 * len(words) + 0.4)
+        axes = figure.subplots(len(words), len(differences), squeeze=False)
+        for column, (name, parts) in enumerate(differences.items()):
+            axes[0, column].set_title("\n".join(name.split(", ")), fontsize=7)
+            for place, part in zip(axes[:, column], parts, strict=False):
                 shown = 0.5 + 0.5 * part / part.abs().max()
                 place.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
-                place.set_title(word if number == 0 else "", fontsize=8)
-                place.set_xticks([])
-                place.set_yticks([])
-            row[0].set_ylabel("\n".join(name.split(", ")), fontsize=7)
+        for row, word in zip(axes, words, strict=True):
+            row[0].set_ylabel(word, fontsize=8)
+        for place in axes.flat:
+            place.set_xticks([])
+            place.set_yticks([])
+            place.spines[:].set_visible(False)
         files.save_picture(style.picture(figure), file)
 
 

@@ -25,7 +25,7 @@ def units(height: int, width: int, like: Tensor) -> Tensor:
     down = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device)[:, None]
     across = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device)[None]
     frequency: Tensor = (down.square() + across.square()).sqrt()
-    return 1 / frequency.clamp_min(1 / max(height, width))
+    return frequency.clamp_min(1 / max(height, width)).reciprocal()
 
 
 def encode(image: Tensor, bounds: tuple[float, float]) -> Tensor:
