@@ -106,15 +106,16 @@ def _device(config: TrainConfig, device: torch.device) -> str:
     return f"{name}{threads}, {config.trainer.precision}{several}" + (", compiled" if config.compile else "")
 
 
-def last(status: str, found: Mapping[str, Any], directory: Path, given: bool = False) -> str:
+def last(status: str, found: Mapping[str, Any], directory: Path, config: TrainConfig) -> str:
     """How the run ended, what it reached, its pictures, and what one does next.
 
     Args:
         status: finished, interrupted or diverged.
         found: Its summary.
         directory: Its directory.
-        given: Whether its gates are another network's, without which there is nothing to evaluate.
+        config: Its config. Where its gates are another network's, there is nothing to evaluate.
     """
+    given = config.gates_from.given
     lines = [f"[bold {'green' if status == 'finished' else 'red'}]{status}[/]"]
     if "best/val/acc" in found:
         now = f"; {percent(found['val/acc'])} after the last" if "val/acc" in found else ""
@@ -145,8 +146,15 @@ def last(status: str, found: Mapping[str, Any], directory: Path, given: bool = F
         lines.append(line("next", escape(f"{look}  # its grids, and measures of it")))
     lines.append(line("next" if given else "", escape(f"{go_on}  # go on with it")))
     if status == "finished" and not given:
-        lines.append(line("", escape(f"{train} surrogate=none  # the true gradient, to compare with")))
+        lines.append(line("", escape(f"{train} {_other_arm(config)}, to compare with")))
     return "\n".join(lines)
+
+
+def _other_arm(config: TrainConfig) -> str:
+    """The words of the same run through other gates, and what these are."""
+    words = [word for word in config.sweep.overrides if not word.startswith(("surrogate", "name="))]
+    other, said = ("none", "the true gradient") if config.surrogate.soft else ("excitation", "through soft gates")
+    return f"{shlex.join([*words, f'surrogate={other}'])}  # {said}"
 
 
 def shortened(path: Path) -> Path:

@@ -173,7 +173,7 @@ def _conclude(
     if not config.trainer.fast_dev_run:
         files.write_json(found | about, directory / "summary.json")
         summary.save_curves(points, directory / "curves", str(config.name), config.figures)
-    console.print(screens.last(status, found, directory, config.gates_from.given), soft_wrap=True)
+    console.print(screens.last(status, found, directory, config), soft_wrap=True)
     return found
 
 
