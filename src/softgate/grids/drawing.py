@@ -94,10 +94,13 @@ def pullback_grid(
         under = max([under, *(len(cell) for row in block.captions or () for cell in row)])
     step = h + GAP + (under * line + 5 if under else 0)
     heads = [wrap(name, w, 2, size) for name in columns]
-    head = round(1.6 * line) + max(len(lines) for lines in heads) * line + 4
     row_heads = [wrap(name, LABEL * size, 3, size) for name in rows]
     margin = EDGE + round(max(width_of(words, size) for lines in row_heads for words in lines)) + 8
     block_width = len(columns) * (w + GAP) - GAP
+    limits = {name: _limit(block, scale, (tops or {}).get(name)) for name, block in whole.items()}
+    titles = {name: wrap(_title(name, limits[name]), block_width, 2, size + 1, bold=True) for name in whole}
+    head = round(1.6 * line) + max(len(lines) for lines in heads) * line + 4
+    head += max(len(lines) - 1 for lines in titles.values()) * line_for(size + 1)
     full = margin + w + max(len(band) for band in bands) * (BLOCK_GAP + block_width) + EDGE
     # Title and footer go from edge to edge.
     above = wrap(title, full - 2 * EDGE, 3, size) if title else []
@@ -121,15 +124,8 @@ def pullback_grid(
                 _caption(sheet, image_captions[row], margin, at + h, w, size - 1, GREY)
         for index, name in enumerate(band):
             block, left = whole[name], margin + w + BLOCK_GAP + index * (block_width + BLOCK_GAP)
-            values, heading = block.values, name
-            if not block.pixels:
-                limit = None
-                if scale == "shared":
-                    limit = (tops or {}).get(name, peak(values))
-                    heading = f"{name} (black to white: \u00b1{rounded(limit)})"
-                values = colours(values, scale, limit)
-            heading = wrap(heading, block_width, 1, size + 1, bold=True)[0]
-            sheet.words(heading, left + block_width / 2, top + 2, "middle", size + 1, bold=True)
+            values = block.values if block.pixels else colours(block.values, scale, limits[name])
+            sheet.words(titles[name], left + block_width / 2, top + 2, "middle", size + 1, bold=True)
             for k, lines in enumerate(heads):
                 x = left + k * (w + GAP)
                 sheet.words(lines, x + w / 2, first - 4 - len(lines) * line, "middle", size)
@@ -147,6 +143,17 @@ def pullback_grid(
         top += len(key) * line + line // 2
     sheet.words(below, EDGE, top, size=size, colour=GREY)
     return sheet.image
+
+
+def _limit(block: Block, scale: str, given: float | None) -> float | None:
+    """The value that is black or white in a whole block; None where each cell has its own, or pixels are shown."""
+    if block.pixels or scale != "shared":
+        return None
+    return peak(block.values) if given is None else given
+
+
+def _title(name: str, limit: float | None) -> str:
+    return name if limit is None else f"{name} (black to white: \u00b1{rounded(limit)})"
 
 
 def _bands(names: list[str], across: int | None) -> list[list[str]]:
