@@ -35,10 +35,11 @@ from torch.nn import functional as F
 import softgate as sg
 from softgate import files, models
 from softgate.classes import Classes, match
-from softgate.explainers.layers import listening, units_second, with_weights
+from softgate.explainers.layers import listening, with_weights
 from softgate.explainers.pullback import predict, size_factor
 from softgate.figures import style
 from softgate.grids.reading import IMAGENET_MEAN, IMAGENET_STD
+from softgate.metrics import FeatureDistance
 from softgate.sites.calibration import calibrate
 
 MANY = 1000
@@ -81,24 +82,20 @@ class Judge:
         with listening(net, set()) as outputs:
             self.logits(torch.zeros(1, 3, SEEN, SEEN))
             known = with_weights(net, outputs.order)
-        self.layers = [known[len(known) * k // 6] for k in range(1, 6)]
+        self.apart = FeatureDistance(net, [known[len(known) * k // 6] for k in range(1, 6)])
 
     def logits(self, pixels: Tensor) -> Tensor:
         """[B, 1000] for pixels in [-1, 1] of any size."""
-        shown = F.interpolate((pixels + 1) / 2, (SEEN, SEEN), mode="bilinear", antialias=True)
         with torch.no_grad():
-            return self.net((shown - self.mean) / self.std)
-
-    def features(self, pixels: Tensor) -> list[Tensor]:
-        """[B, units, positions] of unit length over units, of each of five layers."""
-        with listening(self.net, set(self.layers)) as outputs:
-            self.logits(pixels)
-        return [F.normalize(units_second(outputs.kept[name]), dim=1) for name in self.layers]
+            return self.net(self._seen(pixels))
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """[B]."""
-        pairs = zip(self.features(a), self.features(b), strict=True)
-        return torch.stack([(one - other).square().sum(1).mean(1) for one, other in pairs]).mean(0)
+        """[B], the mean over layers of squared differences: twice one minus the cosine."""
+        return 2 / len(self.apart.layers) * self.apart(self._seen(a), self._seen(b)).float()
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        shown = F.interpolate((pixels + 1) / 2, (SEEN, SEEN), mode="bilinear", antialias=True)
+        return (shown - self.mean) / self.std
 
 
 def all_arms(net: nn.Module, soft: sg.Surrogate, normalize: Callable[[Tensor], Tensor], factor: float) -> list[Arm]:
@@ -173,15 +170,15 @@ def draw(differences: dict[str, Tensor], words: list[str], file: Path) -> None:
         file: A PNG.
     """
     with style.context():
-        figure = style.figure(1.5 * len(differences), 1.5 * len(words) + 0.4)
+        figure = style.figure(1.1 * len(differences), 1.1 * len(words) + 0.5)
         axes = figure.subplots(len(words), len(differences), squeeze=False)
         for column, (name, parts) in enumerate(differences.items()):
-            axes[0, column].set_title("\n".join(name.split(", ")), fontsize=7)
+            axes[0, column].set_title("\n".join(name.split(", ")), fontsize=5)
             for place, part in zip(axes[:, column], parts, strict=False):
                 shown = 0.5 + 0.5 * part / part.abs().max()
-                place.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
+                place.imshow(shown.permute(1, 2, 0).numpy(), interpolation="antialiased")
         for row, word in zip(axes, words, strict=True):
-            row[0].set_ylabel(word, fontsize=8)
+            row[0].set_ylabel(word, fontsize=6)
         for place in axes.flat:
             place.set_xticks([])
             place.set_yticks([])

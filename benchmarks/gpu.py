@@ -28,12 +28,12 @@ from xml.etree import ElementTree
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 
-import yaml  # noqa: E402  # after the path, as what follows
-from budget import seconds  # noqa: E402
+import yaml  # noqa: E402  (after the path)
+from budget import seconds  # noqa: E402  (likewise)
 
-from softgate import files  # noqa: E402
-from softgate.errors import SoftgateError, require, unknown  # noqa: E402
-from softgate.tables import Table  # noqa: E402
+from softgate import files  # noqa: E402  (likewise)
+from softgate.errors import SoftgateError, require, unknown  # noqa: E402  (likewise)
+from softgate.tables import Table  # noqa: E402  (likewise)
 
 
 @dataclass(frozen=True)

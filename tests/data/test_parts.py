@@ -204,7 +204,7 @@ def test_imagenets_classes_are_picked_by_wordnet_id_english_name_and_index(tmp_p
     [
         (
             ["ant", "dog"],
-            r"data\.classes=\['ant', 'dog'\]: 'dog': none of the 1 classes.* is found in the data set, with 3",
+            r"data\.classes=\['ant', 'dog'\]: 'dog': it is not found in the data set, with 3",
         ),
         (["ant", 0], r"data\.classes=\['ant', 0\]: '0' is ant, which is named already"),
         (["ant"], "there is only the class 'ant'; at least 2"),

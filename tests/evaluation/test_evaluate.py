@@ -232,3 +232,10 @@ def test_a_damaged_a_foreign_and_an_executable_checkpoint_are_refused(run, tmp_p
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(SoftgateError, match=r"has no checkpoints/best\.ckpt; is it a run's directory"):
         find_checkpoint(str(tmp_path), "best")
+
+
+def test_a_layer_that_the_network_lacks_is_named_as_it_was_typed(photographs, weights, tmp_path):
+    images = ("data=folder", f"data.root={photographs}", "data.size=32")
+    words = (*images, "model=squeezenet1_1", f"model.weights={weights}", "measure=false", "grid.kinds=[accentuation]")
+    with pytest.raises(SoftgateError, match=r"^grid\.accentuation\.layer=fetures\.4: the model has no such layer"):
+        evaluated(tmp_path, *words, "grid.accentuation.layer=fetures.4")

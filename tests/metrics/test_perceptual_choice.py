@@ -213,7 +213,10 @@ REFUSED = {
     "one family": (lambda: milder_of_another(torch.zeros(2, 1, 3)), r"shape \(2, 1, 3\)"),
     "partners": (lambda: pixel_distance(pixels(2), pixels(3)), r"shapes \(2, 3, 16, 16\) and \(3, 3, 16, 16\)"),
     "small": (lambda: ssim_distance(pixels(1, 8), pixels(1, 8)), r"\(8, 8\) pixels; at least 11"),
-    "layer": (lambda: FeatureDistance(network(), ["conv3"]), "conv3: there is no such .*Did you mean 'conv"),
+    "layer": (
+        lambda: FeatureDistance(network(), ["conv3"]),
+        "layers=conv3: the model has no such layer.* such as conv2",
+    ),
     "no layer": (lambda: FeatureDistance(network(), []), r"layers=\[\]"),
     "no network": (lambda: FeatureDistance("net", ["conv"]), "model is of type str"),
 }

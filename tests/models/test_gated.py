@@ -169,6 +169,8 @@ def test_whatever_reads_gates_reads_those_of_a_twin(name):
     for look in (
         lambda model: guided_backprop(model, x, 1),
         lambda model: sg.paths.kernel(model, x),
+        lambda model: torch.stack(sg.paths.paired_kernel(model, x, x.flip(0))),
+        lambda model: sg.paths.kernel_distance(model, x, x.flip(0), RULES[1]),
         lambda model: sg.representation(model, x, 1, RULES[1]),
         lambda model: sg.ascend(model, x.clamp(-1, 1), 1, RULES[1], steps=2).image,
     ):

@@ -134,8 +134,9 @@ def _shown(classes: Classes, index: int, by: str) -> str:
 def _refusal(wanted: Classes, known: Classes, best: tuple[int, str, list[list[int]]] | None, whose: str) -> str:
     total = len(wanted)
     if best is None:
+        none = f"none of the {total} classes, such as '{wanted.names[0]}', is" if total > 1 else "it is not"
         return (
-            f"none of the {total} classes, such as '{wanted.names[0]}', is found in {whose}, with {len(known)} such as "
+            f"{none} found in {whose}, with {len(known)} such as "
             f"'{known.names[0]}'; they are matched by name, WNID, English name or, where folders are numbered, index."
         )
     found, by, candidates = best

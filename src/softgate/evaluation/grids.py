@@ -14,6 +14,7 @@ from softgate.data import ImageData
 from softgate.evaluation import networks
 from softgate.evaluation.config import GridConfig
 from softgate.explainers.accentuation import AccentuationSettings
+from softgate.explainers.layers import require_layer
 from softgate.files import folder, save, save_picture
 from softgate.grids import reading
 from softgate.sites.calibration import calibrate
@@ -47,6 +48,8 @@ def read(
     subject: networks.Subject, data: ImageData, rules: Mapping[str, Any], kind: str, options: GridConfig
 ) -> reading.Grid:
     """Reads a network out on the probe images of the data."""
+    if kind == "accentuation" and options.accentuation.layer is not None:
+        require_layer("grid.accentuation.layer", options.accentuation.layer, subject.net)
     rows = options.rows_of(len(data.classes))
     x, labels = data.probe(rows, seed=options.seed)
     own = [subject.classes[label] for label in labels.tolist()]

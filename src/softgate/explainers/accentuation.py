@@ -12,17 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softgate.display import Brief, png
+from softgate.display import Brief
 from softgate.errors import is_number, is_whole, require
 from softgate.explainers import fourier, noise
 from softgate.explainers.layers import Outputs, listening, require_layer, units_second, with_weights
-from softgate.explainers.pullback import CHUNK, PAPER_PIXELS, Target, _in_chunks, _logits, _targets, require_classes
+from softgate.explainers.pullback import (
+    CHUNK,
+    PAPER_PIXELS,
+    Target,
+    _in_chunks,
+    _logits,
+    _targets,
+    pictured,
+    require_classes,
+)
 from softgate.sites.inference import inner, reading_out
 from softgate.surrogate.inputs import checked
 from softgate.surrogate.rule import Surrogate
@@ -112,13 +120,7 @@ class Accentuation(Brief):
     bounds: tuple[float, float] = (-1.0, 1.0)
 
     def _repr_png_(self) -> bytes:
-        from softgate.figures.ascent import ascent  # matplotlib, which nothing else here needs
-
-        def drawn(part: Tensor) -> Any:
-            return (part if self.image.dim() == 5 else part[:, None]).detach().float().cpu().numpy()
-
-        shown = drawn(self.image), drawn(self.difference), drawn(self.logits), drawn(self.predicted)
-        return png(ascent(*shown, self.bounds, called="accentuated"))
+        return pictured(self, "accentuated")
 
 
 @checked

@@ -56,13 +56,23 @@ class Ascent(Brief):
     bounds: tuple[float, float] = (-1.0, 1.0)
 
     def _repr_png_(self) -> bytes:
-        from softgate.figures.ascent import ascent  # matplotlib, which nothing else here needs
+        return pictured(self, "ascent")
 
-        def drawn(part: Tensor) -> Any:
-            return (part if self.image.dim() == 5 else part[:, None]).detach().float().cpu().numpy()
 
-        shown = drawn(self.image), drawn(self.difference), drawn(self.logits), drawn(self.predicted)
-        return png(ascent(*shown, self.bounds))
+def pictured(found: Any, called: str) -> bytes:
+    """A PNG of the first images, each changed and what was added to it.
+
+    Args:
+        found: Has `image`, `difference`, `logits`, `predicted` and `bounds`, as `Ascent`.
+        called: What stands above the changed images.
+    """
+    from softgate.figures.ascent import ascent  # matplotlib, which nothing else here needs
+
+    def drawn(part: Tensor) -> Any:
+        return (part if found.image.dim() == 5 else part[:, None]).detach().float().cpu().numpy()
+
+    shown = drawn(found.image), drawn(found.difference), drawn(found.logits), drawn(found.predicted)
+    return png(ascent(*shown, found.bounds, called))
 
 
 @checked

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softgate.errors import require, unknown
+from softgate.errors import require
+from softgate.explainers.layers import listening, require_layer
 from softgate.sites.inference import reading_out
 from softgate.surrogate.inputs import checked
 
@@ -102,11 +103,9 @@ class FeatureDistance:
     def __post_init__(self) -> None:
         kind = type(self.model).__name__
         require(isinstance(self.model, nn.Module), f"FeatureDistance: model is of type {kind}; a module is needed.")
-        names = dict(self.model.named_modules())
         require(bool(self.layers), "FeatureDistance: layers=[]: the name of one module at least is needed.")
         for name in self.layers:
-            if name not in names:
-                raise unknown("FeatureDistance layers", name, [each for each in names if each])
+            require_layer("FeatureDistance: layers", name, self.model)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """The distances [B] float64 of images as the network takes them, [B, ...] or [1, ...] and [B, ...]."""
@@ -117,23 +116,13 @@ class FeatureDistance:
         return total
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What each layer returns for images [B, ...], the last time that it is called."""
-        found: dict[str, Tensor] = {}
-        with reading_out(self.model, None) as sites, torch.no_grad():
-            hooks = [
-                sites.model.get_submodule(name).register_forward_hook(
-                    lambda module, given, out, name=name: found.__setitem__(name, out.detach().clone())
-                )
-                for name in self.layers
-            ]
-            try:
-                sites.model(x.clone())
-            finally:
-                for hook in hooks:
-                    hook.remove()
+        """What each layer returns for images [B, ...], the first time that it is called."""
+        listened = set(self.layers)
+        with reading_out(self.model, None) as sites, torch.no_grad(), listening(sites.model, listened) as outputs:
+            sites.model(x.clone())
         for name in self.layers:
-            require(name in found, f"FeatureDistance: layers: {name} is not called in a forward pass.")
-        return [found[name] for name in self.layers]
+            require(name in outputs.kept, f"FeatureDistance: layers: {name} is not called in a forward pass.")
+        return [outputs.kept[name] for name in self.layers]
 
 
 def _channel_cosine(a: Tensor, b: Tensor) -> Tensor:

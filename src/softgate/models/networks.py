@@ -35,10 +35,7 @@ CONFIGURED = (
 )
 """Networks with a file in `conf/model/`, known without looking at all that there are."""
 
-OWN = (*small_images.KNOWN, "mlp")
-"""Networks of softgate's own for small images."""
-
-SCALED = (*scalable.NETWORKS, "mlp")
+SCALED = (*scalable.NETWORKS, *small_images.SCALED)
 """Networks that `model.width` and `model.depth` are for."""
 
 
@@ -47,7 +44,7 @@ def names() -> list[str]:
     import torchvision  # takes seconds, which a command that is refused need not wait
 
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return [*found, *OWN]
+    return [*found, *small_images.KNOWN]
 
 
 def check_name(name: str, option: str = "model.name") -> None:
@@ -151,7 +148,7 @@ def build(
         transform_input: GoogLeNet's and Inception's option for weights that were made elsewhere.
         channels: Of the images. With 1 the network begins as one that sees grey images as colours: the weights of the
             three channels are added up.
-        scale: Size of the images, width and depth, of the networks of `scalable.NETWORKS`.
+        scale: Size of the images, width and depth, of the networks of `SCALED`.
 
     Returns:
         The network, without auxiliary heads.
@@ -162,11 +159,8 @@ def build(
     check_name(name)
     if stem not in STEMS[1:]:
         raise unknown("model.stem", stem, STEMS)
-    if name == "mlp":
-        given = scale or Scale()
-        return small_images.mlp(num_classes, channels, given.size, given.width, given.depth)
     if name in small_images.KNOWN:
-        return small_images.KNOWN[name](num_classes, channels)
+        return small_images.KNOWN[name](num_classes, channels, scale or Scale())
     if name in scalable.NETWORKS:
         require(stem != "cifar", f"model.stem=cifar: {name} has no max pool to take out; use model.stem=small.")
         made = scalable.NETWORKS[name](name, num_classes, replace(scale or Scale(), small=stem == "small"))
@@ -209,7 +203,7 @@ def resolve_stem(stem: str, size: int, weights: str | None, name: str = "") -> s
     if stem != "auto":
         return stem
     unknown_stem = name.startswith(timm_networks.PREFIX) and name not in scalable.NETWORKS
-    as_published = name in OWN or unknown_stem or weights is not None
+    as_published = name in small_images.KNOWN or unknown_stem or weights is not None
     return "imagenet" if as_published or size >= SMALL_BELOW else "small"
 
 
@@ -221,7 +215,11 @@ def sized(name: str, stem: str, size: int) -> int | None:
         stem: Resolved.
         size: Pixels a side.
     """
-    return size if name in (*scalable.SIZED, "mlp") or (stem == "small" and name in scalable.NETWORKS) else None
+    return (
+        size
+        if name in (*scalable.SIZED, *small_images.SIZED) or (stem == "small" and name in scalable.NETWORKS)
+        else None
+    )
 
 
 def needs_transformed_input(name: str, weights: str | None) -> bool:
@@ -259,7 +257,7 @@ def check_published(name: str, weights: str) -> None:
     if name.startswith(timm_networks.PREFIX):
         fits = weights == "pretrained"
         require(fits, f"model.weights={weights}: no such file; of timm's networks there is 'pretrained'.")
-    elif name in OWN:
+    elif name in small_images.KNOWN:
         raise SoftgateError(f"model.weights={weights}: no such file, and nobody publishes weights of {name}.")
     else:
         published(name, weights)

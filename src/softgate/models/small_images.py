@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softgate.models.scalable import Scale
+
 
 class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut without parameters: where channels double they are padded with zeros.
@@ -132,26 +134,33 @@ def _initialise(net: nn.Module) -> None:
                 module.bias.zero_()
 
 
-def _resnet(depth: int) -> Callable[[int, int], nn.Module]:
-    return lambda num_classes, channels: CIFARResNet(depth, num_classes, channels)
+Build = Callable[[int, int, Scale], nn.Module]
+"""From classes, channels of the images, and what the network is built for."""
 
 
-def _plain(widths: tuple[int, ...], pools: tuple[int, ...]) -> Callable[[int, int], nn.Module]:
-    return lambda num_classes, channels: Plain(widths, pools, num_classes, channels)
+def _resnet(depth: int) -> Build:
+    return lambda num_classes, channels, scale: CIFARResNet(depth, num_classes, channels)
 
 
-KNOWN: dict[str, Callable[[int, int], nn.Module]] = {
+def _plain(widths: tuple[int, ...], pools: tuple[int, ...]) -> Build:
+    return lambda num_classes, channels, scale: Plain(widths, pools, num_classes, channels)
+
+
+def _mlp(num_classes: int, channels: int, scale: Scale) -> nn.Module:
+    inputs = channels * (scale.size or MLP_SIZE) ** 2
+    return MLP(inputs, scale.times(128), max(2, scale.layers(6)), num_classes)
+
+
+KNOWN: dict[str, Build] = {
     **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56, 110)},
     "plain8": _plain((32, 32, 64, 64, 64, 128, 128), (2, 4, 6)),
     "plain20": _plain((16,) * 19, (7, 13)),
+    "mlp": _mlp,
 }
-"""By name, from classes and channels of the images. The last number is the layers with weights, as for a ResNet."""
+"""By name. The last number is the layers with weights, as for a ResNet."""
+
+SCALED = SIZED = ("mlp",)
+"""Those that have a width and a depth, and that are built for one size of images."""
 
 MLP_SIZE = 28
 """Pixels a side where none are given: MNIST's."""
-
-
-def mlp(num_classes: int, channels: int, size: int | None, width: float, depth: float) -> nn.Module:
-    """The MLP for images of a size; `width` and `depth` are factors on its 128 units and 6 layers."""
-    inputs = channels * (size or MLP_SIZE) ** 2
-    return MLP(inputs, max(1, round(128 * width)), max(2, round(6 * depth)), num_classes)

@@ -11,6 +11,7 @@ at -1 and 1 whatever the batch; its affine maps turn about the upper left corner
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,7 @@ TINY = 1e-10
 """Added to norms."""
 
 
-class Renormalised(nn.Module):
+class Renormalised(nn.Module, ABC):
     """A layer whose parameters are put back into their range after each step of an optimiser, of whatever loop.
 
     That is done at the beginning of the next forward pass in train mode, before a graph exists, if the parameters have
@@ -33,9 +34,9 @@ class Renormalised(nn.Module):
 
     _seen: tuple[tuple[int, int], ...] = ()
 
+    @abstractmethod
     def renormalise(self) -> None:
         """Puts the parameters into their range, in place."""
-        raise NotImplementedError
 
     def _keep_in_range(self) -> None:
         if not self.training or not torch.is_grad_enabled():

@@ -22,6 +22,7 @@ from softgate.errors import SoftgateError, require
 from softgate.explainers.gated import check_affine, record
 from softgate.explainers.gates import Gates
 from softgate.explainers.handlers import CallHandler
+from softgate.models.gated import GatedNetwork
 from softgate.paths import unsigned  # noqa: F401  # the operations that Scaled tensors know
 from softgate.paths.scaled import Scaled, scaled
 from softgate.sites.calls import ActivationCall, BlockCall, PoolCall
@@ -111,9 +112,6 @@ def kernel(
     with reading_out(model, None) as sites:
         model = sites.model
         check_affine(model, sites, x, first)
-        for module in map(vars, model.modules()):
-            if "gates_given" in module:  # a softgate.models.GatedNetwork: what runs is no image with features
-                module["gates_given"] = True
         run = _Run(model, sites)
         for i, j in _pairs(*shape, x2 is None, pairs):
             joint = x[i].detach().double() * other[j].detach().double()
@@ -232,6 +230,9 @@ class _Run:
 
     def __init__(self, model: nn.Module, sites: Sites) -> None:
         self.model, self.sites = model, sites
+        for module in model.modules():
+            if isinstance(module, GatedNetwork):  # what runs is no image that has features
+                module.gates_given = True
         # Trainable even where they are frozen: that tells weights from other constants.
         self.weights = {
             name: parameter.detach().requires_grad_(parameter.is_floating_point())

@@ -79,8 +79,8 @@ def complete(words: Sequence[str], several: bool, configs: Path) -> list[str]:
 
 def _home(value: str) -> Path:
     path = Path(value).expanduser()
-    # Path.exists (PTH110) would raise for a name that is too long.
-    require(os.path.exists(path), f"resume={value}: there is no such run; give its directory, or true.")  # noqa: PTH110
+    there = os.path.exists(path)  # noqa: PTH110  (Path.exists raises for a name that is too long)
+    require(there, f"resume={value}: there is no such run; give its directory, or true.")
     if path.is_dir():
         return path
     require(
