@@ -255,3 +255,10 @@ def test_weights_of_another_size_of_images_are_refused_by_the_size(tmp_path):
     other = models.build("vit_b_16", 4, scale=Scale(size=64, width=0.1, depth=0.1))
     with pytest.raises(SoftgateError, match=r"data\.size must be that of the weights"):
         models.load_weights(other, "vit_b_16", str(tmp_path / "w.pth"), 4)
+
+
+@pytest.mark.parametrize("stem", ["small", "cifar"])
+@pytest.mark.parametrize("name", ["resnet20", "plain8", "mlp"])
+def test_a_stem_that_would_change_nothing_is_refused(name, stem):
+    with pytest.raises(SoftgateError, match=rf"model\.stem={stem}: {name} is for small images as it is; auto is"):
+        models.NetworkConfig.read({"name": name, "stem": stem})

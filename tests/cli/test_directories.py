@@ -51,10 +51,17 @@ def test_two_runs_of_one_second_have_two_directories(typed, noon, tmp_path):
 
 
 def test_two_evaluations_of_one_second_have_two_directories(typed, noon, tmp_path):
+    assert typed("train.py", *FEW, "hydra.run.dir=run")[0] == 0
     for _ in range(2):
-        assert typed("evaluate.py", "runs=none")[0] == 2
+        assert typed("evaluate.py", "runs=run", "measure=false", "grid.rows=2", "grid.targets=2")[0] == 0
     made = tmp_path / "outputs" / "evaluations" / "2026-01-02"
     assert sorted(path.name for path in made.iterdir()) == ["12-00-00", "12-00-00-2"]
+    assert all((each / "results.json").is_file() for each in made.iterdir())
+
+
+def test_a_refused_evaluation_leaves_nothing(typed, noon, tmp_path):
+    assert typed("evaluate.py", "runs=none")[0] == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_two_sweeps_of_one_second_have_two_directories(sweep, noon, tmp_path):

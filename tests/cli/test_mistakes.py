@@ -174,6 +174,17 @@ def test_data_that_is_not_there_is_told_before_a_directory_is_made(words, said, 
     assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_what_only_the_data_can_tell_leaves_no_directory_but_a_given_one(given, tmp_path):
+    words = ["data=digits", "data.classes=[3,11]", *["hydra.run.dir=mine"] * given]
+    line = [sys.executable, str(ROOT / "train.py"), *words]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == exits.MISTAKE
+    assert done.stderr.startswith("error: data.classes=[3, 11]: '11': it is not found in the data set, with 10")
+    assert done.stderr.count("\n") == 1
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")] == ["mine/.hydra"] * given
+
+
 def test_a_mistyped_command_is_as_short_in_a_process_of_its_own(tmp_path):
     line = [sys.executable, str(ROOT / "train.py"), "trainer.max_epoch=3"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=120)

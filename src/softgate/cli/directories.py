@@ -76,7 +76,7 @@ def settle(config: DictConfig, kind: str) -> None:
         with read_write(config.hydra):
             place.dir = str(directory)
             words.append(f"hydra.{kind}.dir={quoted(directory)}")  # what a sweep's jobs are composed with
-    stops.current.directory = directory
+    stops.current.directory, stops.current.named = directory, kind == "run" and not given
     locks.take(directory)
     if kind == "run":
         print("importing PyTorch and Lightning ...", flush=True)  # the first line, before seconds of silence

@@ -55,6 +55,8 @@ def job(function: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     except SoftgateError as error:
         if TRACED and isinstance(error, OutOfMemory):  # where it ran out is what one looks for
             traceback.print_exception(error)
+        if error.status == MISTAKE:
+            stops.current.take_back()
         refuse(str(error), error.status)
     except OSError as error:  # of Hydra's, Lightning's or a logger's own writers
         if error.errno not in FULL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ class Command:
     Attributes:
         script: train or evaluate.
         directory: Where it writes, once that is made.
+        named: Whether that is named after the clock and was made for this command alone.
         since: When it began, in seconds of the clock.
         kept: Says what is kept and how to go on; a sweep puts its own here.
         first: The signal that ended it, once the line is written.
@@ -35,6 +37,7 @@ class Command:
     def __init__(self, script: str) -> None:
         self.script, self.since = script, time.time()
         self.directory: Path | None = None
+        self.named = False
         self.kept: Callable[[], str] = self.on_disk
         self.first: int | None = None
 
@@ -43,6 +46,16 @@ class Command:
         if self.directory is None:
             return "nothing was begun"
         return (_trained if self.script == "train" else _evaluated)(self.directory, self.since)
+
+    def take_back(self) -> None:
+        """Removes the directory again, of a command that was refused before it wrote a word of its own into it."""
+        if self.directory is None or not self.named or not ranks.first():
+            return
+        with suppress(OSError):
+            if {path.name for path in self.directory.iterdir()} <= {".hydra", locks.LOCK}:
+                locks.release()
+                shutil.rmtree(self.directory)
+                self.directory.parent.rmdir()  # the day's, where it is empty
 
     def stopped(self, number: int, kept: str = "") -> int:
         """Writes the line, once.

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from softgate.errors import require, unknown
+from softgate.errors import require
 from softgate.models import timm_networks
 from softgate.models.gated_options import Gating
-from softgate.models.networks import STEMS, NetworkConfig, check_name
+from softgate.models.networks import NetworkConfig, check_name
 from softgate.options import Says
 
 
@@ -42,9 +42,7 @@ class GatedConfig(NetworkConfig, Gating):
     @model_validator(mode="after")
     def _exists(self) -> Self:
         check_name(self.full_name, "model.base")
-        if self.stem not in STEMS:
-            raise unknown("model.stem", self.stem, STEMS)
-        self._check_scale()
+        self._check_sizes()
         start = f"model.weights={self.weights}"
         file = self.weights is None or Path(self.weights).expanduser().is_file()
         require(file, f"{start}: no such file; the weights of a gated network come from a file.")

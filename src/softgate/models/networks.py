@@ -95,18 +95,20 @@ class NetworkConfig(Options):
     @model_validator(mode="after")
     def _exists(self) -> Self:
         check_name(self.full_name)
-        if self.stem not in STEMS:
-            raise unknown("model.stem", self.stem, STEMS)
-        self._check_scale()
+        self._check_sizes()
         if self.weights is not None and not Path(self.weights).expanduser().is_file():
             check_published(self.full_name, self.weights)
         return self
 
-    def _check_scale(self) -> None:
+    def _check_sizes(self) -> None:
+        name = self.full_name.removeprefix(timm_networks.PREFIX)
+        if self.stem not in STEMS:
+            raise unknown("model.stem", self.stem, STEMS)
+        fits = self.full_name not in small_images.KNOWN or self.stem in ("auto", "imagenet")
+        require(fits, f"model.stem={self.stem}: {name} is for small images as it is; auto is needed.")
         for option in ("width", "depth"):
             given, there = getattr(self, option), self.full_name in SCALED
             known = ", ".join(name.removeprefix(timm_networks.PREFIX) for name in SCALED)
-            name = self.full_name.removeprefix(timm_networks.PREFIX)
             require(given == 1 or there, f"model.{option}={given:g}: {name} has none; these have: {known}.")
 
 
