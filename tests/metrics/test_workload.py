@@ -1,9 +1,12 @@
 """What a control table will take: the counts beforehand are those of the table itself."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
+from softgate.errors import SoftgateWarning
 from softgate.metrics import controls, workload
 from softgate.metrics.control_table import Probe, control_table
 from softgate.surrogate.rule import Surrogate
@@ -45,6 +48,16 @@ def test_the_time_is_that_of_the_maps_and_passes(monkeypatch):
     found = workload.expected(net, {"one": Counting()}, Probe(x, labels), 4, 2)
     todo = workload.workload(9, 4, 3, 2)
     assert found == {"one": todo.maps + todo.passes}
+
+
+def test_a_warning_is_left_to_the_measurement(recwarn):
+    def warned(model, x, target):
+        warnings.warn("of little use", SoftgateWarning, stacklevel=1)
+        return x
+
+    x, labels = torch.rand(9, 3, 6, 6), torch.arange(9) % 3
+    assert "one" in workload.expected(linear(3), {"one": warned}, Probe(x, labels), 4, 2)
+    assert not len(recwarn)
 
 
 def test_an_explainer_that_fails_has_no_time_and_the_others_have():

@@ -157,7 +157,7 @@ class Study:
         judge = judge if judge is None else judge.to(probe.images).eval()
         dear, draws = self.options.dear_images, self.options.draws
         explainers = controls.standard(soft or self.soft, probe.images, draws)
-        self._announce(label, expected(net, explainers, probe, dear, draws))
+        self._announce(label, expected(net, explainers, probe, dear, draws), len(probe.images))
         for name, explainer in explainers.items():
             self._console.print(f"alignment of {label}: {name} ...", style="dim", soft_wrap=True, markup=False)
             with warnings.catch_warnings(record=True) as caught:
@@ -180,13 +180,13 @@ class Study:
         kind = None if trained is None else "soft" if trained.soft else "hard"
         self.measured.append(Measured(label, kind, table, failures(table), notes))
 
-    def _announce(self, label: str, seconds: Mapping[str, float]) -> None:
+    def _announce(self, label: str, seconds: Mapping[str, float], count: int) -> None:
         """The line before a network is measured: how long it will take, and what of it longest."""
         total = sum(seconds.values())
         largest = sorted(seconds.items(), key=lambda one: -one[1])[:3]
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in largest)
-        few = min(self.options.dear_images, self.options.images)
-        images = f"{self.options.images} images, {few} of them for what takes many passes"
+        few = min(self.options.dear_images, count)
+        images = f"{count} images, {few} of them for what takes many passes"
         line = f"alignment of {label}: about {duration(total)}, {len(seconds)} explainers ({shares}); {images}"
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 

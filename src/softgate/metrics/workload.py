@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from inspect import signature
 import torch
 from torch import nn
 
-from softgate.errors import SoftgateError
+from softgate.errors import SoftgateError, SoftgateWarning
 from softgate.explainers.base import Explainer
 from softgate.explainers.pullback import predict
 from softgate.metrics.control_table import Probe
@@ -80,9 +81,12 @@ def expected(
     found = {}
     for name, explainer in explainers.items():
         try:
-            explainer(model, part.images[:2], part.labels[:2])  # what is built once
-            took = _seconds(partial(explainer, model, part.images, part.labels)) / len(part.images)
-        except (SoftgateError, RuntimeError):  # the table itself says what is wrong
+            # Of what a map warns, and of what is wrong with it, one hears when it is measured.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SoftgateWarning)
+                explainer(model, part.images[:2], part.labels[:2])  # what is built once
+                took = _seconds(partial(explainer, model, part.images, part.labels)) / len(part.images)
+        except (SoftgateError, RuntimeError):
             continue
         found[name] = todo.maps * took + todo.passes * forward
     return found
